@@ -1,0 +1,182 @@
+// SIMD vectors whose width is that of the instruction set this file is compiled for.
+//
+// Kernels are compiled once per instruction set (-DFUSED_OPS_ISA=baseline|avx2|avx512 and the matching -m flags) and
+// linked into one library. Everything here lies in a namespace named after the instruction set, so that the linker
+// never merges an AVX-512 copy of an inline function with the baseline's. For the same reason kernels use no templates
+// of the C++ standard library.
+//
+// Arithmetic is done in the compute type: double for double, float for everything else; load() and store() convert.
+// Vectors are GCC/Clang vector extensions: a + b, a < b (lanes of 0 or -1) and mask ? a : b work lane by lane.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef FUSED_OPS_ISA
+#error "compile with -DFUSED_OPS_ISA=baseline, avx2 or avx512"
+#endif
+
+#define FUSED_OPS_INLINE inline __attribute__((always_inline))
+
+namespace fused_ops {
+inline namespace FUSED_OPS_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <typename S, int bytes = kVectorBytes>
+struct VectorOf {
+  typedef S type __attribute__((vector_size(bytes)));
+};
+
+template <typename S>
+using Vec = typename VectorOf<S>::type;
+
+// Lanes of a vector of the scalar S.
+template <typename S>
+inline constexpr int kLanes = kVectorBytes / int(sizeof(S));
+
+template <typename T>
+struct ComputeType {
+  using type = float;
+  using integer = int32_t;
+};
+template <>
+struct ComputeType<double> {
+  using type = double;
+  using integer = int64_t;
+};
+
+// The type in which values stored as T are computed, and the integer of its size.
+template <typename T>
+using Compute = typename ComputeType<T>::type;
+template <typename T>
+using Integer = typename ComputeType<T>::integer;
+
+template <typename S>
+FUSED_OPS_INLINE Vec<S> broadcast(S value) {
+  return value - Vec<S>{};
+}
+
+template <typename S>
+FUSED_OPS_INLINE S sum(Vec<S> v) {
+  S total = 0;
+  for (int lane = 0; lane < kLanes<S>; ++lane) total += v[lane];
+  return total;
+}
+
+template <typename S>
+FUSED_OPS_INLINE S to_scalar(S value) {
+  return value;
+}
+FUSED_OPS_INLINE float to_scalar(BFloat16 value) {
+  const uint32_t bits = uint32_t(value.bits) << 16;
+  float result;
+  memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// ---- whole vectors -------------------------------------------------------------------------------------------------
+
+using HalfWidthShorts = typename VectorOf<uint16_t, kVectorBytes / 2>::type;
+
+FUSED_OPS_INLINE Vec<float> widen(HalfWidthShorts shorts) {
+  return (Vec<float>)(__builtin_convertvector(shorts, Vec<uint32_t>) << 16);
+}
+
+// Round to nearest even; NaN stays NaN.
+FUSED_OPS_INLINE HalfWidthShorts narrow(Vec<float> value) {
+  const Vec<uint32_t> bits = (Vec<uint32_t>)value;
+  const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Vec<uint32_t> nan = (bits >> 16) | 0x40u;
+  return __builtin_convertvector(value == value ? rounded : nan, HalfWidthShorts);
+}
+
+template <typename S>
+  requires(sizeof(S) >= 4)
+FUSED_OPS_INLINE Vec<S> load(const S* p) {
+  Vec<S> v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+FUSED_OPS_INLINE Vec<float> load(const BFloat16* p) {
+  HalfWidthShorts shorts;
+  memcpy(&shorts, p, sizeof(shorts));
+  return widen(shorts);
+}
+
+template <typename S>
+  requires(sizeof(S) >= 4)
+FUSED_OPS_INLINE void store(S* p, Vec<S> v) {
+  memcpy(p, &v, sizeof(v));
+}
+FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v) {
+  const HalfWidthShorts shorts = narrow(v);
+  memcpy(p, &shorts, sizeof(shorts));
+}
+
+// ---- the first `count` lanes (0 <= count <= lanes); the other lanes load as zero and are not stored ----------------
+
+#if defined(__AVX512F__)
+
+FUSED_OPS_INLINE uint32_t first_lanes(int count) { return (uint32_t(1) << count) - 1; }
+
+FUSED_OPS_INLINE Vec<float> load(const float* p, int count) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16(first_lanes(count)), p);
+}
+FUSED_OPS_INLINE Vec<double> load(const double* p, int count) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8(first_lanes(count)), p);
+}
+FUSED_OPS_INLINE Vec<float> load(const BFloat16* p, int count) {
+  return widen((HalfWidthShorts)_mm256_maskz_loadu_epi16(__mmask16(first_lanes(count)), p));
+}
+FUSED_OPS_INLINE void store(float* p, Vec<float> v, int count) {
+  _mm512_mask_storeu_ps(p, __mmask16(first_lanes(count)), (__m512)v);
+}
+FUSED_OPS_INLINE void store(double* p, Vec<double> v, int count) {
+  _mm512_mask_storeu_pd(p, __mmask8(first_lanes(count)), (__m512d)v);
+}
+FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v, int count) {
+  _mm256_mask_storeu_epi16(p, __mmask16(first_lanes(count)), (__m256i)narrow(v));
+}
+
+#else
+
+template <typename T>
+FUSED_OPS_INLINE Vec<Compute<T>> load(const T* p, int count) {
+  T lanes[kLanes<Compute<T>>] = {};
+  for (int lane = 0; lane < count; ++lane) lanes[lane] = p[lane];
+  return load(lanes);
+}
+template <typename T>
+FUSED_OPS_INLINE void store(T* p, Vec<Compute<T>> v, int count) {
+  T lanes[kLanes<Compute<T>>];
+  store(lanes, v);
+  for (int lane = 0; lane < count; ++lane) p[lane] = lanes[lane];
+}
+
+#endif
+
+// Zero the lanes from `count` on.
+template <typename S>
+FUSED_OPS_INLINE Vec<S> keep_first(Vec<S> v, int count) {
+  Vec<Integer<S>> lane;
+  for (int i = 0; i < kLanes<S>; ++i) lane[i] = i;
+  return lane < Integer<S>(count) ? v : Vec<S>{};
+}
+
+}  // namespace FUSED_OPS_ISA
+}  // namespace fused_ops
