@@ -1,0 +1,165 @@
+"""Who computes a call: the backends of every op, the choice between them, and its reasons.
+
+Every op has one schema and several implementations, each under the name of its backend:
+
+=========== ==================================================================================
+reference   plain PyTorch, any device and dtype: the definition the others are held against
+cpu         the C++ library built from ``csrc/*/cpu.cpp``
+triton      Triton kernels, CUDA tensors (CPU tensors under ``TRITON_INTERPRET=1``, on request)
+cuda        the CUDA C++ library built from ``csrc/*/cuda.cu``
+=========== ==================================================================================
+
+``auto`` asks them in the order of :data:`AUTO_ORDER` and takes the first that does not refuse. A backend named by
+:func:`use` or by the environment variable ``FUSED_OPS_BACKEND`` is taken or the call raises: it is never replaced
+in silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+AUTO_ORDER = ("cuda", "triton", "cpu", "reference")
+NAMES = ("auto", *reversed(AUTO_ORDER))
+ENVIRONMENT_VARIABLE = "FUSED_OPS_BACKEND"
+
+Refuses = Callable[..., "str | None"]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One backend's way to compute one op.
+
+    ``run`` takes the op's arguments; ``refuses`` takes them too and returns why they cannot be served, or None.
+    """
+
+    run: Callable[..., Any]
+    refuses: Refuses
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which backend served one call of one op, and why each other one did not."""
+
+    op: str
+    backend: str
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: served by {self.backend!r}"]
+        lines += [f"    not {name!r}: {reason}" for name, reason in self.reasons.items()]
+        return "\n".join(lines)
+
+
+class Explanation(tuple[Decision, ...]):
+    """The decisions behind one call, in the order they were taken; prints as text."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "no fused op was called"
+
+    __repr__ = __str__
+
+
+_implementations: dict[str, dict[str, Implementation]] = {}
+_override: str | None = None
+_log: list[Decision] | None = None
+
+
+def register(op: str, backend: str, run: Callable[..., Any], refuses: Refuses = lambda *args: None) -> None:
+    """Add a backend's implementation of an op to the table."""
+    _check_name(backend, where="backend")
+    _implementations.setdefault(op, {})[backend] = Implementation(run, refuses)
+
+
+def ops() -> tuple[str, ...]:
+    """The names of all ops that have implementations."""
+    return tuple(_implementations)
+
+
+def requested() -> str:
+    """The backend asked for at this moment: the innermost :func:`use`, else the environment's, else ``auto``."""
+    if _override is not None:
+        return _override
+    name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    _check_name(name, where=ENVIRONMENT_VARIABLE)
+    return name
+
+
+@contextlib.contextmanager
+def use(backend: str) -> Iterator[None]:
+    """Within the context every fused op is computed by ``backend``, one of :data:`NAMES`.
+
+    A call that this backend cannot serve raises a RuntimeError with the reason; ``"auto"`` restores the automatic
+    choice. The setting holds for the whole process, so that autograd's own threads follow it, and for a backward
+    pass only if that runs within the context too.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    global _override
+    _check_name(backend, where="backend")
+    previous, _override = _override, backend
+    try:
+        yield
+    finally:
+        _override = previous
+
+
+def compute(op: str, *args: Any) -> Any:
+    """Compute ``op`` of ``args`` by the backend that is asked for, or by the first one that serves it."""
+    wish = _override or requested()
+    candidates = _implementations[op]
+    reasons: dict[str, str] = {}
+    for name in AUTO_ORDER if wish == "auto" else (wish,):
+        reason = candidates[name].refuses(*args) if name in candidates else "it has no implementation of this op"
+        if reason is None:
+            if _log is not None:
+                _log.append(_complete(Decision(op, name, reasons), args, wish))
+            return candidates[name].run(*args)
+        reasons[name] = reason
+    raise RuntimeError(f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reasons[wish]}")
+
+
+def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Run ``function(*args, **kwargs)`` and tell which backend served each fused op in it, and why others did not.
+
+    ``function`` is anything that calls fused ops: one of the functional twins, a module or a whole network. A module
+    is run as a copy, so that its running statistics stay as they are.
+
+    Example:
+        >>> print(explain(share, x, y))
+        selective_share: served by 'cpu'
+            not 'cuda': the tensors are on cpu
+    """
+    global _log
+    if isinstance(function, torch.nn.Module):
+        function = copy.deepcopy(function)
+    previous, _log = _log, []
+    try:
+        function(*args, **kwargs)
+        return Explanation(_log)
+    finally:
+        _log = previous
+
+
+def _complete(decision: Decision, args: tuple[Any, ...], wish: str) -> Decision:
+    reasons = dict(decision.reasons)
+    for name in AUTO_ORDER:
+        if name == decision.backend or name in reasons:
+            continue
+        candidate = _implementations[decision.op].get(name)
+        reason = candidate.refuses(*args) if candidate else "it has no implementation of this op"
+        chosen = f"{decision.backend!r} was asked for" if wish != "auto" else f"{decision.backend!r} goes first"
+        reasons[name] = reason or f"it could, but {chosen}"
+    return Decision(decision.op, decision.backend, reasons)
+
+
+def _check_name(name: str, where: str) -> None:
+    if name not in NAMES:
+        raise ValueError(f"{where} is {name!r}; known backends are {', '.join(map(repr, NAMES))}")

@@ -1,0 +1,112 @@
+"""How every op of this package enters ``torch.library``: one mechanism, so that all of them behave alike.
+
+An op is defined with a schema and a fake (shapes without data, for ``torch.compile`` and ``torch.export``). What it
+computes is asked of :mod:`fused_ops.backends` at run time, so one traced graph serves every backend. On top come
+
+* autograd: a context setter and a backward that calls another registered op;
+* second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;
+* vmap: a loop over the mapped dimension, for any op (what ``is_grads_batched`` and torchjd need);
+* autocast: one function from arguments to arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops import backends
+
+NAMESPACE = "fused_ops"
+AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+
+
+def define_op(
+    name: str,
+    schema: str,
+    *,
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    autocast: Callable[..., Sequence[Any]] | None = None,
+) -> Any:
+    """Define ``fused_ops::name`` and return its overload, ready to call.
+
+    Args:
+        name: the op's name, also its name in :mod:`fused_ops.backends`.
+        schema: arguments and results, ``"(Tensor x, ...) -> (Tensor, Tensor)"``.
+        fake: takes the arguments, returns empty results of the right shape, dtype and strides.
+        setup_context, backward: as in ``torch.library.register_autograd``.
+        autocast: takes ``(dtype, *args)`` where autocast is on and returns the arguments to call the op with.
+    """
+    qualified = f"{NAMESPACE}::{name}"
+    _library.define(name + schema)
+    _library.impl(name, functools.partial(backends.compute, name), "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, fake, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
+    overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+    torch.library.register_vmap(qualified, functools.partial(_vmap_by_loop, overload), lib=_library)
+    if autocast is not None:
+        for device, key in AUTOCAST_DEVICES.items():
+            _library.impl(name, functools.partial(_with_autocast, overload, autocast, device), key)
+    return overload
+
+
+def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> dict[str, Callable[..., Any]]:
+    """The autograd of a backward op, to be passed to :func:`define_op`: it differentiates the op's plain formula.
+
+    Second derivatives are rare (gradient penalties), so they are right at every order rather than fast.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+        ctx.others = [None if isinstance(value, Tensor) else (value,) for value in inputs]
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        values = [next(saved) if other is None else other[0] for other in ctx.others]
+        wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
+
+        def plain(*leaves: Tensor) -> tuple[Tensor, ...]:
+            arguments = list(values)
+            for index, leaf in zip(wanted, leaves, strict=True):
+                arguments[index] = leaf
+            return reference(*arguments)
+
+        results, pull_back = torch.func.vjp(plain, *(values[index] for index in wanted))
+        filled = tuple(
+            torch.zeros_like(result) if grad is None else grad for result, grad in zip(results, grads, strict=True)
+        )
+        found: list[Tensor | None] = [None] * len(values)
+        for index, grad in zip(wanted, pull_back(filled), strict=True):
+            found[index] = grad
+        return tuple(found)
+
+    return {"setup_context": setup_context, "backward": backward}
+
+
+def _vmap_by_loop(overload: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    def call(index: int) -> tuple[Tensor, ...]:
+        return overload(
+            *(
+                value if dim is None else value.select(dim, index)
+                for value, dim in zip(args, in_dims, strict=True)
+            )
+        )
+
+    results = [call(index) for index in range(info.batch_size)]
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _with_autocast(overload: Any, rule: Callable[..., Sequence[Any]], device: str, *args: Any) -> Any:
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST_DEVICES[device]))
+    with torch._C._ExcludeDispatchKeyGuard(excluded):
+        return overload(*rule(torch.get_autocast_dtype(device), *args))

@@ -1,0 +1,20 @@
+"""Selective feature sharing between two branches (ConvFLU); start with README.md and reference.py."""
+
+from fused_ops.selective_share.module import FusedConvFLU, FusedSelectiveShare
+from fused_ops.selective_share.op import (
+    ConvFLUGates,
+    ConvFLUWeights,
+    ShareGates,
+    conv_flu,
+    selective_share,
+)
+
+__all__ = [
+    "ConvFLUGates",
+    "ConvFLUWeights",
+    "FusedConvFLU",
+    "FusedSelectiveShare",
+    "ShareGates",
+    "conv_flu",
+    "selective_share",
+]

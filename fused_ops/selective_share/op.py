@@ -1,0 +1,305 @@
+"""``fused_ops::selective_share``: checks, schema, fakes, autograd, autocast, and the functional twins.
+
+The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns ``(x', y', gates)`` with
+all gates in one tensor, in the layout that the kernels write anyway, so that returning them costs no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fused_ops import backends, native
+from fused_ops.registration import define_op, differentiate_by_reference
+from fused_ops.selective_share import reference
+
+CONVENTIONS = ("accept", "keep")
+NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+_WEIGHTS = ", ".join(f"Tensor{mark} {name}_{unit}" for unit, mark in (("x", ""), ("y", "?")) for name in ("W_r", "W", "U", "W_z"))
+_FORWARD_SCHEMA = (
+    f"(Tensor x, Tensor y, {_WEIGHTS}, bool keep, bool want_gates, bool save_gates) -> (Tensor, Tensor, Tensor)"
+)
+_BACKWARD_SCHEMA = (
+    f"(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, Tensor? gates, {_WEIGHTS}, bool keep) "
+    f"-> ({', '.join(['Tensor'] * 10)})"
+)
+
+
+class ConvFLUWeights(NamedTuple):
+    """The four bias-free convolutions of one unit, target of Cx and source of Cy channels, odd kernel k."""
+
+    W_r: Tensor  # [Cy, Cx + Cy, k, k]
+    W: Tensor  # [Cx, Cy, k, k]
+    U: Tensor  # [Cx, Cx, k, k]
+    W_z: Tensor  # [Cx, Cx + Cy, k, k]
+
+
+class ConvFLUGates(NamedTuple):
+    """The gates of one unit: reset r [N, Cy, H, W], candidate h and update z [N, Cx, H, W]."""
+
+    r: Tensor
+    h: Tensor
+    z: Tensor
+
+
+class ShareGates(NamedTuple):
+    """The gates of both units of a pair."""
+
+    x_from_y: ConvFLUGates
+    y_from_x: ConvFLUGates
+
+
+def selective_share(
+    x: Tensor,
+    y: Tensor,
+    x_from_y: Sequence[Tensor],
+    y_from_x: Sequence[Tensor],
+    *,
+    convention: str = "accept",
+    recompute: bool = False,
+    return_gates: bool = False,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:
+    """Let two branches exchange features through gates, both directions from the same x and y.
+
+    The pair of ConvFLU units of Zhao et al., ICPR 2020 (equations in :mod:`fused_ops.selective_share.reference`).
+
+    Args:
+        x: features of the first branch, [N, Cx, H, W]; float32, float64, bfloat16 or float16.
+        y: features of the second branch, [N, Cy, H, W], of the same dtype and device.
+        x_from_y: ``(W_r, W, U, W_z)`` of the unit that updates x, see :class:`ConvFLUWeights`.
+        y_from_x: the same for the unit that updates y (its target is y, its source x).
+        convention: "accept" (the paper: z weighs the candidate) or "keep" (the public code: z weighs the target).
+        recompute: keep only x and y for the backward and compute the gates again there: 2 C instead of 8 C
+            elements per pixel for a pair.
+        return_gates: also return the gates, differentiable.
+
+    Returns:
+        ``(x', y')`` in the shapes of x and y and in the memory format of x, or ``(x', y', ShareGates)``.
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype, device or shape does not fit; the message names it.
+    """
+    _check(x, y, x_from_y, "x_from_y", convention)
+    _check_weights(y, x, y_from_x, "y_from_x")
+    save = _is_differentiated(x, y, *x_from_y, *y_from_x) and not recompute
+    keep = convention == "keep"
+    x_out, y_out, gates = _forward_op(x, y, *x_from_y, *y_from_x, keep, return_gates or save, save)
+    if not return_gates:
+        return x_out, y_out
+    h_x, r_x, z_x, r_y, z_y, h_y = gates.split(reference.gate_sizes(x.shape[1], y.shape[1], True), dim=1)
+    return x_out, y_out, ShareGates(ConvFLUGates(r_x, h_x, z_x), ConvFLUGates(r_y, h_y, z_y))
+
+
+def conv_flu(
+    x: Tensor,
+    y: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    convention: str = "accept",
+    recompute: bool = False,
+    return_gates: bool = False,
+) -> Tensor | tuple[Tensor, ConvFLUGates]:
+    """One ConvFLU unit: target x receives from source y; arguments and errors as in :func:`selective_share`.
+
+    Returns:
+        x' [N, Cx, H, W], or ``(x', ConvFLUGates)``.
+    """
+    _check(x, y, weights, "weights", convention)
+    save = _is_differentiated(x, y, *weights) and not recompute
+    keep = convention == "keep"
+    x_out, _, gates = _forward_op(x, y, *weights, None, None, None, None, keep, return_gates or save, save)
+    if not return_gates:
+        return x_out
+    h, r, z = gates.split(reference.gate_sizes(x.shape[1], y.shape[1], False), dim=1)
+    return x_out, ConvFLUGates(r, h, z)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention is {convention!r}; allowed are {', '.join(map(repr, CONVENTIONS))}")
+
+
+def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, convention: str) -> None:
+    check_convention(convention)
+    for argument, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{argument} must be a Tensor [N, C, H, W], got {type(value).__name__}")
+        if value.dim() != 4:
+            raise ValueError(f"{argument} must have 4 dimensions [N, C, H, W], got shape {list(value.shape)}")
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"{argument} must be of a floating point dtype, got {value.dtype}")
+    if x.shape[0] != y.shape[0] or x.shape[2:] != y.shape[2:]:
+        raise ValueError(
+            f"x and y must agree in N, H and W, got {list(x.shape)} and {list(y.shape)}; resize or project one first"
+        )
+    if y.device != x.device:
+        raise ValueError(f"y is on {y.device} and x on {x.device}; both must be on one device")
+    if y.dtype != x.dtype and not _is_autocast(x):
+        raise TypeError(f"y is {y.dtype} and x is {x.dtype}; both must be of one dtype")
+    _check_weights(x, y, weights, name)
+
+
+def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], name: str) -> None:
+    if len(weights) != 4:
+        raise ValueError(f"{name} must hold the four weights W_r, W, U, W_z, got {len(weights)}")
+    t, s = target.shape[1], source.shape[1]
+    shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
+    kernel = tuple(weights[0].shape[2:])
+    for field, weight, (outputs, inputs) in zip(ConvFLUWeights._fields, weights, shapes, strict=True):
+        if weight.dim() != 4 or weight.shape[0] != outputs or weight.shape[1] != inputs or weight.shape[2:] != kernel:
+            raise ValueError(
+                f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a source of {s} "
+                f"channels, k the same in all four, got {list(weight.shape)}"
+            )
+        if weight.dtype != target.dtype and not _is_autocast(target):
+            raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {target.dtype}")
+        if weight.device != target.device:
+            raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {target.device}")
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        raise ValueError(f"{name} has a kernel of {kernel[0]} x {kernel[1]}; only odd kernels keep the image's size")
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
+def _is_differentiated(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def working_format(x: Tensor) -> torch.memory_format:
+    """The memory format a call works in: that of x where it has one, so that no copy is made."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _empty(x: Tensor, channels: int) -> Tensor:
+    shape = (x.shape[0], channels, *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=working_format(x))
+
+
+# --- the op -----------------------------------------------------------------------------------------------------------
+
+
+def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *weights, _keep, want_gates, _save_gates = rest
+    pair = weights[4] is not None
+    cx, cy = x.shape[1], y.shape[1]
+    gates = _empty(x, sum(reference.gate_sizes(cx, cy, pair))) if want_gates else x.new_empty(0)
+    return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
+
+
+def _fake_backward(grad_x_out: Tensor, grad_y_out: Any, grad_gates: Any, x: Tensor, y: Tensor, *rest: Any) -> Any:
+    weights = rest[1:9]
+    grads = [x.new_empty(0) if weight is None else weight.new_empty(weight.shape) for weight in weights]
+    return _empty(x, x.shape[1]), _empty(x, y.shape[1]), *grads
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, keep, _want_gates, save_gates = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[2] if save_gates else None)
+    ctx.keep = keep
+
+
+def _backward(ctx: Any, grad_x_out: Tensor | None, grad_y_out: Tensor | None, grad_gates: Tensor | None) -> Any:
+    x, y, *weights, gates = ctx.saved_tensors
+    pair = weights[4] is not None
+    if grad_x_out is None:
+        grad_x_out = torch.zeros_like(x)
+    if grad_y_out is None and pair:
+        grad_y_out = torch.zeros_like(y)
+    grads = _backward_op(grad_x_out, grad_y_out if pair else None, grad_gates, x, y, gates, *weights, ctx.keep)
+    present = (x, y, *weights)
+    return *(None if tensor is None else grad for tensor, grad in zip(present, grads, strict=True)), None, None, None
+
+
+def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
+    return tuple(
+        value.to(dtype) if isinstance(value, Tensor) and value.dtype != torch.float64 else value for value in args
+    )
+
+
+# --- the backends -----------------------------------------------------------------------------------------------------
+
+
+def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *weights, keep, want_gates, _save_gates = rest
+    x_out, y_out, gates = reference.forward(x, y, *weights, keep)
+    layout = working_format(x)
+    if y_out.dim() == 4:
+        y_out = y_out.contiguous(memory_format=layout)
+    gates = gates.contiguous(memory_format=layout) if want_gates else x.new_empty(0)
+    return x_out.contiguous(memory_format=layout), y_out, gates
+
+
+def _reference_backward(*args: Any) -> tuple[Tensor, ...]:
+    grad_x, grad_y, *grad_weights = reference.backward(*args)
+    layout = working_format(args[3])
+    return (
+        grad_x.contiguous(memory_format=layout),
+        grad_y.contiguous(memory_format=layout),
+        *(grad.contiguous() for grad in grad_weights),
+    )
+
+
+def _native_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    layout = working_format(x)
+    x, y = x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
+    *weights, keep, want_gates, _save_gates = rest
+    return torch.ops.fused_ops_cpu.selective_share(x, y, *weights, keep, want_gates)
+
+
+def _native_backward(*args: Any) -> tuple[Tensor, ...]:
+    layout = working_format(args[3])
+    features = (value if value is None else value.contiguous(memory_format=layout) for value in args[:6])
+    return torch.ops.fused_ops_cpu.selective_share_backward(*features, *args[6:])
+
+
+def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+    if x.device.type != "cpu":
+        return f"the tensors are on {x.device}"
+    if x.dtype not in NATIVE_DTYPES:
+        return f"it has no kernel for {x.dtype}"
+    if W_r.shape[2] != 1 or W_r.shape[3] != 1:
+        return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"
+    if x.numel() == 0 or y.numel() == 0:
+        return "the tensors are empty"
+    library = native.cpu_library()
+    return None if library.loaded else library.reason
+
+
+_backward_op = define_op(
+    "selective_share_backward",
+    _BACKWARD_SCHEMA,
+    fake=_fake_backward,
+    **differentiate_by_reference(reference.backward),
+)
+_forward_op = define_op(
+    "selective_share",
+    _FORWARD_SCHEMA,
+    fake=_fake_forward,
+    setup_context=_setup_context,
+    backward=_backward,
+    autocast=_autocast,
+)
+backends.register("selective_share", "reference", _reference_forward)
+backends.register("selective_share_backward", "reference", _reference_backward)
+backends.register("selective_share", "cpu", _native_forward, lambda x, y, W_r, *_: _native_refuses(x, y, W_r))
+backends.register(
+    "selective_share_backward",
+    "cpu",
+    _native_backward,
+    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _native_refuses(x, y, W_r),
+)
