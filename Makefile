@@ -1,0 +1,51 @@
+# `make setup` makes .venv and installs everything; the other targets call it. Any of these can be given, e.g.
+# `make test FUSED_OPS_BUILD=none PYTHON=python3.12 PYTEST_ARGS="-k packaging"`.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# auto | none | cpu | cuda: which native libraries are built
+FUSED_OPS_BUILD ?= auto
+export FUSED_OPS_BUILD
+WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
+PYTEST_ARGS ?=
+
+comma := ,
+# What was installed last: a changed source, build script or pin, or another FUSED_OPS_BUILD, installs again.
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(FUSED_OPS_BUILD))
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_support/*.py csrc/*/*)
+
+.PHONY: setup test lint format demo clean
+
+setup: $(INSTALLED)
+
+# torch and the build tools come first: the native libraries are compiled against the torch they will run with.
+$(INSTALLED): $(PY) $(SOURCES)
+	$(PIP) torch setuptools ninja
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@rm -f $(VENV)/.installed-* && touch $@
+	@cd $(VENV) && bin/python -m fused_ops doctor --brief
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make setup PYTHON=python3.12, or the like" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make environments; on Debian: apt install python3-venv" >&2; exit 1; }
+
+test: setup
+	$(PY) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+demo: setup
+	$(VENV)/bin/fer-mtl demo --out runs/demo
+
+clean:
+	rm -rf build dist *.egg-info fused_ops/lib .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
