@@ -1,0 +1,157 @@
+"""Painting one identity in a batch of poses, lights and expressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fer_mtl.data.drawing.action_units import CONTROLS
+from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse
+from fer_mtl.data.drawing.features import (
+    draw_beard,
+    draw_brows,
+    draw_eyes,
+    draw_folds,
+    draw_glasses,
+    draw_mouth,
+    draw_nose,
+)
+from fer_mtl.data.drawing.hair import draw_back_hair, draw_hair
+from fer_mtl.data.drawing.identity import Identity
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a face: how it is posed and lit, and its expression's controls."""
+
+    controls: np.ndarray  # [len(CONTROLS), 2], left and right half
+    roll: float  # radians
+    yaw: float  # turn of the head, in face units that the nose moves sideways
+    pitch: float  # the same, downwards
+    scale: float
+    shift: tuple[float, float]
+    light: tuple[float, float]  # brightness gained towards the right and the bottom of the face
+    gain: float
+    warmth: float
+    gaze: tuple[float, float]
+
+
+class Face:
+    """What every part of the drawing needs: the person, the shots as [B, 1, 1] tensors, the head's outline."""
+
+    def __init__(self, person: Identity, shots: list[Shot]) -> None:
+        self.person = person
+        controls = torch.tensor(np.stack([s.controls for s in shots]), dtype=torch.float32)
+        self._controls = {name: controls[:, i, :, None, None] for i, name in enumerate(CONTROLS)}
+        self.roll, self.yaw, self.pitch, self.scale, self.gain, self.warmth = (
+            _column([getattr(s, name) for s in shots])
+            for name in ("roll", "yaw", "pitch", "scale", "gain", "warmth")
+        )
+        self.shift_x, self.shift_y, self.light_x, self.light_y, self.gaze_x, self.gaze_y = (
+            _column([getattr(s, name)[axis] for s in shots])
+            for name in ("shift", "light", "gaze")
+            for axis in (0, 1)
+        )
+        self.jaw = self.both("jaw")
+
+    def half(self, name: str, side: int) -> Field:
+        """A control of the left (-1) or right (+1) half of the face, [B, 1, 1]."""
+        return self._controls[name][:, 0 if side < 0 else 1]
+
+    def both(self, name: str) -> Field:
+        """A control averaged over the halves, [B, 1, 1]."""
+        return self._controls[name].mean(1)
+
+    def at_depth(self, canvas: Canvas, depth: float) -> tuple[Field, Field]:
+        """Coordinates for a feature in front of (1: the tip of the nose) or behind the head's axis."""
+        return canvas.x - self.yaw * depth, canvas.y - self.pitch * depth
+
+    def head(self, canvas: Canvas) -> Field:
+        """Distance to the outline of the head: half an ellipse above, half a superellipse below."""
+        person = self.person
+        x, y = self.at_depth(canvas, 0.2)
+        down = y.clamp(min=0)
+        a = x.abs() / (person.width * (1 - 0.16 * down * down))
+        chin = person.chin + 0.75 * self.jaw
+        power = torch.where(y > 0, person.jaw, 2.0)
+        height = torch.where(y > 0, chin, torch.as_tensor(person.top))
+        b = y.abs() / height
+        a1, b1 = (a + 1e-6) ** (power - 1), (b + 1e-6) ** (power - 1)
+        total = a1 * a + b1 * b + 1e-6
+        k = total ** (1 / power)
+        slope = k / total * ((a1 / person.width) ** 2 + (b1 / height) ** 2).sqrt()
+        return (k - 1) / (slope + 1e-4)
+
+
+def _column(values: list[float]) -> Field:
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+
+
+def render(person: Identity, shots: list[Shot], size: int, extent: float) -> torch.Tensor:
+    """Paint the person once per shot: float32 [len(shots), 3, size, size] in 0..1.
+
+    extent: face units from the centre of the picture to its edge
+    """
+    face = Face(person, shots)
+    line = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 * extent / size) - extent
+    px, py = line.view(1, 1, -1) - face.shift_x, line.view(1, -1, 1) - face.shift_y
+    cos, sin = torch.cos(face.roll) / face.scale, torch.sin(face.roll) / face.scale
+    x, y = cos * px + sin * py, cos * py - sin * px
+    pixels = torch.empty(len(shots), 3, size, size)
+    canvas = Canvas(pixels, x, y, (2 * extent / size) / face.scale)
+
+    background = torch.tensor(person.background).view(1, 3, 1, 1)
+    pixels.copy_(background * (1.06 - 0.12 * (line.view(1, 1, -1, 1) + extent) / (2 * extent)))
+    head = face.head(canvas)
+    draw_back_hair(canvas, face, head)
+    _draw_neck(canvas, face)
+    _draw_head(canvas, face, head)
+    draw_folds(canvas, face)
+    draw_beard(canvas, face, head)
+    draw_mouth(canvas, face)
+    draw_eyes(canvas, face)
+    draw_nose(canvas, face)
+    draw_hair(canvas, face, head)
+    draw_brows(canvas, face)
+    draw_glasses(canvas, face)
+
+    glow = face.gain + face.light_x * x.clamp(-1, 1) + face.light_y * y.clamp(-1, 1)
+    tint = 1 + face.warmth.unsqueeze(1) * torch.tensor([1.0, 0.1, -1.0]).view(1, 3, 1, 1)
+    return (pixels * glow.unsqueeze(1) * tint).clamp_(0, 1)
+
+
+def _draw_neck(canvas: Canvas, face: Face) -> None:
+    person = face.person
+    x, y = face.at_depth(canvas, -0.3)
+    dark = [0.80 * c for c in person.skin]
+    canvas.paint(torch.maximum(x.abs() - 0.55 * person.width, 0.4 - y), dark)
+    canvas.paint(ellipse(x, y - 1.55, 1.05, 0.52), person.shirt)
+    canvas.paint(ellipse(x, y - 1.02, 0.36, 0.14), dark)
+
+
+def _draw_head(canvas: Canvas, face: Face, head: Field) -> None:
+    person = face.person
+    x, y = face.at_depth(canvas, -0.2)
+    for side in (-1, 1):
+        window = canvas.window(*sorted((side * 0.4, side * 1.0)), -0.3, 0.4)  # type: ignore[misc]
+        wx, wy = face.at_depth(window, -0.1)
+        ear = ellipse(wx - side * person.width * 0.99, wy - 0.03, person.ears, 0.16)
+        window.paint(ear, [0.93 * c for c in person.skin])
+        window.paint(ear + 0.045, [0.78 * c for c in person.skin], soft=0.03)
+    skin = torch.tensor(person.skin).view(1, 3, 1, 1)
+    # The edge of a rounded head turns away from the light.
+    shade = 1 - 0.22 * torch.exp(head.clamp(max=0) * 9) - 0.05 * (y.clamp(min=0)) ** 2
+    canvas.paint(head, skin * shade.unsqueeze(1))
+    x, y = face.at_depth(canvas, 0.6)
+    for side in (-1, 1):
+        lift = 0.05 * face.half("cheek", side)
+        cheek = ellipse(x - side * 0.36, y - 0.27 + lift, 0.15, 0.12)
+        blush = (0.86 * person.skin[0] + 0.1, 0.55 * person.skin[1], 0.55 * person.skin[2])
+        canvas.paint(cheek, blush, opacity=person.blush + 0.15 * face.half("cheek", side), soft=0.22)
+    if person.freckles:
+        for dx, dy in ((-0.42, 0.2), (-0.33, 0.25), (-0.26, 0.19), (0.25, 0.2), (0.33, 0.26), (0.42, 0.21)):
+            canvas.paint(ellipse(x - dx, y - dy, 0.016, 0.016), [0.72 * c for c in person.skin], 0.7)
+    if person.mole:
+        canvas.paint(ellipse(x - person.mole[0], y - person.mole[1], 0.02, 0.02), [0.35 * c for c in person.skin])

@@ -1,0 +1,107 @@
+"""The table of data sets by name, and `load`, which reads "NAME", "NAME:FOLDER" or "NAME:key=value,...".
+
+A data set is one file that decorates its loader with `@register(...)`; importing `fer_mtl.data` fills the table.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fer_mtl.data.faceset import FaceSet, check_channels, stored_side
+
+Loader = Callable[..., FaceSet]
+
+
+@dataclass(frozen=True)
+class DataSetInfo:
+    """One row of `fer-mtl datasets`: what it is, the layout it expects, how to obtain it, and its loader."""
+
+    name: str
+    summary: str
+    layout: str
+    obtain: str
+    loader: Loader
+    needs_folder: bool
+
+
+DATASETS: dict[str, DataSetInfo] = {}
+
+
+def register(
+    name: str, *, summary: str, layout: str, obtain: str, needs_folder: bool = True
+) -> Callable[[Loader], Loader]:
+    """Enter a loader into `DATASETS`.
+
+    The loader is called as loader(folder, image_size=, channels=, skip_bad_images=, **options) when it
+    needs a folder and without `folder` and `skip_bad_images` when it does not.
+    """
+
+    def enter(loader: Loader) -> Loader:
+        DATASETS[name] = DataSetInfo(name, summary, layout, obtain, loader, needs_folder)
+        return loader
+
+    return enter
+
+
+def load(
+    spec: str, *, image_size: int, channels: int = 3, skip_bad_images: bool = False, **options: Any
+) -> FaceSet:
+    """Load a data set into memory.
+
+    spec: "NAME" or "NAME:FOLDER", e.g. "procedural", "ck48:data/CK+48", "folder:photos". A set that
+        needs no folder takes its options there too: "procedural:num_subjects=40,seed=3".
+    image_size: side in pixels of the crops to be made; images are kept with a margin around it
+    channels: 1 (grey) or 3 (RGB)
+    skip_bad_images: leave out and list what cannot be read instead of raising
+    options: keyword arguments of that data set's loader
+
+    Raises ValueError for an unknown name, a missing folder part or a wrong option, FileNotFoundError
+    for a folder that does not exist, and what the loader raises.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"spec must be a str such as 'procedural' or 'folder:photos', got {type(spec).__name__}")
+    stored_side(image_size)
+    check_channels(channels)
+    name, _, rest = spec.partition(":")
+    if name not in DATASETS:
+        known = ", ".join(sorted(DATASETS))
+        raise ValueError(f"unknown data set {name!r} in {spec!r}; known: {known} (a folder of photos is 'folder:PATH')")
+    info = DATASETS[name]
+    if info.needs_folder:
+        if not rest:
+            raise ValueError(f"data set {name!r} needs a folder: write '{name}:FOLDER', laid out as {info.layout}")
+        _check_options(info, options)
+        return info.loader(
+            rest, image_size=image_size, channels=channels, skip_bad_images=skip_bad_images, **options
+        )
+    options = {**_parse_options(spec, rest), **options}
+    _check_options(info, options)
+    return info.loader(image_size=image_size, channels=channels, **options)
+
+
+def _parse_options(spec: str, text: str) -> dict[str, Any]:
+    """"num_subjects=40,seed=3" -> {"num_subjects": 40, "seed": 3}; classes are joined by "+"."""
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise ValueError(f"expected key=value,... after the colon of {spec!r}, got {part!r}")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = tuple(value.split("+")) if key == "classes" else value
+    return options
+
+
+def _check_options(info: DataSetInfo, options: dict[str, Any]) -> None:
+    handled = {"folder", "image_size", "channels", "skip_bad_images"}
+    allowed = [name for name in inspect.signature(info.loader).parameters if name not in handled]
+    for name in options:
+        if name not in allowed:
+            raise ValueError(
+                f"data set {info.name!r} has no option {name!r}; it has: {', '.join(allowed) or 'none'}"
+            )
