@@ -1,0 +1,111 @@
+"""Finds and loads the native libraries, once and only when first asked for.
+
+The build leaves `lib/build.json` beside them: what was built, for which torch, processors and cards, and why the rest
+was not. Whoever asks gets a :class:`Status` and never an exception, so that a backend can pass the reason on.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ENVIRONMENT_VARIABLE = "FUSED_OPS_NATIVE"
+FOLDER = Path(__file__).parent / "lib"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a library is loaded; if not, the reason in plain words."""
+
+    loaded: bool
+    reason: str = ""
+    path: Path | None = None
+    build: Mapping[str, Any] = field(default_factory=dict)  # this library's part of build.json
+
+
+def cpu_library() -> Status:
+    """Load the CPU library, unless that was tried before, and say how it went."""
+    return _load("cpu")
+
+
+def cuda_library() -> Status:
+    """Load the CUDA library, unless that was tried before, and say how it went.
+
+    It is only tried where torch itself has CUDA; no card need be present. Whether it serves a given card is
+    :func:`why_not_card`'s to say.
+    """
+    return _load("cuda")
+
+
+@functools.cache
+def build_record() -> dict[str, Any]:
+    """The whole of lib/build.json; empty when there is none."""
+    try:
+        record: dict[str, Any] = json.loads((FOLDER / "build.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return record
+
+
+@functools.cache
+def why_not_card(index: int) -> str | None:
+    """Why the CUDA library cannot serve the card of this index, or None when it can."""
+    library = cuda_library()
+    if not library.loaded:
+        return library.reason
+    return why_not_capability(torch.cuda.get_device_capability(index), library.build)
+
+
+def why_not_capability(capability: tuple[int, int], build: Mapping[str, Any]) -> str | None:
+    """Why a build does not run on cards of this compute capability, or None when it does.
+
+    Machine code runs on cards of its own generation from its own revision up; PTX is made into machine code for any
+    later card.
+    """
+    major, minor = capability
+    built = [divmod(int(code), 10) for code in build["architectures"]]
+    if any(major == code_major and minor >= code_minor for code_major, code_minor in built):
+        return None
+    if capability >= divmod(int(build["ptx"]), 10):
+        return None
+    names = ", ".join(f"sm_{code}" for code in build["architectures"])
+    return f"the CUDA library was built for {names}; this card is sm_{major}{minor}"
+
+
+@functools.cache
+def _load(name: str) -> Status:
+    title = f"the native {name.upper()} library"
+    record = build_record()
+    build = record.get(name, {})
+
+    def refuse(reason: str) -> Status:
+        return Status(False, f"{title} {reason}", build=build)
+
+    if os.environ.get(ENVIRONMENT_VARIABLE) == "0":
+        return refuse(f"is switched off by {ENVIRONMENT_VARIABLE}=0")
+    if not record:
+        return refuse("was never built: the package runs from a source tree that was not installed")
+    if not build["built"]:
+        return refuse(f"was not built: {build['reason'].splitlines()[0]}")
+    here = f"{sys.platform}-{platform.machine()}"
+    if record["platform"] != here:
+        return refuse(f"was built for {record['platform']}; this is {here}")
+    if torch.__version__ < record["torch_target"]:
+        return refuse(f"was built for torch {record['torch_target']} and later; this is torch {torch.__version__}")
+    if name == "cuda" and torch.version.cuda is None:
+        return refuse(f"needs a torch with CUDA; this is torch {torch.__version__}")
+    path = FOLDER / build["library"]
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return refuse(f"failed to load: {str(error).splitlines()[0]}")
+    return Status(True, path=path, build=build)
