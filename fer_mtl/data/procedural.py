@@ -17,7 +17,7 @@ from fer_mtl.data.drawing.identity import sample_identity
 from fer_mtl.data.faceset import EXPRESSIONS, FaceSet, stored_side
 from fer_mtl.data.registry import register
 
-_EXTENT = 1.0 * 110 / 96  # face units from the centre to the edge of a stored picture: the crop spans -1..1
+_EXTENT = 0.9 * 110 / 96  # face units from the centre to the edge of a stored picture: the crop spans -0.9..0.9
 _GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
@@ -78,7 +78,7 @@ def _draw_subject(subject: int, shown: list[tuple[str, int]], seed: int, side: i
         code = tuple(VARIANTS).index(name)
         rng = np.random.default_rng([seed, subject, code, repetition])
         shots.append(_sample_shot(name, rng))
-        noise.append(rng.standard_normal((1, side, side), dtype=np.float32) * rng.uniform(0.005, 0.03))
+        noise.append(rng.standard_normal((1, side, side), dtype=np.float32) * rng.uniform(0.0, 0.02))
     pixels = render(person, shots, side, _EXTENT)
     return pixels.add_(torch.from_numpy(np.stack(noise))).clamp_(0, 1)
 
@@ -93,7 +93,7 @@ def _sample_shot(expression: str, rng: np.random.Generator) -> Shot:
         yaw=rng.uniform(-0.10, 0.10),
         pitch=rng.uniform(-0.06, 0.06),
         scale=rng.uniform(0.93, 1.05),
-        shift=(rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06)),
+        shift=(rng.uniform(-0.06, 0.06), rng.uniform(-0.08, 0.02)),
         light=(strength * np.cos(angle), strength * np.sin(angle)),
         gain=rng.uniform(0.82, 1.1),
         warmth=rng.uniform(-0.05, 0.05),

@@ -13,11 +13,11 @@ import numpy as np
 CONTROLS = (
     "brow_inner", "brow_mid", "brow_outer", "brow_close",  # heights, and towards the nose
     "upper_lid", "lower_lid",  # opening of the upper lid (fraction), raising of the lower one (fraction)
-    "lip_up", "lip_down", "corner_up", "corner_out", "lip_thin", "part", "jaw",
+    "lip_up", "lip_down", "corner_up", "corner_out", "lip_thin", "part", "jaw", "square",
     "forehead_mid", "forehead_side", "glabella", "crow", "cheek", "nose_wrinkle", "nostril",
     "nasolabial", "dimple", "chin",  # strength of folds, 0..1
 )  # fmt: skip
-"""What the drawing can do. Heights and widths are in face units (half the width of the crop = 1)."""
+"""What the drawing can do. Heights and widths are in face units (0.9 = half the width of the crop)."""
 
 # unit: (name, {control: amount at full intensity})
 ACTION_UNITS: dict[int, tuple[str, dict[str, float]]] = {
@@ -28,7 +28,7 @@ ACTION_UNITS: dict[int, tuple[str, dict[str, float]]] = {
         {"brow_inner": -0.11, "brow_mid": -0.07, "brow_outer": -0.01, "brow_close": 0.06, "glabella": 1.0},
     ),
     5: ("upper lid raiser", {"upper_lid": 0.5}),
-    6: ("cheek raiser", {"lower_lid": 0.75, "upper_lid": -0.12, "cheek": 1.0, "crow": 1.0}),
+    6: ("cheek raiser", {"lower_lid": 0.95, "upper_lid": -0.15, "cheek": 1.0, "crow": 1.0}),
     7: ("lid tightener", {"lower_lid": 0.5, "upper_lid": -0.3}),
     9: (
         "nose wrinkler",
@@ -37,17 +37,17 @@ ACTION_UNITS: dict[int, tuple[str, dict[str, float]]] = {
             "lower_lid": 0.35, "upper_lid": -0.2, "nostril": 0.6, "nasolabial": 0.5,
         },
     ),
-    10: ("upper lip raiser", {"lip_up": 0.10, "nasolabial": 0.8, "nostril": 0.5}),
+    10: ("upper lip raiser", {"lip_up": 0.10, "square": 0.3, "corner_up": -0.02, "nasolabial": 0.8, "nostril": 0.5}),
     12: ("lip corner puller", {"corner_up": 0.14, "corner_out": 0.10, "nasolabial": 0.7, "cheek": 0.4}),
     14: ("dimpler", {"dimple": 1.0, "corner_out": 0.03, "corner_up": 0.03, "lip_thin": 0.15}),
     15: ("lip corner depressor", {"corner_up": -0.14, "corner_out": -0.02}),
-    16: ("lower lip depressor", {"lip_down": 0.08, "part": 0.01}),
+    16: ("lower lip depressor", {"lip_down": 0.08, "part": 0.02, "square": 0.6, "corner_up": -0.04}),
     17: ("chin raiser", {"chin": 1.0, "lip_down": -0.04, "lip_up": 0.02}),
-    20: ("lip stretcher", {"corner_out": 0.13, "corner_up": -0.05, "lip_thin": 0.3}),
+    20: ("lip stretcher", {"corner_out": 0.13, "corner_up": -0.05, "lip_thin": 0.3, "square": 0.6}),
     23: ("lip tightener", {"lip_thin": 0.65, "corner_out": -0.06}),
     24: ("lip pressor", {"lip_thin": 0.5, "corner_out": -0.03}),
     25: ("lips part", {"part": 0.06}),
-    26: ("jaw drop", {"jaw": 0.13, "part": 0.13, "corner_out": -0.05}),
+    26: ("jaw drop", {"jaw": 0.15, "part": 0.15, "corner_out": -0.08}),
 }  # fmt: skip
 
 

@@ -10,6 +10,10 @@ Field = torch.Tensor
 """A value per pixel, float32 [B, H, W] or broadcastable to it."""
 
 
+SIDES = (-1, 1)
+"""The left and the right half of a picture."""
+
+
 class Canvas:
     """pixels: float32 [B, 3, H, W] in 0..1; x, y: face coordinates of every pixel, [B, H, W];
     pixel: size of a pixel in face units, [B, 1, 1], the width of the antialiased edge."""
@@ -45,6 +49,11 @@ class Canvas:
         if not isinstance(colour, torch.Tensor):
             colour = torch.tensor(colour, dtype=self.pixels.dtype).view(1, 3, 1, 1)
         self.pixels.lerp_(colour.expand_as(self.pixels), cover.unsqueeze(1).expand_as(self.pixels))
+
+
+def shade(colour: Sequence[float], factor: float) -> list[float]:
+    """The colour made darker (factor < 1) or brighter, at most white."""
+    return [min(1.0, factor * channel) for channel in colour]
 
 
 def ellipse(x: Field, y: Field, rx: float | Field, ry: float | Field) -> Field:

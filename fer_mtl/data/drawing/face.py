@@ -9,17 +9,12 @@ import torch
 
 from fer_mtl.data.drawing.action_units import CONTROLS
 from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse
-from fer_mtl.data.drawing.features import (
-    draw_beard,
-    draw_brows,
-    draw_eyes,
-    draw_folds,
-    draw_glasses,
-    draw_mouth,
-    draw_nose,
-)
+from fer_mtl.data.drawing.features import draw_brows, draw_eyes, draw_nose
+from fer_mtl.data.drawing.folds import draw_folds
 from fer_mtl.data.drawing.hair import draw_back_hair, draw_hair
 from fer_mtl.data.drawing.identity import Identity
+from fer_mtl.data.drawing.mouth import draw_mouth
+from fer_mtl.data.drawing.worn import draw_beard, draw_glasses
 
 
 @dataclass(frozen=True)

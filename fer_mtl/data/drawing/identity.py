@@ -10,6 +10,10 @@ import numpy as np
 Colour = tuple[float, float, float]
 """Red, green, blue in 0..1."""
 
+EYE_Y = -0.10
+BROW_Y = -0.32
+"""Heights of the eyes and of the brows at rest, alike in all faces."""
+
 SKINS: tuple[Colour, ...] = (
     (0.99, 0.88, 0.80), (0.98, 0.82, 0.71), (0.94, 0.75, 0.61), (0.89, 0.67, 0.50),
     (0.80, 0.57, 0.41), (0.68, 0.46, 0.32), (0.55, 0.36, 0.25), (0.44, 0.29, 0.21),
@@ -30,7 +34,7 @@ BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 
 @dataclass(frozen=True)
 class Identity:
-    """One drawn person. Lengths are in face units (half the width of the crop = 1), y points down."""
+    """One drawn person. Lengths are in face units (0.9 = half the width of the crop), y points down."""
 
     width: float  # half width of the head
     top: float  # height of the skull above the origin
@@ -75,6 +79,13 @@ def _mix(a: Colour, b: Colour, t: float) -> Colour:
     return (r, g, b_)
 
 
+def _below(colour: Colour, brightness: float) -> Colour:
+    """The colour, darkened where needed so that it stands out from the skin."""
+    factor = min(1.0, 3 * brightness / sum(colour))
+    r, g, b = (channel * factor for channel in colour)
+    return (r, g, b)
+
+
 def _pick(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 0.04) -> Colour:
     base = colours[int(rng.integers(len(colours)))]
     shift = rng.uniform(-spread, spread)
@@ -108,7 +119,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         hair=hair,
         hair_colour=hair_colour,
         parting=float(rng.choice((-1.0, 1.0))) * rng.uniform(0.15, 0.35),
-        brow_colour=_mix(hair_colour, (0.12, 0.08, 0.06), 0.55),
+        brow_colour=_below(_mix(hair_colour, (0.12, 0.08, 0.06), 0.5), 0.5 * sum(skin) / 3),
         brow_thickness=rng.uniform(0.026, 0.055) * (1.15 if bearded else 1.0),
         brow_height=rng.uniform(-0.025, 0.025),
         brow_arch=rng.uniform(0.0, 0.05),
@@ -126,9 +137,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         mouth_height=rng.uniform(0.47, 0.52),
         mouth_corner=rng.uniform(-0.015, 0.02),
         lip=rng.uniform(0.028, 0.055) * (0.8 if bearded else 1.0),
-        lip_colour=_mix(natural_lip, _hue(rng, (0.6, 0.8), (0.6, 0.8)), 0.0)
-        if not lipstick
-        else _mix(natural_lip, (0.78, 0.12, 0.22), 0.75),
+        lip_colour=_mix(natural_lip, (0.78, 0.12, 0.22), 0.75) if lipstick else natural_lip,
         beard=str(rng.choice(BEARDS[1:])) if bearded else "none",
         glasses=str(rng.choice(("round", "square"))) if rng.random() < 0.25 else "none",
         glasses_colour=(0.08, 0.08, 0.10) if rng.random() < 0.6 else _hue(rng, (0.3, 0.7), (0.3, 0.6)),
