@@ -24,7 +24,7 @@ $(INSTALLED): $(PY) $(SOURCES)
 	$(PIP) torch setuptools ninja
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@rm -f $(VENV)/.installed-* && touch $@
-	@cd $(VENV) && bin/python -m fused_ops doctor --brief
+	-@$(PY) -m fused_ops doctor
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

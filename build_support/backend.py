@@ -1,7 +1,7 @@
 """PEP 517 backend: setuptools', which also asks for torch, but only where none is installed.
 
-With torch among the static build requirements an isolated build would fetch a second one of several gigabytes,
-although the libraries need only the headers and libraries of the one that is there.
+With torch among the static build requirements an isolated build would fetch a second one of several
+gigabytes, although the libraries need only the headers and libraries of the one that is there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The setuptools commands that put the native libraries into a wheel or, for editable installs, the source tree."""
+"""The setuptools commands that put the native libraries into a wheel or, if editable, the source tree."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -19,7 +20,7 @@ class BuildNative(Command):
     """Build the native libraries: a sub-command of `build`."""
 
     description = "build the native libraries of csrc/"
-    user_options: list[tuple[str, str, str]] = []
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
     editable_mode = False  # set by setuptools
     build_lib: str | None
 
@@ -48,7 +49,7 @@ class BuildNative(Command):
 class Build(build):
     """The stock build, with the native libraries and without leftovers of earlier builds."""
 
-    sub_commands = [*build.sub_commands, ("build_native", None)]
+    sub_commands: ClassVar = [*build.sub_commands, ("build_native", None)]
 
     def run(self) -> None:
         for package in self.distribution.packages or []:
@@ -62,12 +63,14 @@ class BdistWheel(bdist_wheel):
     def run(self) -> None:
         self.run_command("build")  # first: whether natives were built decides the tag
         self.root_is_pure = not self._has_natives()
-        self.distribution.has_ext_modules = self._has_natives  # type: ignore[method-assign]
+        self.distribution.has_ext_modules = self._has_natives
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
         python, abi, platform = super().get_tag()
-        return ("py3", "none", platform if self._has_natives() else "any") if python else (python, abi, platform)
+        return (
+            ("py3", "none", platform if self._has_natives() else "any") if python else (python, abi, platform)
+        )
 
     def _has_natives(self) -> bool:
         outputs = self.get_finalized_command("build_native").get_outputs()

@@ -1,9 +1,9 @@
 """What is compiled, and how: csrc/*/{cpu.cpp,cpu_kernels.cpp} and csrc/*/cuda.cu into two shared libraries.
 
-`cpu.cpp` is an op's torch glue, compiled once. `cpu_kernels.cpp` holds raw-pointer kernels without torch headers,
-compiled once per instruction set with FUSED_OPS_ISA set to its name; the glue learns which sets exist from
-FUSED_OPS_ISAS_<name>=1 and picks one at run time. `cuda.cu` goes into a library of its own, since it loads only
-where torch has CUDA.
+`cpu.cpp` is an op's torch glue, compiled once. `cpu_kernels.cpp` holds raw-pointer kernels without torch
+headers, compiled once per instruction set with FUSED_OPS_ISA set to its name; the glue learns which sets exist
+from FUSED_OPS_ISAS_<name>=1 and picks one at run time. `cuda.cu` goes into a library of its own, since it loads
+only where torch has CUDA.
 """
 
 from __future__ import annotations
@@ -34,15 +34,25 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 ANY_MACHINE: dict[str, tuple[str, ...]] = {"baseline": ()}
 
-# Compute capabilities with machine code in the CUDA library, oldest first; the newest is kept as PTX as well, from
-# which the driver makes code for later cards.
+# Compute capabilities with machine code in the CUDA library, oldest first; the newest is kept as PTX as well,
+# from which the driver makes code for later cards.
 CUDA_ARCHITECTURES = (80, 90, 100)
 
 CHOICES = ("auto", "none", "cpu", "cuda")
 
 # 0x020a: torch 2.10, see toolchain.TORCH_TARGET.
-_TARGET = f"-DTORCH_TARGET_VERSION=0x{toolchain.TORCH_TARGET[0]:02x}{toolchain.TORCH_TARGET[1]:02x}000000000000"
-_CXX = ("-std=c++20", "-O3", "-DNDEBUG", "-Wall", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden")
+_TARGET = (
+    f"-DTORCH_TARGET_VERSION=0x{toolchain.TORCH_TARGET[0]:02x}{toolchain.TORCH_TARGET[1]:02x}000000000000"
+)
+_CXX = (
+    "-std=c++20",
+    "-O3",
+    "-DNDEBUG",
+    "-Wall",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+)
 # Lets loops vectorise without giving up infinities, NaNs or the order of additions, as -ffast-math would.
 _KERNELS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _NVCC = ("-std=c++20", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-DUSE_CUDA", "-Xcompiler", "-fPIC")
@@ -168,8 +178,8 @@ def _cpu_library(
     extra = _environment_flags("CXXFLAGS")
     available = [f"-DFUSED_OPS_ISAS_{name}=1" for name in sets]
     kernels = [source for glue in sources if (source := glue.with_name("cpu_kernels.cpp")).is_file()]
-    # Objects are linked plainest instruction set first. The linker keeps the first copy of an inline function that
-    # several objects carry, and that must be one which every machine can run.
+    # Objects are linked plainest instruction set first. The linker keeps the first copy of an inline function
+    # that several objects carry, and that must be one which every machine can run.
     units = [(source, "", (*_CXX, *available, *_torch_flags(torch))) for source in sources]
     units += [
         (source, f".{name}", (*_CXX, *_KERNELS, f"-DFUSED_OPS_ISA={name}", *flags, "-Icsrc"))
@@ -184,8 +194,8 @@ def _cpu_library(
         steps.append(Step(output, (relative,), (*command, "-o", str(output)), depfile=True))
     objects = tuple(step.output for step in steps)
     library = folder / "cpu" / "libfused_ops_cpu.so"
-    # torch is linked, without a run path, although its own process has loaded it: it loads its libraries privately,
-    # so that without these entries the symbols would not be found. --no-undefined: say so now, not at load time.
+    # torch is linked, without a run path, although the process has loaded it: it loads its libraries privately,
+    # so that without these entries their symbols would not be found. --no-undefined: fail now, not at load time.
     link = (*cxx.command, "-shared", *map(str, objects), f"-L{torch.root / 'lib'}", "-Wl,--no-as-needed")
     link += ("-ltorch_cpu", "-lc10", "-Wl,--no-undefined", *_environment_flags("LDFLAGS"), "-o", str(library))
     steps.append(Step(library, objects, link))
@@ -200,7 +210,9 @@ def _cuda_library(
     known = toolchain.run_quietly([*nvcc.command, "--list-gpu-code"]).stdout.split()
     codes = [arch for arch in CUDA_ARCHITECTURES if f"sm_{arch}" in known]
     if not codes:
-        raise Missing(f"{nvcc.version} knows none of {', '.join(f'sm_{arch}' for arch in CUDA_ARCHITECTURES)}")
+        raise Missing(
+            f"{nvcc.version} knows none of {', '.join(f'sm_{arch}' for arch in CUDA_ARCHITECTURES)}"
+        )
     targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in codes]
     targets += [f"-gencode=arch=compute_{codes[-1]},code=compute_{codes[-1]}"]
     host = ("-ccbin", cxx.command[0])
@@ -208,18 +220,41 @@ def _cuda_library(
     for source in sources:
         output = folder / "cuda" / f"{source.parent.name}.cuda.o"
         relative = source.relative_to(root)
-        command = (*nvcc.command, *host, *_NVCC, *targets, *_torch_flags(torch), *_environment_flags("NVCCFLAGS"))
+        command = (
+            *nvcc.command,
+            *host,
+            *_NVCC,
+            *targets,
+            *_torch_flags(torch),
+            *_environment_flags("NVCCFLAGS"),
+        )
         command += ("-MD", "-MF", f"{output}.d", "-c", str(relative), "-o", str(output))
         steps.append(Step(output, (relative,), command, depfile=True))
     objects = tuple(step.output for step in steps)
-    # The library must name libtorch_cuda.so, where the current stream comes from. A CPU torch has no such file; an
-    # empty one of that name stands in for it at link time, so that a build box needs no CUDA torch.
+    # The library must name libtorch_cuda.so, where the current stream comes from. A CPU torch has no such file;
+    # an empty one of that name stands in for it at link time, so that a build box needs no CUDA torch.
     stub = folder / "cuda" / "stub" / "libtorch_cuda.so"
     if not (torch.root / "lib" / stub.name).is_file():
-        command = (*cxx.command, "-shared", f"-Wl,-soname,{stub.name}", "-x", "c++", os.devnull, "-o", str(stub))
+        command = (
+            *cxx.command,
+            "-shared",
+            f"-Wl,-soname,{stub.name}",
+            "-x",
+            "c++",
+            os.devnull,
+            "-o",
+            str(stub),
+        )
         steps.append(Step(stub, (), command))
     library = folder / "cuda" / "libfused_ops_cuda.so"
-    link = (*nvcc.command, *host, "-shared", *map(str, objects), f"-L{torch.root / 'lib'}", f"-L{stub.parent}")
+    link = (
+        *nvcc.command,
+        *host,
+        "-shared",
+        *map(str, objects),
+        f"-L{torch.root / 'lib'}",
+        f"-L{stub.parent}",
+    )
     link += ("-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-o", str(library))
     steps.append(Step(library, tuple(step.output for step in steps), link))
     facts = {"compiler": nvcc.version, "architectures": codes, "ptx": codes[-1]}

@@ -18,12 +18,15 @@ _MESSAGE_LINES = 20
 
 
 class BuildFailure(BaseError):
-    """A native library was asked for and cannot be built; setuptools shows the message without a traceback."""
+    """A native library was asked for and cannot be built; setuptools shows the message alone."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command that makes `output` from `inputs`; with `depfile` it writes `output`.d, the headers it read."""
+    """One command that makes `output` from `inputs`.
+
+    With `depfile` it also writes `output`.d, the headers it read.
+    """
 
     output: Path
     inputs: tuple[Path, ...]
@@ -42,7 +45,10 @@ def jobs() -> int:
 
 
 def run_steps(steps: Sequence[Step], root: Path, folder: Path) -> None:
-    """Run all steps in `root`, inputs before what is made of them. Raises BuildFailure with the last lines said."""
+    """Run all steps in `root`, inputs before what is made of them.
+
+    Raises BuildFailure with the last lines that the failing command said.
+    """
     for step in steps:
         step.output.parent.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -75,7 +81,7 @@ def _run_in_threads(steps: Sequence[Step], root: Path) -> None:
 
 
 def ninja_script(steps: Sequence[Step], folder: Path) -> str:
-    """The steps as a ninja file. ninja rebuilds what changed: a source, a header it includes, or a command."""
+    """The steps as a ninja file. It rebuilds what changed: a source, a header it reads, or a command."""
     lines = [f"builddir = {_escape(str(folder))}", "rule plain", "  command = $cmd"]
     lines += ["rule compile", "  command = $cmd", "  depfile = $out.d", "  deps = gcc"]
     for step in steps:

@@ -88,7 +88,7 @@ def find_torch() -> Torch:
 
 def run_quietly(command: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command; its output, errors included, comes back as text."""
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(  # type: ignore[call-overload]
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **options
     )
 
@@ -99,7 +99,9 @@ def last_line(text: str) -> str:
 
 
 def _version_line(command: Sequence[str], pattern: str = "") -> str:
-    lines = [line.strip() for line in run_quietly([*command, "--version"]).stdout.splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in run_quietly([*command, "--version"]).stdout.splitlines() if line.strip()
+    ]
     return next((line for line in lines if pattern in line), "unknown version")
 
 

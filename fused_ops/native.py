@@ -1,7 +1,7 @@
 """Finds and loads the native libraries, once and only when first asked for.
 
-The build leaves `lib/build.json` beside them: what was built, for which torch, processors and cards, and why the rest
-was not. Whoever asks gets a :class:`Status` and never an exception, so that a backend can pass the reason on.
+The build leaves `lib/build.json` beside them: what was built, for which torch, processors and cards, and why the
+rest was not. Whoever asks gets a :class:`Status` and never an exception, so that a backend can pass the reason on.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def why_not_card(index: int) -> str | None:
 def why_not_capability(capability: tuple[int, int], build: Mapping[str, Any]) -> str | None:
     """Why a build does not run on cards of this compute capability, or None when it does.
 
-    Machine code runs on cards of its own generation from its own revision up; PTX is made into machine code for any
-    later card.
+    Machine code runs on cards of its own generation from its own revision up; PTX is made into machine code for
+    any later card.
     """
     major, minor = capability
     built = [divmod(int(code), 10) for code in build["architectures"]]
@@ -100,7 +100,9 @@ def _load(name: str) -> Status:
     if record["platform"] != here:
         return refuse(f"was built for {record['platform']}; this is {here}")
     if torch.__version__ < record["torch_target"]:
-        return refuse(f"was built for torch {record['torch_target']} and later; this is torch {torch.__version__}")
+        return refuse(
+            f"was built for torch {record['torch_target']} and later; this is torch {torch.__version__}"
+        )
     if name == "cuda" and torch.version.cuda is None:
         return refuse(f"needs a torch with CUDA; this is torch {torch.__version__}")
     path = FOLDER / build["library"]
