@@ -1,9 +1,9 @@
 """What is compiled, and how: csrc/*/{cpu.cpp,cpu_kernels.cpp} and csrc/*/cuda.cu into two shared libraries.
 
-`cpu.cpp` is an op's torch glue, compiled once. `cpu_kernels.cpp` holds raw-pointer kernels without torch
-headers, compiled once per instruction set with FUSED_OPS_ISA set to its name; the glue learns which sets exist
-from FUSED_OPS_ISAS_<name>=1 and picks one at run time. `cuda.cu` goes into a library of its own, since it loads
-only where torch has CUDA.
+`cpu.cpp` is an op's torch glue, compiled once. `cpu_kernels.cpp` holds raw-pointer kernels without
+torch headers, compiled once per instruction set with FUSED_OPS_ISA set to its name; the glue learns which
+sets exist from FUSED_OPS_ISAS_<name>=1 and picks one at run time. `cuda.cu` goes into a library of its own,
+since it loads only where torch has CUDA.
 """
 
 from __future__ import annotations
@@ -194,8 +194,9 @@ def _cpu_library(
         steps.append(Step(output, (relative,), (*command, "-o", str(output)), depfile=True))
     objects = tuple(step.output for step in steps)
     library = folder / "cpu" / "libfused_ops_cpu.so"
-    # torch is linked, without a run path, although the process has loaded it: it loads its libraries privately,
-    # so that without these entries their symbols would not be found. --no-undefined: fail now, not at load time.
+    # torch is linked, without a run path, although the process has loaded it: it loads its libraries
+    # privately, so that without these entries their symbols would not be found. --no-undefined: fail now, not
+    # at load time.
     link = (*cxx.command, "-shared", *map(str, objects), f"-L{torch.root / 'lib'}", "-Wl,--no-as-needed")
     link += ("-ltorch_cpu", "-lc10", "-Wl,--no-undefined", *_environment_flags("LDFLAGS"), "-o", str(library))
     steps.append(Step(library, objects, link))
@@ -231,8 +232,8 @@ def _cuda_library(
         command += ("-MD", "-MF", f"{output}.d", "-c", str(relative), "-o", str(output))
         steps.append(Step(output, (relative,), command, depfile=True))
     objects = tuple(step.output for step in steps)
-    # The library must name libtorch_cuda.so, where the current stream comes from. A CPU torch has no such file;
-    # an empty one of that name stands in for it at link time, so that a build box needs no CUDA torch.
+    # The library must name libtorch_cuda.so, where the current stream comes from. A CPU torch has no such
+    # file; an empty one of that name stands in for it at link time, so that a build box needs no CUDA torch.
     stub = folder / "cuda" / "stub" / "libtorch_cuda.so"
     if not (torch.root / "lib" / stub.name).is_file():
         command = (

@@ -1,4 +1,4 @@
-"""`python -m fused_ops doctor`: what this machine has, what was built and loaded, and whether the ops are right."""
+"""`python -m fused_ops doctor`: what this machine has, what was built and loaded, whether the ops are right."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _stale() -> str | None:
 
 
 def doctor(strict: bool = False) -> int:
-    """Print the findings; return 1 when an op is wrong or, with `strict`, a native library is missing, else 0."""
+    """Print the findings; 1 when an op is wrong or, with `strict`, a native library is missing, else 0."""
     libraries = {"CPU library": native.cpu_library(), "CUDA library": native.cuda_library()}
     wish = os.environ.get(backends.ENVIRONMENT_VARIABLE)
     rows = [

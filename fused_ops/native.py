@@ -1,7 +1,8 @@
 """Finds and loads the native libraries, once and only when first asked for.
 
-The build leaves `lib/build.json` beside them: what was built, for which torch, processors and cards, and why the
-rest was not. Whoever asks gets a :class:`Status` and never an exception, so that a backend can pass the reason on.
+The build leaves `lib/build.json` beside them: what was built, for which torch, processors and cards, and
+why the rest was not. Whoever asks gets a :class:`Status` and never an exception, so that a backend can pass
+the reason on.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def why_not_card(index: int) -> str | None:
 def why_not_capability(capability: tuple[int, int], build: Mapping[str, Any]) -> str | None:
     """Why a build does not run on cards of this compute capability, or None when it does.
 
-    Machine code runs on cards of its own generation from its own revision up; PTX is made into machine code for
-    any later card.
+    Machine code runs on cards of its own generation from its own revision up; PTX is made into machine code
+    for any later card.
     """
     major, minor = capability
     built = [divmod(int(code), 10) for code in build["architectures"]]
