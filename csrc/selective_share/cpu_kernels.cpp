@@ -121,17 +121,28 @@ struct Ops {
     });
   }
 
-  static void accumulate(int64_t count, const T* part, float* sum) {
-    const Element* from = reinterpret_cast<const Element*>(part);
-    int64_t i = 0;
-    if constexpr (sizeof(S) == sizeof(float)) {
-      for (; i + lanes <= count; i += lanes) store(sum + i, load(sum + i) + load(from + i));
-    }
-    for (; i < count; ++i) sum[i] += float(to_scalar(from[i]));
+  // Sum<T> is S: the type that values are computed in.
+  static void accumulate(int64_t count, const T* part, S* sum) {
+    const Block<const T> from{part, 0};
+    each(1, count, [&](auto at) { put_sum(at, sum, get_sum(at, sum) + at.get(from)); });
   }
 
-  static constexpr Kernels<T> table = {copy,           reset,          pass,      mix, mix_backward,
-                                       target_backward, reset_backward, accumulate};
+  static void total(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to) {
+    each(1, count, [&](auto at) {
+      V value = get_sum(at, parts[0] + offset);
+      for (int64_t part = 1; part < number_of_parts; ++part) value += get_sum(at, parts[part] + offset);
+      at.put(Out{to, 0}, value);
+    });
+  }
+
+  static FUSED_OPS_INLINE V get_sum(Whole at, const S* sums) { return load(sums + at.col); }
+  static FUSED_OPS_INLINE V get_sum(Partial at, const S* sums) { return load(sums + at.col, at.count); }
+  static FUSED_OPS_INLINE void put_sum(Whole at, S* sums, V value) { store(sums + at.col, value); }
+  static FUSED_OPS_INLINE void put_sum(Partial at, S* sums, V value) { store(sums + at.col, value, at.count); }
+
+  static constexpr Kernels<T> table = {copy,         reset,           pass,           mix,
+                                       mix_backward, target_backward, reset_backward, accumulate,
+                                       total};
 };
 
 }  // namespace

@@ -17,6 +17,18 @@ struct Block {
   __attribute__((always_inline)) operator Block<const T>() const { return {data, ld}; }
 };
 
+// The type in which weights' gradients are summed over tiles.
+template <typename T>
+struct SumOf {
+  using type = T;
+};
+template <>
+struct SumOf<uint16_t> {
+  using type = float;
+};
+template <typename T>
+using Sum = typename SumOf<T>::type;
+
 template <typename T>
 struct Kernels {
   using In = Block<const T>;
@@ -41,7 +53,9 @@ struct Kernels {
   void (*reset_backward)(int64_t rows, int64_t cols, In grad_passed, In gate, In source, In grad_gate, Out pre_gate,
                          Out grad_source);
   // sum += part
-  void (*accumulate)(int64_t count, const T* part, float* sum);
+  void (*accumulate)(int64_t count, const T* part, Sum<T>* sum);
+  // to = the sum of the parts, each read from `offset` on
+  void (*total)(int64_t count, const Sum<T>* const* parts, int64_t number_of_parts, int64_t offset, T* to);
 };
 
 }  // namespace fused_ops::selective_share
