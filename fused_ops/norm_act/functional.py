@@ -1,0 +1,271 @@
+"""Functional twins of torch's norms with an activation, and an optional residual, in the same pass.
+
+    activation(norm(x) * weight + bias + residual)
+
+Arguments follow ``torch.nn.functional`` in order and meaning; ``activation`` is a name of
+:data:`fused_ops.activations.ACTIVATIONS`. Common to all of them:
+
+* x: [N, C, *spatial], float32, float64, bfloat16 or float16, any strides; the result has its shape, dtype and
+  memory format (channels_last stays channels_last).
+* weight, bias: of x's dtype or, for low precision x, float32. residual: like x.
+* Mean and variance are computed stably in float32 (float64 for float64), biased for the normalization.
+* For the backward x and the small statistics are kept, and with a residual y or the residual, nothing else.
+
+Raises TypeError for a wrong type or dtype and ValueError for a wrong shape, device or value; the message names
+the argument.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fused_ops.activations import resolve
+from fused_ops.norm_act.layout import statistics_dtype
+from fused_ops.norm_act.op import norm_act_op
+
+
+def batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str = "identity",
+    negative_slope: float | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Batch norm (Ioffe and Szegedy, 2015) + residual + activation; arguments as ``F.batch_norm``.
+
+    In training the statistics are those of the batch, and the running ones, where passed, are moved towards
+    them in place by ``momentum`` (with the unbiased variance); otherwise the running ones, [C], normalize.
+
+    Raises:
+        ValueError: also, in training, when there is but one value per channel.
+    """
+    kernel_index, slope = _check(x, 2, weight, bias, residual, eps, activation, negative_slope)
+    _check_running(x, running_mean, running_var, required=not training)
+    count = _count(x) if training else 0
+    if training and count <= 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
+        )
+    mean, var = (None, None) if training else (running_mean, running_var)
+    y, mean, var = _call(x, weight, bias, residual, None, None, mean, var, 0, eps, kernel_index, slope)
+    if training and running_mean is not None and running_var is not None:
+        _update_running(running_mean, running_var, mean, var, momentum, count)
+    return y
+
+
+def instance_norm_act(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str = "identity",
+    negative_slope: float | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Instance norm (Ulyanov et al., 2016) + residual + activation; arguments as ``F.instance_norm``.
+
+    x is [N, C, *spatial] with at least one spatial dimension.
+
+    Raises:
+        ValueError: also, with statistics of the input, when there is but one spatial element.
+    """
+    kernel_index, slope = _check(x, 3, weight, bias, residual, eps, activation, negative_slope)
+    _check_running(x, running_mean, running_var, required=not use_input_stats)
+    if not use_input_stats:
+        return _call(
+            x, weight, bias, residual, None, None, running_mean, running_var, 0, eps, kernel_index, slope
+        )[0]
+    _check_spatial(x)
+    y, mean, var = _call(
+        x, weight, bias, residual, None, None, None, None, x.size(1), eps, kernel_index, slope
+    )
+    if running_mean is not None and running_var is not None and x.size(0):
+        n, c = x.shape[:2]
+        _update_running(
+            running_mean,
+            running_var,
+            mean.view(n, c).mean(0),
+            var.view(n, c).mean(0),
+            momentum,
+            _count(x) // n,
+        )
+    return y
+
+
+def group_norm_act(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: str = "identity",
+    negative_slope: float | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Group norm (Wu and He, 2018) + residual + activation; arguments as ``F.group_norm``."""
+    kernel_index, slope = _check(x, 2, weight, bias, residual, eps, activation, negative_slope)
+    if num_groups < 1 or x.size(1) % num_groups:
+        raise ValueError(f"num_groups is {num_groups}; it must divide the number of channels, {x.size(1)}")
+    if x.numel() == num_groups:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {list(x.shape)} "
+            f"for {num_groups} groups"
+        )
+    return _call(x, weight, bias, residual, None, None, None, None, num_groups, eps, kernel_index, slope)[0]
+
+
+def adain(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    noise: Tensor | None = None,
+    noise_scale: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    activation: str = "identity",
+    negative_slope: float | None = None,
+) -> Tensor:
+    """Adaptive instance norm (Huang and Belongie, 2017) with noise (Karras et al., 2019):
+
+        activation(instance_norm(x + noise_scale * noise) * gamma + beta)
+
+    Args:
+        gamma, beta: [N, C], one scale and shift per sample and channel.
+        noise: [N, 1, *spatial], of x's dtype; needs noise_scale, a tensor of one element.
+
+    Raises:
+        ValueError: also when there is but one spatial element.
+    """
+    kernel_index, slope = _check(x, 3, None, None, None, eps, activation, negative_slope)
+    for name, value in (("gamma", gamma), ("beta", beta)):
+        _check_small(x, name, value, x.shape[:2], "[N, C]")
+    if (noise is None) != (noise_scale is None):
+        raise ValueError("noise and noise_scale go together: pass both or none")
+    if noise is not None and noise_scale is not None:
+        _check_large(x, "noise", noise, (x.size(0), 1, *x.shape[2:]), "[N, 1, *spatial]")
+        if not isinstance(noise_scale, Tensor) or noise_scale.numel() != 1:
+            raise TypeError(f"noise_scale must be a tensor of one element, got {_describe(noise_scale)}")
+    _check_spatial(x)
+    return _call(x, gamma, beta, None, noise, noise_scale, None, None, x.size(1), eps, kernel_index, slope)[0]
+
+
+# --- the call -----------------------------------------------------------------------------------------------
+
+
+def _call(x: Tensor, *args: object) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = norm_act_op(x, *args)
+    return result
+
+
+@torch.no_grad()
+def _update_running(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, count: int
+) -> None:
+    """Move the running statistics, in place; the batch's variance is biased and over `count` values."""
+    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+    running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def _check(
+    x: Tensor,
+    least_dims: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str,
+    negative_slope: float | None,
+) -> tuple[int, float]:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a Tensor, got {_describe(x)}")
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"x must be of a floating point dtype, got {x.dtype}")
+    if x.dim() < least_dims:
+        shape = "[N, C, *spatial] with a spatial dimension" if least_dims == 3 else "[N, C, *spatial]"
+        raise ValueError(f"x must be {shape}, got shape {list(x.shape)}")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None:
+            _check_small(x, name, value, x.shape[1:2], "[C]")
+    if residual is not None:
+        _check_large(x, "residual", residual, x.shape, "x's shape")
+    if not eps > 0:
+        raise ValueError(f"eps is {eps!r}; it must be above 0")
+    return resolve(activation, negative_slope)
+
+
+def _check_small(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wanted: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor {wanted}, got {_describe(value)}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must be {wanted} = {list(shape)}, got shape {list(value.shape)}")
+    allowed = (x.dtype, statistics_dtype(x.dtype))
+    if value.dtype not in allowed and not _autocast(x):
+        raise TypeError(f"{name} is {value.dtype} and x is {x.dtype}; {name} must be {_either(allowed)}")
+    _check_device(x, name, value)
+
+
+def _check_large(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wanted: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {_describe(value)}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have {wanted}, {list(shape)}, got shape {list(value.shape)}")
+    if value.dtype != x.dtype and not _autocast(x):
+        raise TypeError(f"{name} is {value.dtype} and x is {x.dtype}; both must be of one dtype")
+    _check_device(x, name, value)
+
+
+def _check_device(x: Tensor, name: str, value: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name} is on {value.device} and x on {x.device}; both must be on one device")
+
+
+def _check_running(x: Tensor, mean: Tensor | None, var: Tensor | None, required: bool) -> None:
+    if mean is None or var is None:
+        if required or mean is not var:
+            raise ValueError("running_mean and running_var must both be given, or both left out in training")
+        return
+    for name, value in (("running_mean", mean), ("running_var", var)):
+        _check_small(x, name, value, x.shape[1:2], "[C]")
+
+
+def _check_spatial(x: Tensor) -> None:
+    if math.prod(x.shape[2:]) == 1:
+        raise ValueError(
+            f"Expected more than 1 spatial element when training, got input size {list(x.shape)}"
+        )
+
+
+def _count(x: Tensor) -> int:
+    """The number of values per channel."""
+    return x.size(0) * math.prod(x.shape[2:])
+
+
+def _autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
+
+
+def _describe(value: object) -> str:
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _either(dtypes: tuple[torch.dtype, ...]) -> str:
+    return " or ".join(dict.fromkeys(map(str, dtypes)))

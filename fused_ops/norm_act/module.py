@@ -1,0 +1,213 @@
+"""Drop-in norm modules: torch.nn's, with an activation and an optional residual in the same pass.
+
+They subclass their torch.nn twins and add no parameter or buffer, so stock checkpoints load and
+``isinstance`` holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fused_ops.activations import resolve
+from fused_ops.norm_act.functional import adain, batch_norm_act, group_norm_act, instance_norm_act
+
+
+class _WithActivation(nn.Module):
+    """What the modules share: the activation's name and slope, checked, and shown when printed."""
+
+    activation: str
+    negative_slope: float | None
+
+    def self._set_activation(activation: str, negative_slope: float | None) -> None:
+        resolve(activation, negative_slope)
+        self.activation, self.negative_slope = activation, negative_slope
+
+    def extra_repr(self) -> str:
+        slope = "" if self.negative_slope is None else f", negative_slope={self.negative_slope}"
+        return f"{super().extra_repr()}, activation={self.activation!r}{slope}"
+
+
+class FusedBatchNormAct2d(_WithActivation, nn.BatchNorm2d):
+    """``activation(BatchNorm2d(x) + residual)``; x and residual [N, C, H, W].
+
+    Args:
+        activation: a name of :data:`fused_ops.activations.ACTIVATIONS`.
+        negative_slope: for leaky_relu, default 0.01.
+        The others as in :class:`torch.nn.BatchNorm2d`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        activation: str = "identity",
+        negative_slope: float | None = None,
+        **factory: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **factory)
+        self._set_activation(activation, negative_slope)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        self._check_input_dim(x)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        tracks = self.training and self.track_running_stats
+        if tracks and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # cumulative average
+                momentum = 1.0 / float(self.num_batches_tracked)
+        use_buffers = tracks or not self.training
+        return batch_norm_act(
+            x,
+            self.running_mean if use_buffers else None,
+            self.running_var if use_buffers else None,
+            self.weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            momentum,
+            self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            residual=residual,
+        )
+
+
+class FusedInstanceNormAct2d(_WithActivation, nn.InstanceNorm2d):
+    """``activation(InstanceNorm2d(x) + residual)``; x and residual [N, C, H, W] or [C, H, W].
+
+    Args: as :class:`FusedBatchNormAct2d`; the others as in :class:`torch.nn.InstanceNorm2d`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        activation: str = "identity",
+        negative_slope: float | None = None,
+        **factory: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **factory)
+        self._set_activation(activation, negative_slope)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        self._check_input_dim(x)
+        if x.size(-3) != self.num_features:
+            raise ValueError(f"x must have num_features = {self.num_features} channels, got {list(x.shape)}")
+        if x.dim() == 3:
+            return self(x[None], None if residual is None else residual[None])[0]
+        return instance_norm_act(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            residual=residual,
+        )
+
+
+class FusedGroupNormAct(_WithActivation, nn.GroupNorm):
+    """``activation(GroupNorm(x) + residual)``; x and residual [N, C, *spatial].
+
+    Args: as :class:`FusedBatchNormAct2d`; the others as in :class:`torch.nn.GroupNorm`.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        activation: str = "identity",
+        negative_slope: float | None = None,
+        **factory: Any,
+    ) -> None:
+        super().__init__(num_groups, num_channels, eps, affine, **factory)
+        self._set_activation(activation, negative_slope)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return group_norm_act(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            residual=residual,
+        )
+
+
+class FusedAdaIN(_WithActivation):
+    """Noise, instance norm, and a scale and shift that a condition chooses:
+
+        activation(instance_norm(x + noise_scale * noise) * gamma + beta),  [gamma, beta] = style(condition)
+
+    ``style`` starts from Xavier-normal weights times 0.1 and zero bias: gamma (not 1 + gamma) starts near 0.
+
+    Args:
+        channels: C of x [N, C, H, W].
+        condition_size: E of the condition [N, E].
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        condition_size: int,
+        *,
+        activation: str = "identity",
+        negative_slope: float | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.channels, self.condition_size, self.eps = channels, condition_size, eps
+        self.noise_scale = nn.Parameter(torch.zeros(()))
+        self.style = nn.Linear(condition_size, 2 * channels)
+        self.reset_parameters()
+        self._set_activation(activation, negative_slope)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.noise_scale)
+        nn.init.xavier_normal_(self.style.weight, gain=0.1)
+        nn.init.zeros_(self.style.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x [N, C, H, W]; condition [N, E]; noise [N, 1, H, W], in training drawn where it is None."""
+        if x.dim() != 4 or x.size(1) != self.channels:
+            raise ValueError(f"x must be [N, {self.channels}, H, W], got shape {list(x.shape)}")
+        if condition.shape != (x.size(0), self.condition_size):
+            raise ValueError(
+                f"condition must be [N, condition_size] = {[x.size(0), self.condition_size]}, "
+                f"got shape {list(condition.shape)}"
+            )
+        if noise is None and self.training:
+            noise = torch.randn((x.size(0), 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
+        gamma, beta = self.style(condition).chunk(2, dim=1)
+        return adain(
+            x,
+            gamma,
+            beta,
+            noise,
+            None if noise is None else self.noise_scale,
+            eps=self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self.condition_size}, eps={self.eps}{super().extra_repr()}"

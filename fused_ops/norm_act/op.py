@@ -1,0 +1,128 @@
+"""``fused_ops::norm_act`` and its backward as registered ops: schema, fake, autograd, autocast, backends.
+
+The functional twins of :mod:`fused_ops.norm_act.functional` check the arguments; what is here trusts them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops import backends
+from fused_ops.activations import BY_INDEX
+from fused_ops.norm_act import reference
+from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
+from fused_ops.registration import define_op, differentiate_by_reference
+
+_SCHEMA = (
+    "(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise, Tensor? noise_scale,"
+    " Tensor? mean, Tensor? var, int groups, float eps, int activation, float slope)"
+    " -> (Tensor y, Tensor mean_used, Tensor var_used)"
+)
+_BACKWARD_SCHEMA = (
+    "(Tensor grad, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise,"
+    " Tensor? noise_scale, Tensor mean, Tensor var, bool given, int groups, float eps, int activation,"
+    " float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise)"
+    " -> (Tensor grad_x, Tensor grad_gamma, Tensor grad_beta, Tensor grad_residual, Tensor grad_noise,"
+    " Tensor grad_noise_scale)"
+)
+
+
+def _fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mean, groups = args[5], args[7]
+    size = 0 if mean is not None else statistics_size(x, groups)
+    mean, var = (x.new_empty(size, dtype=statistics_dtype(x.dtype)) for _ in range(2))
+    return torch.empty_like(x, memory_format=memory_format(x)), mean, var
+
+
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    residual: Tensor | None,
+    noise: Tensor | None,
+    noise_scale: Tensor | None,
+    *args: Any,
+) -> tuple[Tensor, ...]:
+    need_x, need_affine, need_residual, need_noise = args[-4:]
+
+    def like(template: Tensor | None, needed: bool) -> Tensor:
+        if template is None or not needed:
+            return x.new_empty(0)
+        return template.new_empty(template.shape)
+
+    def like_x(needed: bool) -> Tensor:
+        return torch.empty_like(x, memory_format=memory_format(x)) if needed else x.new_empty(0)
+
+    return (
+        like_x(need_x),
+        like(gamma, need_affine),
+        like(beta, need_affine),
+        like_x(need_residual),
+        like(noise, need_noise),
+        like(noise_scale, need_noise),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, gamma, beta, residual, noise, noise_scale, mean, var, *ctx.constants = inputs
+    y, mean_used, var_used = output
+    if ctx.needs_input_grad[6] or ctx.needs_input_grad[7]:
+        raise RuntimeError("norm_act: given mean and var are constants; detach them, they get no gradient")
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(mean_used, var_used)
+    ctx.given = mean is not None
+    if not ctx.given:
+        mean, var = mean_used, var_used
+    # z is computed again from x where the derivative needs it. With a residual that would need the residual
+    # too: y takes its place where the derivative follows from y (which the next layer mostly keeps anyway).
+    needs = BY_INDEX[ctx.constants[2]].backward_needs
+    saved_y = y if residual is not None and needs == "output" else None
+    saved_residual = residual if needs == "input" else None
+    ctx.save_for_backward(x, saved_y, gamma, beta, saved_residual, noise, noise_scale, mean, var)
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad
+    if grad is None:
+        return (None,) * len(wanted)
+    grads = norm_act_backward_op(
+        grad,
+        *ctx.saved_tensors,
+        ctx.given,
+        *ctx.constants,
+        wanted[0],
+        wanted[1] or wanted[2],
+        wanted[3],
+        wanted[4] or wanted[5],
+    )
+    return *(found if needed else None for found, needed in zip(grads, wanted, strict=False)), *(None,) * 6
+
+
+def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
+    """x keeps its dtype, as in torch's own norms under autocast; what does not fit it follows."""
+    x, gamma, beta, residual, noise, noise_scale, *others = args
+    small = (
+        value if value is None or value.dtype in (x.dtype, statistics_dtype(x.dtype)) else value.to(x.dtype)
+        for value in (gamma, beta)
+    )
+    large = (value if value is None else value.to(x.dtype) for value in (residual, noise))
+    return x, *small, *large, noise_scale, *others
+
+
+norm_act_backward_op = define_op(
+    "norm_act_backward",
+    _BACKWARD_SCHEMA,
+    fake=_backward_fake,
+    **differentiate_by_reference(reference.norm_act_backward_through_statistics),
+)
+norm_act_op = define_op(
+    "norm_act", _SCHEMA, fake=_fake, setup_context=_setup_context, backward=_backward, autocast=_autocast
+)
+
+backends.register("norm_act", "reference", reference.norm_act)
+backends.register("norm_act_backward", "reference", reference.norm_act_backward)
