@@ -89,11 +89,11 @@ def _sample_shot(expression: str, rng: np.random.Generator) -> Shot:
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.22)
     return Shot(
         controls=controls,
-        roll=rng.uniform(-0.12, 0.12),
+        roll=rng.uniform(-0.14, 0.14),
         yaw=rng.uniform(-0.10, 0.10),
         pitch=rng.uniform(-0.06, 0.06),
-        scale=rng.uniform(0.93, 1.05),
-        shift=(rng.uniform(-0.06, 0.06), rng.uniform(-0.08, 0.02)),
+        scale=rng.uniform(0.92, 1.06),
+        shift=(rng.uniform(-0.08, 0.08), rng.uniform(-0.10, 0.04)),
         light=(strength * np.cos(angle), strength * np.sin(angle)),
         gain=rng.uniform(0.82, 1.1),
         warmth=rng.uniform(-0.05, 0.05),

@@ -47,7 +47,7 @@ ACTION_UNITS: dict[int, tuple[str, dict[str, float]]] = {
     23: ("lip tightener", {"lip_thin": 0.65, "corner_out": -0.06}),
     24: ("lip pressor", {"lip_thin": 0.5, "corner_out": -0.03}),
     25: ("lips part", {"part": 0.06}),
-    26: ("jaw drop", {"jaw": 0.15, "part": 0.15, "corner_out": -0.08}),
+    26: ("jaw drop", {"jaw": 0.18, "part": 0.19, "corner_out": -0.10}),
 }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
     ),
     "surprise": (
         Variant({1: 1.0, 2: 1.0, 5: 0.8, 25: 0.5, 26: 1.0}),
-        Variant({1: 0.9, 2: 1.0, 5: 0.9, 25: 0.7, 26: 0.5}),
+        Variant({1: 0.9, 2: 1.0, 5: 0.9, 25: 0.6, 26: 0.6}),
     ),
     "neutral": (Variant({}),),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fer_mtl.data.drawing.action_units import CONTROLS
-from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse
+from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse, shade
 from fer_mtl.data.drawing.features import draw_brows, draw_eyes, draw_nose
 from fer_mtl.data.drawing.folds import draw_folds
 from fer_mtl.data.drawing.hair import draw_back_hair, draw_hair
@@ -120,7 +120,7 @@ def render(person: Identity, shots: list[Shot], size: int, extent: float) -> tor
 def _draw_neck(canvas: Canvas, face: Face) -> None:
     person = face.person
     x, y = face.at_depth(canvas, -0.3)
-    dark = [0.80 * c for c in person.skin]
+    dark = shade(person.skin, 0.80)
     canvas.paint(torch.maximum(x.abs() - 0.55 * person.width, 0.4 - y), dark)
     canvas.paint(ellipse(x, y - 1.55, 1.05, 0.52), person.shirt)
     canvas.paint(ellipse(x, y - 1.02, 0.36, 0.14), dark)
@@ -133,12 +133,12 @@ def _draw_head(canvas: Canvas, face: Face, head: Field) -> None:
         window = canvas.window(*sorted((side * 0.4, side * 1.0)), -0.3, 0.4)  # type: ignore[misc]
         wx, wy = face.at_depth(window, -0.1)
         ear = ellipse(wx - side * person.width * 0.99, wy - 0.03, person.ears, 0.16)
-        window.paint(ear, [0.93 * c for c in person.skin])
-        window.paint(ear + 0.045, [0.78 * c for c in person.skin], soft=0.03)
+        window.paint(ear, shade(person.skin, 0.93))
+        window.paint(ear + 0.045, shade(person.skin, 0.78), soft=0.03)
     skin = torch.tensor(person.skin).view(1, 3, 1, 1)
     # The edge of a rounded head turns away from the light.
-    shade = 1 - 0.22 * torch.exp(head.clamp(max=0) * 9) - 0.05 * (y.clamp(min=0)) ** 2
-    canvas.paint(head, skin * shade.unsqueeze(1))
+    edge = 1 - 0.22 * torch.exp(head.clamp(max=0) * 9) - 0.05 * (y.clamp(min=0)) ** 2
+    canvas.paint(head, skin * edge.unsqueeze(1))
     x, y = face.at_depth(canvas, 0.6)
     for side in (-1, 1):
         lift = 0.05 * face.half("cheek", side)
@@ -147,6 +147,6 @@ def _draw_head(canvas: Canvas, face: Face, head: Field) -> None:
         canvas.paint(cheek, blush, opacity=person.blush + 0.15 * face.half("cheek", side), soft=0.22)
     if person.freckles:
         for dx, dy in ((-0.42, 0.2), (-0.33, 0.25), (-0.26, 0.19), (0.25, 0.2), (0.33, 0.26), (0.42, 0.21)):
-            canvas.paint(ellipse(x - dx, y - dy, 0.016, 0.016), [0.72 * c for c in person.skin], 0.7)
+            canvas.paint(ellipse(x - dx, y - dy, 0.016, 0.016), shade(person.skin, 0.72), 0.7)
     if person.mole:
-        canvas.paint(ellipse(x - person.mole[0], y - person.mole[1], 0.02, 0.02), [0.35 * c for c in person.skin])
+        canvas.paint(ellipse(x - person.mole[0], y - person.mole[1], 0.02, 0.02), shade(person.skin, 0.35))

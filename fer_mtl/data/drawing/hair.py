@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse, rounded_box
+from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse, rounded_box, shade
 
 if TYPE_CHECKING:
     from fer_mtl.data.drawing.face import Face
@@ -28,7 +28,7 @@ def draw_back_hair(canvas: Canvas, face: Face, head: Field) -> None:
     if style not in ("long", "bob", "curly", "bun", "scarf", "hat"):
         return
     x, y = face.at_depth(canvas, -0.4)
-    dark = [0.72 * c for c in person.hair_colour]
+    dark = shade(person.hair_colour, 0.72)
     w = person.width
     if style == "long":
         canvas.paint(rounded_box(x, y - 0.35, w + 0.17, 1.25, 0.75), dark)
@@ -40,9 +40,9 @@ def draw_back_hair(canvas: Canvas, face: Face, head: Field) -> None:
     elif style == "bun":
         canvas.paint(ellipse(x, y + person.top + 0.08, 0.26, 0.22), _locks(canvas, face, x, y, 40))
     elif style == "hat":
-        canvas.paint(ellipse(x, y + person.top + 0.12, 0.15, 0.14), [min(1.0, 1.25 * c) for c in person.shirt])
+        canvas.paint(ellipse(x, y + person.top + 0.12, 0.15, 0.14), shade(person.shirt, 1.25))
     else:
-        canvas.paint(rounded_box(x, y - 0.6, w + 0.14, 0.9, 0.5), [0.7 * c for c in person.shirt])
+        canvas.paint(rounded_box(x, y - 0.6, w + 0.14, 0.9, 0.5), shade(person.shirt, 0.7))
 
 
 def draw_hair(canvas: Canvas, face: Face, head: Field) -> None:
@@ -65,15 +65,16 @@ def draw_hair(canvas: Canvas, face: Face, head: Field) -> None:
         cloth = torch.tensor(person.shirt).view(1, 3, 1, 1) * knit.unsqueeze(1)
         canvas.paint(shape, cloth.clamp(0, 1))
         rim = torch.maximum(shape, -(y + 0.60 + 0.12 * x * x))
-        canvas.paint(rim, [min(1.0, 1.25 * c) for c in person.shirt])
+        canvas.paint(rim, shade(person.shirt, 1.25))
         return
     line, grow = _hairline(style, face, x, y)
     shape = torch.maximum(head - grow, y - line)
     if style == "spiky":
-        shape = torch.maximum(head - grow - 0.10 * torch.sin(26 * x + 2).abs() * (y < -0.4), y - line)
+        shape = torch.maximum(head - grow - 0.10 * torch.sin(26 * x + 2).abs() * (-5 * y - 2).clamp(0, 1), y - line)
     if style == "curly":
         shape = shape - 0.03 * torch.sin(22 * torch.atan2(x, 0.4 - y))
-    canvas.paint(shape - 0.03, [0.75 * c for c in person.skin], opacity=0.35, soft=0.10)  # its shadow
+    shadow = torch.maximum(shape - 0.03, head + 0.03)
+    canvas.paint(shadow, shade(person.skin, 0.7), opacity=0.4, soft=0.08)
     canvas.paint(shape, _locks(canvas, face, x, y, 60 if style != "curly" else 25))
 
 
@@ -84,7 +85,7 @@ def _hairline(style: str, face: Face, x: Field, y: Field) -> tuple[Field, float]
     # Sideburns: the line falls to the ears near the outline.
     side = ((ax - person.width * 0.80) / (person.width * 0.12)).clamp(0, 1) ** 2
     if style == "receding":
-        return -0.95 + 0.95 * (ax / person.width) ** 4, 0.03
+        return -0.95 + 1.0 * (ax / person.width) ** 3, 0.05
     if style == "short":
         return -0.60 + 0.10 * ax + 0.55 * side, 0.05
     if style == "spiky":

@@ -101,7 +101,8 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     """Draw a person: independent choices, but for what must go together (no beard with lipstick)."""
     bearded = rng.random() < 0.35
     skin = _pick(rng, SKINS, 0.02)
-    hair_colour = _pick(rng, DYES if rng.random() < 0.08 else HAIR_COLOURS)
+    natural = HAIR_COLOURS if sum(skin) > 1.5 else (*HAIR_COLOURS[:3], HAIR_COLOURS[7])
+    hair_colour = _pick(rng, DYES if rng.random() < 0.08 else natural)
     masculine = ("bald", "receding", "short", "side_part", "spiky", "fringe", "curly", "hat")
     hair = str(rng.choice(masculine if bearded else HAIR_STYLES[2:]))
     natural_lip = _mix(skin, (0.72, 0.25, 0.25), 0.45)
