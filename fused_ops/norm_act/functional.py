@@ -5,8 +5,8 @@
 Arguments follow ``torch.nn.functional`` in order and meaning; ``activation`` is a name of
 :data:`fused_ops.activations.ACTIVATIONS`. Common to all of them:
 
-* x: [N, C, *spatial], float32, float64, bfloat16 or float16, any strides; the result has its shape, dtype and
-  memory format (channels_last stays channels_last).
+* x: [N, C, *spatial], float32, float64, bfloat16 or float16, any strides; the result has its shape, dtype
+  and memory format (channels_last stays channels_last).
 * weight, bias: of x's dtype or, for low precision x, float32. residual: like x.
 * Mean and variance are computed stably in float32 (float64 for float64), biased for the normalization.
 * For the backward x and the small statistics are kept, and with a residual y or the residual, nothing else.

@@ -21,7 +21,7 @@ class _WithActivation(nn.Module):
     activation: str
     negative_slope: float | None
 
-    def self._set_activation(activation: str, negative_slope: float | None) -> None:
+    def _set_activation(self, activation: str, negative_slope: float | None) -> None:
         resolve(activation, negative_slope)
         self.activation, self.negative_slope = activation, negative_slope
 
