@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from setuptools.errors import BaseError
 from . import toolchain
 
 _MESSAGE_LINES = 20
+_ERROR = re.compile(r"\berror:|undefined reference")
 
 
 class BuildFailure(BaseError):
@@ -66,7 +68,8 @@ def _run(command: Sequence[str], root: Path) -> None:
     print(result.stdout, end="")
     if result.returncode:
         lines = [line for line in result.stdout.splitlines() if line.strip()]
-        raise BuildFailure("the compiler says:\n" + "\n".join(lines[-_MESSAGE_LINES:]))
+        first = next(filter(_ERROR.search, lines), toolchain.last_line(result.stdout))
+        raise BuildFailure("\n".join([f"compilation failed: {first}", *lines[-_MESSAGE_LINES:]]))
 
 
 def _run_in_threads(steps: Sequence[Step], root: Path) -> None:

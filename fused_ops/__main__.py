@@ -1,4 +1,4 @@
-"""`python -m fused_ops doctor`: what this machine has, what was built and loaded, whether the ops are right."""
+"""`python -m fused_ops doctor`: what this machine has, what was built and loaded, if the ops are right."""
 
 from __future__ import annotations
 

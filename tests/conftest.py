@@ -1,0 +1,50 @@
+"""Rules that hold for every test: same seed, poisoned memory, settled threads, no card no `gpu` test."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+SEED = 20201
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Under xdist every worker gets its share of the processors, lest threads wait for each other."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=f"no CUDA device (torch {torch.__version__})"))
+
+
+@pytest.fixture(autouse=True)
+def _same_for_every_test() -> Iterator[None]:
+    """Seed all generators, poison new memory, and put back the global settings that a test changed.
+
+    Deterministic mode fills what `torch.empty` and its kin return with NaN (integers: the largest value),
+    also when C++ code allocates through the stable ABI, so that an output nobody wrote is seen. `warn_only`
+    leaves operations without a deterministic version usable.
+    """
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+    threads, dtype, grad = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
