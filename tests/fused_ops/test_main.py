@@ -1,0 +1,64 @@
+"""`python -m fused_ops doctor`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from torch import nn
+
+import fused_ops
+from fused_ops import __main__ as main
+from fused_ops import native
+
+
+def test_doctor_without_natives() -> None:
+    """In its own process, since a library that is loaded stays loaded."""
+    command = [sys.executable, "-m", "fused_ops", "doctor"]
+    environment = {**os.environ, "FUSED_OPS_NATIVE": "0"}
+    environment.pop("FUSED_OPS_BACKEND", None)
+    result = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "the native CPU library is switched off by FUSED_OPS_NATIVE=0" in result.stdout
+    assert re.search(r"^FusedSelectiveShare +served by reference, ", result.stdout, re.MULTILINE)
+    assert "other backends serve instead" in result.stdout
+    strict = subprocess.run([*command, "--strict"], env=environment, capture_output=True, check=False)
+    assert strict.returncode == 1
+
+
+def test_every_public_module_is_checked() -> None:
+    public = {getattr(fused_ops, name) for name in fused_ops.__all__}
+    modules = {item.__name__ for item in public if isinstance(item, type) and issubclass(item, nn.Module)}
+    assert modules == set(main._PROBLEMS)
+
+
+def test_self_check_is_right_here() -> None:
+    findings = {name: finding for name, finding, right in main.self_check() if not right}
+    assert not findings
+
+
+def test_wrong_op_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check can fail: with a forward that depends on the backend, and with one that raises."""
+    forward = fused_ops.FusedConvFLU.forward
+
+    def wrong(self: nn.Module, x: object, y: object) -> object:
+        return forward(self, x, y) * (1 if fused_ops.backends.requested() == "reference" else 1.01)
+
+    monkeypatch.setattr(fused_ops.FusedConvFLU, "forward", wrong)
+    monkeypatch.setattr(fused_ops.FusedSelectiveShare, "forward", None)
+    assert main.main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"^FusedConvFLU .*<-- WRONG$", printed, re.MULTILINE)
+    assert re.search(r"^FusedSelectiveShare +TypeError: .*<-- WRONG$", printed, re.MULTILINE)
+    assert printed.splitlines()[-1].startswith("Not well: FusedSelectiveShare, FusedConvFLU")
+
+
+def test_cpu_library_row_names_what_was_built(capsys: pytest.CaptureFixture[str]) -> None:
+    status = native.cpu_library()
+    if not status.loaded:
+        pytest.skip(status.reason)
+    assert main._library(status).startswith("loaded: ")
+    assert "baseline" in main._library(status)

@@ -1,0 +1,103 @@
+"""Loading the native libraries, and the reasons when that fails."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fused_ops import native
+
+Record = Callable[..., None]
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
+    """Pretends that the folder of libraries holds a given build.json."""
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.delenv("FUSED_OPS_NATIVE", raising=False)
+    caches = (native._load, native.build_record, native.why_not_card)
+
+    def clear() -> None:
+        for cache in caches:
+            cache.cache_clear()
+
+    def write(**changes: Any) -> None:
+        content = {
+            "platform": f"{sys.platform}-{platform.machine()}",
+            "torch_target": "2.10",
+            "cpu": {"built": True, "library": "libfused_ops_cpu.so", "reason": ""},
+            "cuda": {"built": True, "library": "libfused_ops_cuda.so", "reason": ""},
+        }
+        (tmp_path / "build.json").write_text(json.dumps({**content, **changes}))
+        clear()
+
+    clear()
+    yield write
+    clear()
+
+
+def test_not_installed(record: Record) -> None:
+    assert native.cpu_library() == native.Status(
+        False,
+        "the native CPU library was never built: the package runs from a source tree that was not installed",
+    )
+
+
+def test_not_built(record: Record) -> None:
+    record(cpu={"built": False, "reason": "no working C++20 compiler (looked for g++)\nmore lines"})
+    assert native.cpu_library().reason == (
+        "the native CPU library was not built: no working C++20 compiler (looked for g++)"
+    )
+
+
+def test_switched_off(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    record()
+    monkeypatch.setenv("FUSED_OPS_NATIVE", "0")
+    assert native.cpu_library().reason == "the native CPU library is switched off by FUSED_OPS_NATIVE=0"
+
+
+def test_other_platform(record: Record) -> None:
+    record(platform="linux-m68k")
+    assert "was built for linux-m68k; this is " in native.cpu_library().reason
+
+
+def test_older_torch(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    record()
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
+    reason = native.cpu_library().reason
+    assert reason.endswith("was built for torch 2.10 and later; this is torch 2.9.1+cpu")
+
+
+def test_library_that_does_not_load(record: Record, tmp_path: Path) -> None:
+    record()
+    (tmp_path / "libfused_ops_cpu.so").write_text("no library")
+    status = native.cpu_library()
+    assert not status.loaded
+    assert status.reason.startswith("the native CPU library failed to load: ")
+    assert "\n" not in status.reason
+
+
+def test_cuda_library_is_not_tried_without_cuda(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    record()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "needs a torch with CUDA; this is torch " in native.cuda_library().reason
+    assert native.why_not_card(0) == native.cuda_library().reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"),
+    [((7, 5), False), ((8, 0), True), ((8, 9), True), ((9, 0), True), ((10, 3), True), ((12, 0), True)],
+)
+def test_cards(capability: tuple[int, int], served: bool) -> None:
+    reason = native.why_not_capability(capability, {"architectures": [80, 90, 100], "ptx": 100})
+    if served:
+        assert reason is None
+    else:
+        assert reason == "the CUDA library was built for sm_80, sm_90, sm_100; this card is sm_75"
