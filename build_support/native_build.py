@@ -55,7 +55,15 @@ _CXX = (
 )
 # Lets loops vectorise without giving up infinities, NaNs or the order of additions, as -ffast-math would.
 _KERNELS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-_NVCC = ("-std=c++20", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-DUSE_CUDA", "-Xcompiler", "-fPIC")
+_NVCC = (
+    "-std=c++20",
+    "-O3",
+    "-DNDEBUG",
+    "--expt-relaxed-constexpr",
+    "-DUSE_CUDA",
+    "-Xcompiler",
+    "-fPIC,-fvisibility=hidden",
+)
 
 
 def wanted() -> set[str]:
