@@ -1,9 +1,10 @@
-"""Rules that hold for every test: same seed, poisoned memory, settled threads, no card no `gpu` test."""
+"""Rules that hold for every test: same seed, poisoned memory, settled threads, nothing run that cannot."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,11 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    missing = {}
+    if not torch.cuda.is_available():
+        missing["gpu"] = f"no CUDA device (torch {torch.__version__})"
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        missing["inductor"] = "no C++ compiler for torch.compile"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason=f"no CUDA device (torch {torch.__version__})"))
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
