@@ -9,9 +9,9 @@ triton      Triton kernels, CUDA tensors (CPU tensors under ``TRITON_INTERPRET=1
 cuda        the CUDA C++ library built from ``csrc/*/cuda.cu``
 =========== ==================================================================================
 
-``auto`` asks them in the order of :data:`AUTO_ORDER` and takes the first that does not refuse. A backend named by
-:func:`use` or by the environment variable ``FUSED_OPS_BACKEND`` is taken or the call raises: it is never replaced
-in silence.
+``auto`` asks them in the order of :data:`AUTO_ORDER` and takes the first that does not refuse. A backend
+named by :func:`use` or by the environment variable ``FUSED_OPS_BACKEND`` is taken or the call raises: it is
+never replaced in silence.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Refuses = Callable[..., "str | None"]
 class Implementation:
     """One backend's way to compute one op.
 
-    ``run`` takes the op's arguments; ``refuses`` takes them too and returns why they cannot be served, or None.
+    ``run`` takes the op's arguments; ``refuses`` takes them too and returns why they cannot be served, or
+    None.
     """
 
     run: Callable[..., Any]
@@ -83,7 +84,7 @@ def ops() -> tuple[str, ...]:
 
 
 def requested() -> str:
-    """The backend asked for at this moment: the innermost :func:`use`, else the environment's, else ``auto``."""
+    """The backend asked for now: that of the innermost :func:`use`, else the environment's, else ``auto``."""
     if _override is not None:
         return _override
     name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
@@ -95,9 +96,9 @@ def requested() -> str:
 def use(backend: str) -> Iterator[None]:
     """Within the context every fused op is computed by ``backend``, one of :data:`NAMES`.
 
-    A call that this backend cannot serve raises a RuntimeError with the reason; ``"auto"`` restores the automatic
-    choice. The setting holds for the whole process, so that autograd's own threads follow it, and for a backward
-    pass only if that runs within the context too.
+    A call that this backend cannot serve raises a RuntimeError with the reason; ``"auto"`` restores the
+    automatic choice. The setting holds for the whole process, so that autograd's own threads follow it, and
+    for a backward pass only if that runs within the context too.
 
     Raises:
         ValueError: the name is unknown.
@@ -117,20 +118,24 @@ def compute(op: str, *args: Any) -> Any:
     candidates = _implementations[op]
     reasons: dict[str, str] = {}
     for name in AUTO_ORDER if wish == "auto" else (wish,):
-        reason = candidates[name].refuses(*args) if name in candidates else "it has no implementation of this op"
+        reason = (
+            candidates[name].refuses(*args) if name in candidates else "it has no implementation of this op"
+        )
         if reason is None:
             if _log is not None:
                 _log.append(_complete(Decision(op, name, reasons), args, wish))
             return candidates[name].run(*args)
         reasons[name] = reason
-    raise RuntimeError(f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reasons[wish]}")
+    raise RuntimeError(
+        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reasons[wish]}"
+    )
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Run ``function(*args, **kwargs)`` and tell which backend served each fused op in it, and why others did not.
+    """Run ``function(*args, **kwargs)`` and tell which backend served each fused op, and why others did not.
 
-    ``function`` is anything that calls fused ops: one of the functional twins, a module or a whole network. A module
-    is run as a copy, so that its running statistics stay as they are.
+    ``function`` is anything that calls fused ops: one of the functional twins, a module or a whole network. A
+    module is run as a copy, so that its running statistics stay as they are.
 
     Example:
         >>> print(explain(share, x, y))
@@ -155,7 +160,9 @@ def _complete(decision: Decision, args: tuple[Any, ...], wish: str) -> Decision:
             continue
         candidate = _implementations[decision.op].get(name)
         reason = candidate.refuses(*args) if candidate else "it has no implementation of this op"
-        chosen = f"{decision.backend!r} was asked for" if wish != "auto" else f"{decision.backend!r} goes first"
+        chosen = (
+            f"{decision.backend!r} was asked for" if wish != "auto" else f"{decision.backend!r} goes first"
+        )
         reasons[name] = reason or f"it could, but {chosen}"
     return Decision(decision.op, decision.backend, reasons)
 

@@ -1,7 +1,8 @@
 """How every op of this package enters ``torch.library``: one mechanism, so that all of them behave alike.
 
-An op is defined with a schema and a fake (shapes without data, for ``torch.compile`` and ``torch.export``). What it
-computes is asked of :mod:`fused_ops.backends` at run time, so one traced graph serves every backend. On top come
+An op is defined with a schema and a fake (shapes without data, for ``torch.compile`` and ``torch.export``).
+What it computes is asked of :mod:`fused_ops.backends` at run time, so one traced graph serves every backend.
+On top come
 
 * autograd: a context setter and a backward that calls another registered op;
 * second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;
@@ -59,7 +60,7 @@ def define_op(
 
 
 def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> dict[str, Callable[..., Any]]:
-    """The autograd of a backward op, to be passed to :func:`define_op`: it differentiates the op's plain formula.
+    """The autograd of a backward op, for :func:`define_op`: it differentiates the op's plain formula.
 
     Second derivatives are rare (gradient penalties), so they are right at every order rather than fast.
     """
@@ -80,9 +81,11 @@ def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> 
                 arguments[index] = leaf
             return reference(*arguments)
 
-        results, pull_back = torch.func.vjp(plain, *(values[index] for index in wanted))
+        differentiated = torch.func.vjp(plain, *(values[index] for index in wanted))
+        results, pull_back = differentiated[0], differentiated[1]
         filled = tuple(
-            torch.zeros_like(result) if grad is None else grad for result, grad in zip(results, grads, strict=True)
+            torch.zeros_like(result) if grad is None else grad
+            for result, grad in zip(results, grads, strict=True)
         )
         found: list[Tensor | None] = [None] * len(values)
         for index, grad in zip(wanted, pull_back(filled), strict=True):

@@ -6,8 +6,11 @@
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/macros.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
+#include <type_traits>
 
 namespace fused_ops {
 
@@ -53,6 +56,17 @@ class MatrixTensor {
  private:
   AtenTensorHandle handle_;
 };
+
+// Memory for operands of products. The library's bfloat16 products (oneDNN with AMX, seen in torch 2.13) read rows of
+// the left operand a little beyond their end and multiply what they find by zero, so that a NaN there spoils the
+// result: this memory starts as zeros and has some to spare. Other types get it as it comes.
+template <typename T>
+std::unique_ptr<T[]> product_memory(int64_t count) {
+  constexpr int64_t spare = 64;
+  auto memory = std::make_unique_for_overwrite<T[]>(count + spare);
+  if constexpr (std::is_same_v<T, uint16_t>) std::fill_n(memory.get(), count + spare, T(0));
+  return memory;
+}
 
 // out = a b
 template <typename T>

@@ -135,8 +135,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& y, con
   const std::vector<Tile> tiles = layout.tiles(tile_limit(c, 5, sizeof(T)), torch::stable::get_num_threads());
   torch::stable::parallel_for(0, int64_t(tiles.size()), 1, [&](int64_t begin, int64_t end) {
     const int64_t pixels = tiles.front().pixels;
-    const auto scratch =
-        std::make_unique_for_overwrite<T[]>(pixels * (c.features() + (want_gates ? 0 : c.gates())));
+    const auto scratch = product_memory<T>(pixels * (c.features() + (want_gates ? 0 : c.gates())));
     for (int64_t i = begin; i < end; ++i) {
       const Tile& at = tiles[i];
       const Block<T> features = layout.scratch(scratch.get(), c.features(), at);
@@ -159,7 +158,7 @@ struct WeightGradients {
 
   explicit WeightGradients(const Channels& c) : sums(c) {
     std::fill_n(sums.memory.get(), Packed<Sum<T>>::size(c), Sum<T>(0));
-    if constexpr (!std::is_same_v<T, Sum<T>>) part = std::make_unique_for_overwrite<T[]>(Packed<T>::size(c));
+    if constexpr (!std::is_same_v<T, Sum<T>>) part = product_memory<T>(Packed<T>::size(c));
   }
 
   void add_product(const Kernels<T>& run, const Matrix<Sum<T>>& to, const Matrix<T>& a, const Matrix<T>& b) {
@@ -277,8 +276,7 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t first_chunk, int64_t last_chunk) {
     const int64_t pixels = tiles.front().pixels;
     const int64_t own_gates = known_gates ? 0 : c.gates();
-    const auto scratch =
-        std::make_unique_for_overwrite<T[]>(pixels * (2 * c.features() + c.gates() + own_gates));
+    const auto scratch = product_memory<T>(pixels * (2 * c.features() + c.gates() + own_gates));
     for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) {
       WeightGradients<T>& mine = sums[chunk].emplace(c);
       const int64_t begin = chunk * tiles.size() / chunks, end = (chunk + 1) * tiles.size() / chunks;

@@ -98,7 +98,7 @@ struct Packed {
   std::unique_ptr<T[]> memory;
 
   explicit Packed(const Channels& channels)
-      : c(channels), memory(std::make_unique_for_overwrite<T[]>(size(channels))) {}
+      : c(channels), memory(product_memory<T>(size(channels))) {}
 
   static int64_t size(const Channels& c) {
     const int64_t inputs = c.x + c.y;

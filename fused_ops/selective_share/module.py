@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from fused_ops.selective_share.op import (
@@ -19,16 +17,16 @@ from fused_ops.selective_share.op import (
 class FusedConvFLU(nn.Module):
     """One convolutional feature leaky unit: target x takes from source y what its gates let through.
 
-    Zhao et al., ICPR 2020; equations in :mod:`fused_ops.selective_share.reference`. The parameters sit in the bias-free
-    convolutions ``W_r``, ``W``, ``U``, ``W_z`` of torch's default initialisation, under the names that the authors'
-    public checkpoints use (load those with ``convention="keep"``).
+    Zhao et al., ICPR 2020; equations in :mod:`fused_ops.selective_share.reference`. The parameters sit in the
+    bias-free convolutions ``W_r``, ``W``, ``U``, ``W_z`` of torch's default initialisation, under the names
+    that the authors' public checkpoints use (load those with ``convention="keep"``).
 
     Args:
         x_channels: channels Cx of the target.
         y_channels: channels Cy of the source, default Cx.
         kernel_size: an odd number; 1 is the fast path.
-        convention: "accept" (x' = (1 - z) x + z h, the paper) or "keep" (x' = z x + (1 - z) h, the public code).
-        recompute: keep only x and y for the backward, compute the gates again there.
+        convention: "accept" (x' = (1 - z) x + z h, the paper) or "keep" (x' = z x + (1 - z) h, the public
+        code). recompute: keep only x and y for the backward, compute the gates again there.
 
     Raises:
         ValueError: channels below 1, an even kernel, an unknown convention.
@@ -44,7 +42,11 @@ class FusedConvFLU(nn.Module):
     ) -> None:
         super().__init__()
         y_channels = x_channels if y_channels is None else y_channels
-        for name, value in (("x_channels", x_channels), ("y_channels", y_channels), ("kernel_size", kernel_size)):
+        for name, value in (
+            ("x_channels", x_channels),
+            ("y_channels", y_channels),
+            ("kernel_size", kernel_size),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if kernel_size % 2 == 0:
@@ -65,10 +67,17 @@ class FusedConvFLU(nn.Module):
     def weights(self) -> ConvFLUWeights:
         return ConvFLUWeights(self.W_r.weight, self.W.weight, self.U.weight, self.W_z.weight)
 
-    def forward(self, x: Tensor, y: Tensor, return_gates: bool = False) -> Tensor | tuple[Tensor, ConvFLUGates]:
+    def forward(
+        self, x: Tensor, y: Tensor, return_gates: bool = False
+    ) -> Tensor | tuple[Tensor, ConvFLUGates]:
         """x [N, Cx, H, W] and y [N, Cy, H, W] give x' [N, Cx, H, W], and the gates if wished."""
         return conv_flu(
-            x, y, self.weights, convention=self.convention, recompute=self.recompute, return_gates=return_gates
+            x,
+            y,
+            self.weights,
+            convention=self.convention,
+            recompute=self.recompute,
+            return_gates=return_gates,
         )
 
     def extra_repr(self) -> str:
@@ -78,8 +87,8 @@ class FusedConvFLU(nn.Module):
 class FusedSelectiveShare(nn.Module):
     """Selective sharing between two branches: a pair of :class:`FusedConvFLU`, computed as one fused op.
 
-    Both directions start from the same features: ``x' = x_from_y(x, y)`` and ``y' = y_from_x(y, x)``. The arguments are
-    those of :class:`FusedConvFLU`; the units are read as weights, so hooks on them do not run.
+    Both directions start from the same features: ``x' = x_from_y(x, y)`` and ``y' = y_from_x(y, x)``. The
+    arguments are those of :class:`FusedConvFLU`; the units are read as weights, so hooks on them do not run.
 
     Example:
         >>> share = FusedSelectiveShare(64)
@@ -102,12 +111,12 @@ class FusedSelectiveShare(nn.Module):
 
     @property
     def convention(self) -> str:
-        return cast(str, self.x_from_y.convention)
+        return self.x_from_y.convention
 
     def forward(
         self, x: Tensor, y: Tensor, return_gates: bool = False
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:
-        """x [N, Cx, H, W] and y [N, Cy, H, W] give ``(x', y')`` of the same shapes, and the gates if wished."""
+        """x [N, Cx, H, W] and y [N, Cy, H, W] give ``(x', y')`` of the same shapes, and gates if wished."""
         return selective_share(
             x,
             y,

@@ -1,7 +1,8 @@
 """``fused_ops::selective_share``: checks, schema, fakes, autograd, autocast, and the functional twins.
 
-The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns ``(x', y', gates)`` with
-all gates in one tensor, in the layout that the kernels write anyway, so that returning them costs no copy.
+The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns ``(x', y',
+gates)`` with all gates in one tensor, in the layout that the kernels write anyway, so that returning them
+costs no copy.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from fused_ops.selective_share import reference
 CONVENTIONS = ("accept", "keep")
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
-_WEIGHTS = ", ".join(f"Tensor{mark} {name}_{unit}" for unit, mark in (("x", ""), ("y", "?")) for name in ("W_r", "W", "U", "W_z"))
+_WEIGHTS = ", ".join(
+    f"Tensor{mark} {name}_{unit}"
+    for unit, mark in (("x", ""), ("y", "?"))
+    for name in ("W_r", "W", "U", "W_z")
+)
 _FORWARD_SCHEMA = (
-    f"(Tensor x, Tensor y, {_WEIGHTS}, bool keep, bool want_gates, bool save_gates) -> (Tensor, Tensor, Tensor)"
+    f"(Tensor x, Tensor y, {_WEIGHTS}, bool keep, bool want_gates, bool save_gates) "
+    "-> (Tensor, Tensor, Tensor)"
 )
 _BACKWARD_SCHEMA = (
-    f"(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, Tensor? gates, {_WEIGHTS}, bool keep) "
-    f"-> ({', '.join(['Tensor'] * 10)})"
+    "(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, Tensor? gates, "
+    f"{_WEIGHTS}, bool keep) -> ({', '.join(['Tensor'] * 10)})"
 )
 
 
@@ -65,15 +71,17 @@ def selective_share(
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:
     """Let two branches exchange features through gates, both directions from the same x and y.
 
-    The pair of ConvFLU units of Zhao et al., ICPR 2020 (equations in :mod:`fused_ops.selective_share.reference`).
+    The pair of ConvFLU units of Zhao et al., ICPR 2020 (equations in
+    :mod:`fused_ops.selective_share.reference`).
 
     Args:
         x: features of the first branch, [N, Cx, H, W]; float32, float64, bfloat16 or float16.
         y: features of the second branch, [N, Cy, H, W], of the same dtype and device.
         x_from_y: ``(W_r, W, U, W_z)`` of the unit that updates x, see :class:`ConvFLUWeights`.
         y_from_x: the same for the unit that updates y (its target is y, its source x).
-        convention: "accept" (the paper: z weighs the candidate) or "keep" (the public code: z weighs the target).
-        recompute: keep only x and y for the backward and compute the gates again there: 2 C instead of 8 C
+        convention: "accept" (the paper: z weighs the candidate) or "keep" (the public code: z weighs the
+        target). recompute: keep only x and y for the backward and compute the gates again there: 2 C instead
+        of 8 C
             elements per pixel for a pair.
         return_gates: also return the gates, differentiable.
 
@@ -118,7 +126,7 @@ def conv_flu(
     return x_out, ConvFLUGates(r, h, z)
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------------------
 
 
 def check_convention(convention: str) -> None:
@@ -137,7 +145,8 @@ def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, conventio
             raise TypeError(f"{argument} must be of a floating point dtype, got {value.dtype}")
     if x.shape[0] != y.shape[0] or x.shape[2:] != y.shape[2:]:
         raise ValueError(
-            f"x and y must agree in N, H and W, got {list(x.shape)} and {list(y.shape)}; resize or project one first"
+            f"x and y must agree in N, H and W, got {list(x.shape)} and {list(y.shape)}; "
+            "resize or project one first"
         )
     if y.device != x.device:
         raise ValueError(f"y is on {y.device} and x on {x.device}; both must be on one device")
@@ -153,17 +162,24 @@ def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], na
     shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
     kernel = tuple(weights[0].shape[2:])
     for field, weight, (outputs, inputs) in zip(ConvFLUWeights._fields, weights, shapes, strict=True):
-        if weight.dim() != 4 or weight.shape[0] != outputs or weight.shape[1] != inputs or weight.shape[2:] != kernel:
+        if (
+            weight.dim() != 4
+            or weight.shape[0] != outputs
+            or weight.shape[1] != inputs
+            or weight.shape[2:] != kernel
+        ):
             raise ValueError(
-                f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a source of {s} "
-                f"channels, k the same in all four, got {list(weight.shape)}"
+                f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a "
+                f"source of {s} channels, k the same in all four, got {list(weight.shape)}"
             )
         if weight.dtype != target.dtype and not _is_autocast(target):
             raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {target.dtype}")
         if weight.device != target.device:
             raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {target.device}")
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-        raise ValueError(f"{name} has a kernel of {kernel[0]} x {kernel[1]}; only odd kernels keep the image's size")
+        raise ValueError(
+            f"{name} has a kernel of {kernel[0]} x {kernel[1]}; only odd kernels keep the image's size"
+        )
 
 
 def _is_autocast(tensor: Tensor) -> bool:
@@ -174,7 +190,7 @@ def _is_differentiated(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-# --- layouts ----------------------------------------------------------------------------------------------------------
+# --- layouts ------------------------------------------------------------------------------------------------
 
 
 def working_format(x: Tensor) -> torch.memory_format:
@@ -189,7 +205,7 @@ def _empty(x: Tensor, channels: int) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=working_format(x))
 
 
-# --- the op -----------------------------------------------------------------------------------------------------------
+# --- the op -------------------------------------------------------------------------------------------------
 
 
 def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,43 +216,57 @@ def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
 
 
-def _fake_backward(grad_x_out: Tensor, grad_y_out: Any, grad_gates: Any, x: Tensor, y: Tensor, *rest: Any) -> Any:
+def _fake_backward(
+    grad_x_out: Tensor, grad_y_out: Any, grad_gates: Any, x: Tensor, y: Tensor, *rest: Any
+) -> Any:
     weights = rest[1:9]
     grads = [x.new_empty(0) if weight is None else weight.new_empty(weight.shape) for weight in weights]
     return _empty(x, x.shape[1]), _empty(x, y.shape[1]), *grads
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, keep, _want_gates, save_gates = inputs
+    *tensors, keep, want_gates, save_gates = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[2] if save_gates else None)
-    ctx.keep = keep
+    ctx.keep, ctx.want_gates = keep, want_gates
 
 
-def _backward(ctx: Any, grad_x_out: Tensor | None, grad_y_out: Tensor | None, grad_gates: Tensor | None) -> Any:
+def _backward(
+    ctx: Any, grad_x_out: Tensor | None, grad_y_out: Tensor | None, grad_gates: Tensor | None
+) -> Any:
     x, y, *weights, gates = ctx.saved_tensors
     pair = weights[4] is not None
     if grad_x_out is None:
         grad_x_out = torch.zeros_like(x)
+    if not ctx.want_gates:  # the gates were returned empty
+        grad_gates = None
     if grad_y_out is None and pair:
         grad_y_out = torch.zeros_like(y)
-    grads = _backward_op(grad_x_out, grad_y_out if pair else None, grad_gates, x, y, gates, *weights, ctx.keep)
+    grads = _backward_op(
+        grad_x_out, grad_y_out if pair else None, grad_gates, x, y, gates, *weights, ctx.keep
+    )
     present = (x, y, *weights)
-    return *(None if tensor is None else grad for tensor, grad in zip(present, grads, strict=True)), None, None, None
+    return (
+        *(None if tensor is None else grad for tensor, grad in zip(present, grads, strict=True)),
+        None,
+        None,
+        None,
+    )
 
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
     return tuple(
-        value.to(dtype) if isinstance(value, Tensor) and value.dtype != torch.float64 else value for value in args
+        value.to(dtype) if isinstance(value, Tensor) and value.dtype != torch.float64 else value
+        for value in args
     )
 
 
-# --- the backends -----------------------------------------------------------------------------------------------------
+# --- the backends -------------------------------------------------------------------------------------------
 
 
 def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *weights, keep, want_gates, _save_gates = rest
-    x_out, y_out, gates = reference.forward(x, y, *weights, keep)
+    *weights_and_keep, want_gates, _save_gates = rest
+    x_out, y_out, gates = reference.forward(x, y, *weights_and_keep)
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)

@@ -1,7 +1,8 @@
 """Selective sharing in plain PyTorch: the definition that every other backend is held against.
 
-ConvFLU of Zhao et al., "Deep Multi-task Learning for Facial Expression Recognition and Synthesis Based on Selective
-Feature Sharing", ICPR 2020. Target ``x`` receives from source ``y`` (``*`` a bias-free convolution, ``.`` element-wise):
+ConvFLU of Zhao et al., "Deep Multi-task Learning for Facial Expression Recognition and Synthesis Based on
+Selective Feature Sharing", ICPR 2020. Target ``x`` receives from source ``y`` (``*`` a bias-free convolution,
+``.`` element-wise):
 
     r  = sigmoid(W_r * [x, y])         reset gate: which source features may pass
     z  = sigmoid(W_z * [x, y])         update gate
@@ -9,7 +10,8 @@ Feature Sharing", ICPR 2020. Target ``x`` receives from source ``y`` (``*`` a bi
     x' = (1 - z) . x + z . h           convention "accept": z says how much of the candidate is accepted
     x' = z . x + (1 - z) . h           convention "keep":   z says how much of the target is kept
 
-A pair does this in both directions from the same ``x`` and ``y``. See README.md beside this file for the backward.
+A pair does this in both directions from the same ``x`` and ``y``. See README.md beside this file for the
+backward.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from torch.nn import functional as F
 # The six gates of a pair lie in one tensor, in this order (one matrix product makes the four in the middle).
 # "_x" belongs to the unit that updates x, "_y" to the one that updates y.
 GATE_ORDER = ("h_x", "r_x", "z_x", "r_y", "z_y", "h_y")
+
+
+Unit = tuple[Tensor, Tensor, Tensor, Tensor]  # W_r, W, U, W_z
 
 
 def gate_sizes(x_channels: int, y_channels: int, pair: bool) -> list[int]:
@@ -35,10 +40,9 @@ def convolve(features: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(features, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
 
 
-def conv_flu(
-    x: Tensor, y: Tensor, W_r: Tensor, W: Tensor, U: Tensor, W_z: Tensor, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def conv_flu(x: Tensor, y: Tensor, weights: Unit, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One unit: the updated target and its gates ``(x', h, r, z)``."""
+    W_r, W, U, W_z = weights
     both = torch.cat([x, y], dim=1)
     r = torch.sigmoid(convolve(both, W_r))
     z = torch.sigmoid(convolve(both, W_z))
@@ -63,10 +67,10 @@ def forward(
 
     Without the second unit y' is empty. ``gates`` holds all gates side by side in the order of GATE_ORDER.
     """
-    x_out, h_x, r_x, z_x = conv_flu(x, y, W_r_x, W_x, U_x, W_z_x, keep)
+    x_out, h_x, r_x, z_x = conv_flu(x, y, (W_r_x, W_x, U_x, W_z_x), keep)
     if W_r_y is None or W_y is None or U_y is None or W_z_y is None:
         return x_out, x.new_empty(0), torch.cat([h_x, r_x, z_x], dim=1)
-    y_out, h_y, r_y, z_y = conv_flu(y, x, W_r_y, W_y, U_y, W_z_y, keep)
+    y_out, h_y, r_y, z_y = conv_flu(y, x, (W_r_y, W_y, U_y, W_z_y), keep)
     return x_out, y_out, torch.cat([h_x, r_x, z_x, r_y, z_y, h_y], dim=1)
 
 
@@ -91,27 +95,25 @@ def backward(
 
     ``gates`` is what the forward returned; None recomputes it.
     """
-    x_weights, y_weights = (W_r_x, W_x, U_x, W_z_x), (W_r_y, W_y, U_y, W_z_y)
-    pair = W_r_y is not None
     if gates is None:
-        gates = forward(x, y, *x_weights, *y_weights, keep)[2]
-    sizes = gate_sizes(x.shape[1], y.shape[1], pair)
+        gates = forward(x, y, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, keep)[2]
+    sizes = gate_sizes(x.shape[1], y.shape[1], pair=W_r_y is not None)
     parts = gates.split(sizes, dim=1)
     grad_parts = grad_gates.split(sizes, dim=1) if grad_gates is not None else (None,) * len(sizes)
 
     h, r, z = parts[:3]
     grad_h, grad_r, grad_z = grad_parts[:3]
     grad_x, grad_y, *grad_weights = _unit_backward(
-        grad_x_out, grad_r, grad_z, grad_h, x, y, r, z, h, *x_weights, keep
+        grad_x_out, grad_r, grad_z, grad_h, x, y, r, z, h, (W_r_x, W_x, U_x, W_z_x), keep
     )
-    if pair:
-        r, z, h = parts[3:]
-        grad_r, grad_z, grad_h = grad_parts[3:]
-        more_y, more_x, *more_weights = _unit_backward(
-            grad_y_out, grad_r, grad_z, grad_h, y, x, r, z, h, *y_weights, keep
-        )
-        return grad_x + more_x, grad_y + more_y, *grad_weights, *more_weights
-    return grad_x, grad_y, *grad_weights, *(x.new_empty(0) for _ in range(4))
+    if grad_y_out is None or W_r_y is None or W_y is None or U_y is None or W_z_y is None:
+        return grad_x, grad_y, *grad_weights, *(x.new_empty(0) for _ in range(4))
+    r, z, h = parts[3:]
+    grad_r, grad_z, grad_h = grad_parts[3:]
+    more_y, more_x, *more_weights = _unit_backward(
+        grad_y_out, grad_r, grad_z, grad_h, y, x, r, z, h, (W_r_y, W_y, U_y, W_z_y), keep
+    )
+    return grad_x + more_x, grad_y + more_y, *grad_weights, *more_weights
 
 
 def _unit_backward(
@@ -124,17 +126,15 @@ def _unit_backward(
     r: Tensor,
     z: Tensor,
     h: Tensor,
-    W_r: Tensor,
-    W: Tensor,
-    U: Tensor,
-    W_z: Tensor,
+    weights: Unit,
     keep: bool,
 ) -> tuple[Tensor, ...]:
-    """Gradients of ``(x, y, W_r, W, U, W_z)`` of one unit; grad_r, grad_z, grad_h reach the gates from outside."""
+    """Gradients of ``(x, y, W_r, W, U, W_z)`` of one unit; grad_r, grad_z, grad_h come from outside."""
 
     def plus(value: Tensor, outside: Tensor | None) -> Tensor:
         return value if outside is None else value + outside
 
+    W_r, W, U, W_z = weights
     both = torch.cat([x, y], dim=1)
     d_h = plus(grad_out * (1 - z) if keep else grad_out * z, grad_h)
     d_z = plus(grad_out * (x - h) if keep else grad_out * (h - x), grad_z)

@@ -1,0 +1,107 @@
+"""The layers: parameters and their names, both published conventions, copies and checkpoints."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from fused_ops import FusedConvFLU, FusedSelectiveShare, selective_share
+from fused_ops.selective_share import reference
+
+
+def test_names_shapes_and_initialisation_of_the_parameters() -> None:
+    share = FusedSelectiveShare(6, 4)
+    shapes = {name: tuple(parameter.shape) for name, parameter in share.named_parameters()}
+    assert shapes == {
+        "x_from_y.W_r.weight": (4, 10, 1, 1),
+        "x_from_y.W.weight": (6, 4, 1, 1),
+        "x_from_y.U.weight": (6, 6, 1, 1),
+        "x_from_y.W_z.weight": (6, 10, 1, 1),
+        "y_from_x.W_r.weight": (6, 10, 1, 1),
+        "y_from_x.W.weight": (4, 6, 1, 1),
+        "y_from_x.U.weight": (4, 4, 1, 1),
+        "y_from_x.W_z.weight": (4, 10, 1, 1),
+    }
+    bound = 10**-0.5  # torch's default: uniform within 1 / sqrt(inputs)
+    assert 0.5 * bound < share.x_from_y.W_r.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_public_checkpoints_unit_loads_and_keeps_its_convention(kernel_size: int) -> None:
+    """A unit as the public code has it: z keeps; its four convolutions under the same names."""
+    state = {
+        f"{name}.weight": torch.randn(8, inputs, kernel_size, kernel_size) / 4
+        for name, inputs in (("W_r", 16), ("W", 8), ("U", 8), ("W_z", 16))
+    }
+    share = FusedSelectiveShare(8, kernel_size=kernel_size, convention="keep")
+    share.x_from_y.load_state_dict(state)
+    x, y = torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)
+    weights = [state[f"{name}.weight"] for name in ("W_r", "W", "U", "W_z")]
+    h, z = (reference.conv_flu(x, y, weights, keep=True)[index] for index in (1, 3))
+    torch.testing.assert_close(share(x, y)[0], z * x + (1 - z) * h)
+
+
+def test_units_alone_give_what_the_pair_gives() -> None:
+    share = FusedSelectiveShare(5, 7)
+    x, y = torch.randn(2, 5, 4, 4), torch.randn(2, 7, 4, 4)
+    x_out, y_out, gates = share(x, y, return_gates=True)
+    torch.testing.assert_close(share.x_from_y(x, y), x_out)
+    torch.testing.assert_close(share.y_from_x(y, x), y_out)
+    assert gates.x_from_y.r.shape == gates.y_from_x.h.shape == y.shape
+    assert gates.y_from_x.r.shape == gates.x_from_y.z.shape == x.shape
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_checkpointing_and_recomputing_change_no_gradient(recompute: bool) -> None:
+    share = FusedSelectiveShare(4, recompute=recompute)
+    x, y = (torch.randn(2, 4, 5, 5, requires_grad=True) for _ in range(2))
+    inputs = (x, y, *share.parameters())
+    plain = torch.autograd.grad(sum(o.square().sum() for o in share(x, y)), inputs)
+    again = torch.autograd.grad(
+        sum(o.square().sum() for o in checkpoint(share, x, y, use_reentrant=False)), inputs
+    )
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_copies_exports_and_compiles() -> None:
+    share = FusedSelectiveShare(4, 3)
+    x, y = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 5, 5)
+    expected = share(x, y)
+    torch.testing.assert_close(copy.deepcopy(share)(x, y), expected)
+    torch.testing.assert_close(torch.export.export(share, (x, y)).module()(x, y), expected)
+    share.compile(fullgraph=True)
+    torch.testing.assert_close(share(x, y), expected)
+    assert not any("_orig_mod" in name for name in share.state_dict())
+
+
+def test_the_functional_twin_takes_the_modules_weights() -> None:
+    share = FusedSelectiveShare(4)
+    x, y = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
+    torch.testing.assert_close(
+        selective_share(x, y, share.x_from_y.weights, share.y_from_x.weights), share(x, y)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x_channels": 0}, "x_channels must be at least 1, got 0"),
+        ({"x_channels": 4, "y_channels": -1}, "y_channels must be at least 1, got -1"),
+        ({"x_channels": 4, "kernel_size": 2}, "kernel_size must be odd.*got 2"),
+        ({"x_channels": 4, "convention": "paper"}, "convention is 'paper'; allowed are 'accept', 'keep'"),
+    ],
+)
+@pytest.mark.parametrize("module", [FusedConvFLU, FusedSelectiveShare])
+def test_bad_arguments_are_named(
+    module: type[torch.nn.Module], arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(**arguments)
+
+
+def test_the_representation_tells_the_settings() -> None:
+    assert "convention='keep', recompute=True" in repr(FusedConvFLU(4, convention="keep", recompute=True))
