@@ -1,7 +1,30 @@
 """Faces in memory: data sets by name, subject-independent folds, pairs of one subject, augmentation."""
 
-from fer_mtl.data import procedural as _procedural  # noqa: F401  (fills the table of data sets)
-from fer_mtl.data.faceset import EXPRESSIONS, FaceSet
+from fer_mtl.data import ck48, folder, procedural  # noqa: F401  (each enters itself into DATASETS)
+from fer_mtl.data.augmentation import Augment, center
+from fer_mtl.data.expressions import EXPRESSIONS
+from fer_mtl.data.faceset import FaceSet
+from fer_mtl.data.folds import Fold, make_folds, split_validation
+from fer_mtl.data.images import ImageError
+from fer_mtl.data.overview import contact_sheet, datasets_table, describe
+from fer_mtl.data.pairs import Pairs, PairSampler
 from fer_mtl.data.registry import DATASETS, DataSetInfo, load
 
-__all__ = ["DATASETS", "EXPRESSIONS", "DataSetInfo", "FaceSet", "load"]
+__all__ = [
+    "DATASETS",
+    "EXPRESSIONS",
+    "Augment",
+    "DataSetInfo",
+    "FaceSet",
+    "Fold",
+    "ImageError",
+    "PairSampler",
+    "Pairs",
+    "center",
+    "contact_sheet",
+    "datasets_table",
+    "describe",
+    "load",
+    "make_folds",
+    "split_validation",
+]

@@ -7,11 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-EXPRESSIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
-"""The seven expressions in their canonical order; `neutral` is the eighth name known to the loaders."""
-
-NEUTRAL = "neutral"
-
 # Faces are kept with a margin for random crops: the paper crops 96 x 96 out of 110 x 110.
 _MARGIN = 110 / 96
 
@@ -43,6 +38,7 @@ class FaceSet:
     subjects: subject id per image, length n
     sources: file name or synthetic id per image, length n
     skipped: what was left out while loading, one line per file with the reason
+    notes: remarks on what was done to the images, e.g. that they were resized
 
     Raises TypeError for wrong dtypes, ValueError for shapes, lengths or labels that do not agree.
     """
@@ -54,6 +50,7 @@ class FaceSet:
     subjects: list[str]
     sources: list[str]
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8:
@@ -110,6 +107,7 @@ class FaceSet:
             subjects=[self.subjects[i] for i in chosen],
             sources=[self.sources[i] for i in chosen],
             skipped=list(self.skipped),
+            notes=list(self.notes),
         )
 
     def class_counts(self) -> dict[str, int]:
@@ -127,6 +125,7 @@ class FaceSet:
             f"stored at {side} x {side} for crops of {self.image_size}",
             f"classes: {counts}",
         ]
+        lines += self.notes
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)}: " + "; ".join(self.skipped))
         return "\n".join(lines)

@@ -14,10 +14,14 @@ import torch
 from fer_mtl.data.drawing.action_units import VARIANTS, controls_of, sample_units
 from fer_mtl.data.drawing.face import Shot, render
 from fer_mtl.data.drawing.identity import sample_identity
-from fer_mtl.data.faceset import EXPRESSIONS, FaceSet, stored_side
+from fer_mtl.data.expressions import EXPRESSIONS
+from fer_mtl.data.faceset import FaceSet, check_channels, stored_side
+from fer_mtl.data.parallel import parallel_map
 from fer_mtl.data.registry import register
 
-_EXTENT = 0.9 * 110 / 96  # face units from the centre to the edge of a stored picture: the crop spans -0.9..0.9
+_EXTENT = (
+    0.9 * 110 / 96
+)  # face units from the centre to the edge of a stored picture: the crop spans -0.9..0.9
 _GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
@@ -51,19 +55,21 @@ def load_procedural(
         raise ValueError(f"classes must be some of {tuple(VARIANTS)}, got {tuple(classes)}")
 
     side = stored_side(image_size)
-    per_subject = len(classes) * images_per_expression
-    images = torch.empty(num_subjects * per_subject, channels, side, side, dtype=torch.uint8)
     shown = [(name, i) for name in classes for i in range(images_per_expression)]
-    for subject in range(num_subjects):
+    images = torch.empty(num_subjects, len(shown), check_channels(channels), side, side, dtype=torch.uint8)
+
+    def draw(subject: int) -> None:
         pixels = _draw_subject(subject, shown, seed, side)
         if channels == 1:
             pixels = (pixels * _GREY).sum(1, keepdim=True)
-        images[subject * per_subject : (subject + 1) * per_subject] = (pixels * 255).round_().to(torch.uint8)
+        images[subject] = (pixels * 255).round_().to(torch.uint8)
+
+    parallel_map(draw, range(num_subjects))
     ids = [f"P{subject:04d}" for subject in range(num_subjects)]
     return FaceSet(
         name="procedural",
         classes=tuple(classes),
-        images=images,
+        images=images.flatten(0, 1),
         labels=torch.arange(len(classes)).repeat_interleave(images_per_expression).repeat(num_subjects),
         subjects=[subject for subject in ids for _ in shown],
         sources=[f"{subject}/{name}/{i}" for subject in ids for name, i in shown],
@@ -99,4 +105,3 @@ def _sample_shot(expression: str, rng: np.random.Generator) -> Shot:
         warmth=rng.uniform(-0.05, 0.05),
         gaze=(rng.uniform(-0.03, 0.03), rng.uniform(-0.01, 0.01)),
     )
-

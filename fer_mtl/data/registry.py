@@ -63,17 +63,23 @@ def load(
     for a folder that does not exist, and what the loader raises.
     """
     if not isinstance(spec, str):
-        raise TypeError(f"spec must be a str such as 'procedural' or 'folder:photos', got {type(spec).__name__}")
+        raise TypeError(
+            f"spec must be a str such as 'procedural' or 'folder:photos', got {type(spec).__name__}"
+        )
     stored_side(image_size)
     check_channels(channels)
     name, _, rest = spec.partition(":")
     if name not in DATASETS:
         known = ", ".join(sorted(DATASETS))
-        raise ValueError(f"unknown data set {name!r} in {spec!r}; known: {known} (a folder of photos is 'folder:PATH')")
+        raise ValueError(
+            f"unknown data set {name!r} in {spec!r}; known: {known} (a folder of photos is 'folder:PATH')"
+        )
     info = DATASETS[name]
     if info.needs_folder:
         if not rest:
-            raise ValueError(f"data set {name!r} needs a folder: write '{name}:FOLDER', laid out as {info.layout}")
+            raise ValueError(
+                f"data set {name!r} needs a folder: write '{name}:FOLDER', laid out as {info.layout}"
+            )
         _check_options(info, options)
         return info.loader(
             rest, image_size=image_size, channels=channels, skip_bad_images=skip_bad_images, **options
@@ -84,7 +90,7 @@ def load(
 
 
 def _parse_options(spec: str, text: str) -> dict[str, Any]:
-    """"num_subjects=40,seed=3" -> {"num_subjects": 40, "seed": 3}; classes are joined by "+"."""
+    """ "num_subjects=40,seed=3" -> {"num_subjects": 40, "seed": 3}; classes are joined by "+"."""
     options: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))

@@ -96,7 +96,9 @@ _UNITS = tuple(ACTION_UNITS)
 _MATRIX = np.array([[ACTION_UNITS[u][1].get(c, 0.0) for c in CONTROLS] for u in _UNITS])
 
 
-def sample_units(expression: str, intensity: float, rng: np.random.Generator) -> dict[int, tuple[float, float]]:
+def sample_units(
+    expression: str, intensity: float, rng: np.random.Generator
+) -> dict[int, tuple[float, float]]:
     """Draw the units of one face: unit -> (intensity left, intensity right), each in 0..1.
 
     expression: a name of VARIANTS; intensity: overall strength in 0..1. Every unit varies by itself, the

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from fer_mtl.data.drawing.face import Face
 
 
-
 def draw_brows(canvas: Canvas, face: Face) -> None:
     person = face.person
     window = canvas.window(-0.7, 0.7, -0.75, 0.05)
@@ -86,4 +85,6 @@ def draw_nose(canvas: Canvas, face: Face) -> None:
         wing = stroke(y, side * x, (tip - 0.09, wide * 0.95), wide * 1.45, (tip + 0.01, wide * 0.75), 0.012)
         window.paint(wing, line, opacity=0.8)
         window.paint(ellipse(side * x - wide * 0.42, y - tip - 0.012, wide * 0.30, 0.017), shade(line, 0.6))
-    window.paint(stroke(x, y, (-wide * 0.5, tip + 0.01), tip + 0.05, (wide * 0.5, tip + 0.01), 0.008), line, 0.7)
+    window.paint(
+        stroke(x, y, (-wide * 0.5, tip + 0.01), tip + 0.05, (wide * 0.5, tip + 0.01), 0.008), line, 0.7
+    )

@@ -44,7 +44,14 @@ def draw_folds(canvas: Canvas, face: Face) -> None:
         u = side * px
         edge = person.eye_x + person.eye_width
         for rise in (-0.05, 0.0, 0.05):
-            crow = stroke(u, py, (edge + 0.03, EYE_Y + 0.4 * rise), EYE_Y + rise, (edge + 0.11, EYE_Y + 1.2 * rise), 0.006)
+            crow = stroke(
+                u,
+                py,
+                (edge + 0.03, EYE_Y + 0.4 * rise),
+                EYE_Y + rise,
+                (edge + 0.11, EYE_Y + 1.2 * rise),
+                0.006,
+            )
             part.paint(crow, dark, opacity=0.7 * face.half("crow", side), soft=0.006)
         bag = stroke(u, py, (person.eye_x - 0.12, 0.05), 0.11, (person.eye_x + 0.14, 0.04), 0.008)
         part.paint(bag, dark, opacity=0.55 * face.half("cheek", side), soft=0.012)
@@ -52,7 +59,14 @@ def draw_folds(canvas: Canvas, face: Face) -> None:
         corner_y = person.mouth_height - face.half("corner_up", side)
         fold = stroke(py, u, (0.16, person.nose_width + 0.05), corner_x + 0.06, (corner_y, corner_x), 0.009)
         part.paint(fold, dark, opacity=0.7 * face.half("nasolabial", side).clamp(max=1), soft=0.01)
-        dent = stroke(py, u, (corner_y - 0.07, corner_x - 0.005), corner_x + 0.045, (corner_y + 0.06, corner_x - 0.01), 0.012)
+        dent = stroke(
+            py,
+            u,
+            (corner_y - 0.07, corner_x - 0.005),
+            corner_x + 0.045,
+            (corner_y + 0.06, corner_x - 0.01),
+            0.012,
+        )
         part.paint(dent, dark, opacity=0.85 * face.half("dimple", side), soft=0.008)
 
     low = canvas.window(-0.35, 0.35, 0.5, 1.0)

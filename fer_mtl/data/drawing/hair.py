@@ -70,7 +70,9 @@ def draw_hair(canvas: Canvas, face: Face, head: Field) -> None:
     line, grow = _hairline(style, face, x, y)
     shape = torch.maximum(head - grow, y - line)
     if style == "spiky":
-        shape = torch.maximum(head - grow - 0.10 * torch.sin(26 * x + 2).abs() * (-5 * y - 2).clamp(0, 1), y - line)
+        shape = torch.maximum(
+            head - grow - 0.10 * torch.sin(26 * x + 2).abs() * (-5 * y - 2).clamp(0, 1), y - line
+        )
     if style == "curly":
         shape = shape - 0.03 * torch.sin(22 * torch.atan2(x, 0.4 - y))
     shadow = torch.maximum(shape - 0.03, head + 0.03)

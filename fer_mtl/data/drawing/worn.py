@@ -47,8 +47,12 @@ def draw_glasses(canvas: Canvas, face: Face) -> None:
     v = y - EYE_Y - 0.02
     for side in SIDES:
         u = side * x - person.eye_x - 0.01
-        lens = ellipse(u, v, 0.22, 0.21) if person.glasses == "round" else rounded_box(u, v, 0.225, 0.165, 0.06)
+        lens = (
+            ellipse(u, v, 0.22, 0.21) if person.glasses == "round" else rounded_box(u, v, 0.225, 0.165, 0.06)
+        )
         window.paint(lens, (0.9, 0.96, 1.0), opacity=0.12)
         window.paint(lens.abs() - 0.016, frame)
-        window.paint(stroke(side * x, v, (person.eye_x + 0.23, -0.04), -0.05, (person.width, -0.06), 0.013), frame)
+        window.paint(
+            stroke(side * x, v, (person.eye_x + 0.23, -0.04), -0.05, (person.width, -0.06), 0.013), frame
+        )
     window.paint(stroke(x, v, (-0.08, -0.02), -0.07, (0.08, -0.02), 0.014), frame)

@@ -1,0 +1,133 @@
+"""Picture files -> uint8 tensors of one size, in parallel, whatever their mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from fer_mtl.data.faceset import check_channels, stored_side
+from fer_mtl.data.parallel import parallel_map
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 32  # images per task: decoding a small face takes less time than handing out a task
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read; the message names the file and the reason."""
+
+
+@dataclass
+class Images:
+    """What `read_images` returns.
+
+    pixels: uint8 [kept, channels, S, S]
+    kept: indices into the given paths of the images in `pixels`
+    skipped: one line per file that was left out: name and reason
+    notes: remarks on what was done to the images, e.g. that they were resized
+    """
+
+    pixels: torch.Tensor
+    kept: list[int]
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode a file upright, in mode "L" (grey) or "RGB".
+
+    EXIF rotation is applied, 16-bit grey is scaled to 8 bits, transparency is laid over white, and palette,
+    CMYK and other modes are converted. Raises ImageError.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        with Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders of broken files raise nearly anything
+        raise ImageError(f"{path}: not a readable image ({type(error).__name__}: {error})") from error
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ImageError(f"{path}: grey levels {levels.min()}..{levels.max()} exceed 16 bits")
+        return Image.fromarray(np.round(levels / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ImageError(f"{path}: floating point pixels have no defined range; store 8 or 16 bits")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def fit(image: Image.Image, side: int, channels: int) -> np.ndarray:
+    """Centre square of the image, resized to `side`, as uint8 [channels, side, side]."""
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (side, side):
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def read_images(
+    paths: Sequence[Path], *, image_size: int, channels: int = 3, skip_bad_images: bool = False
+) -> Images:
+    """Read files into one tensor with side `stored_side(image_size)`.
+
+    Raises ImageError for the first file that cannot be read, unless skip_bad_images; and ImageError when
+    nothing could be read. Says once when images had to be resized or cropped to a square.
+    """
+    side = stored_side(image_size)
+    pixels = torch.empty(len(paths), check_channels(channels), side, side, dtype=torch.uint8)
+    view = pixels.numpy()
+
+    def read(start: int) -> list[tuple[int, int] | ImageError]:
+        results: list[tuple[int, int] | ImageError] = []
+        for i in range(start, min(start + _CHUNK, len(paths))):
+            try:
+                image = open_image(Path(paths[i]))
+                view[i] = fit(image, side, channels)
+                results.append(image.size)
+            except ImageError as error:
+                results.append(error)
+        return results
+
+    chunks = parallel_map(read, range(0, len(paths), _CHUNK))
+    results = [result for chunk in chunks for result in chunk]
+    errors = [result for result in results if isinstance(result, ImageError)]
+    if errors and not skip_bad_images:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ImageError(f"{errors[0]}{more}; skip_bad_images leaves out and lists such files")
+    kept = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+    if not kept:
+        raise ImageError(
+            f"no readable image among {len(paths)} files" + (f"; first: {errors[0]}" if errors else "")
+        )
+    sizes = [result for result in results if not isinstance(result, ImageError)]
+    notes = _resize_note(sizes, side)
+    for note in notes:
+        log.warning(note)
+    if errors:
+        pixels = pixels[kept]
+    return Images(pixels, kept, [str(error) for error in errors], notes)
+
+
+def _resize_note(sizes: list[tuple[int, int]], side: int) -> list[str]:
+    other = [size for size in sizes if size != (side, side)]
+    if not other:
+        return []
+    width, height = max(set(other), key=other.count)
+    oblong = sum(w != h for w, h in other)
+    cropped = f"; {oblong} that are not square are cropped to their centre first" if oblong else ""
+    return [
+        f"{len(other)} of {len(sizes)} images resized to {side} x {side} (most are {width} x {height}){cropped}"
+    ]
