@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fer_mtl.models.identity import FeatureNetwork, IdentityEncoder, LightCNN9, freeze, grey
+from fer_mtl.models.identity import FeatureNetwork, IdentityEncoder, LightCNN9, MaxFeatureMap, freeze, grey
 
 
 def test_grey_is_luma():
@@ -67,6 +67,14 @@ def published_names(state):
 def light_cnn():
     torch.manual_seed(0)
     return LightCNN9()
+
+
+def test_max_feature_map_keeps_the_larger_of_two_answers():
+    layer = MaxFeatureMap(1, 2, 1)
+    with torch.no_grad():
+        layer.filter.weight.copy_(torch.tensor([1.0, -1.0, 3.0, -3.0]).reshape(4, 1, 1, 1))
+        layer.filter.bias.zero_()
+    assert layer(torch.tensor([[[[1.0, -1.0]]]])).tolist() == [[[[3.0, -1.0]], [[-1.0, 3.0]]]]
 
 
 def test_light_cnn_sizes(light_cnn):

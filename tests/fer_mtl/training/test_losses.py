@@ -35,6 +35,8 @@ def test_identity_compares_grey_pixels_and_features():
     assert losses.identity(output, target).item() == pytest.approx(0.5)
     assert losses.identity(output, target, Doubling()).item() == pytest.approx(0.5 + 0.05 * 1.0)
     assert losses.identity(output, target, Doubling(), feature_weight=1.0).item() == pytest.approx(1.5)
+    shifted = losses.identity(output, target + 0.25, Doubling(), feature_weight=1.0)
+    assert shifted.item() == pytest.approx(0.25 + 0.5**2)
     # the same luma: no difference in grey
     red = torch.tensor([0.299, 0, 0]).reshape(1, 3, 1, 1)
     green = torch.tensor([0, 0.299**2 / 0.587, 0]).reshape(1, 3, 1, 1)
