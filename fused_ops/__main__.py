@@ -61,7 +61,7 @@ def self_check() -> Iterator[tuple[str, str, bool]]:
             with fused_ops.use("reference"):
                 reference = _run(module, inputs)
         except Exception as error:  # a broken op is a finding to print, whatever it raises
-            yield name, f"{type(error).__name__}: {error}", False
+            yield name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", False
             continue
         difference = max(
             float((one - other).detach().abs().max()) for one, other in zip(ours, reference, strict=True)
@@ -94,6 +94,14 @@ def _tools() -> str:
     found["nvcc"] = shutil.which("nvcc") or shutil.which("nvcc", path=f"{cuda_home}/bin")
     found["ninja"] = shutil.which("ninja") or shutil.which("ninja", path=str(Path(sys.executable).parent))
     return ", ".join(f"{name} {path or 'none'}" for name, path in found.items())
+
+
+def _built() -> str:
+    record = native.build_record()
+    if not record:
+        return "never"
+    torch_version = f"against torch {record['torch']}" if record["torch"] else "none"
+    return f"{torch_version}, by FUSED_OPS_BUILD={record['requested']}"
 
 
 def _library(status: native.Status) -> str:
@@ -140,11 +148,7 @@ def doctor(strict: bool = False) -> int:
         ("processor", _processor()),
         *_cards(),
         ("build tools", _tools()),
-        (
-            "built",
-            f"against torch {native.build_record().get('torch')}, FUSED_OPS_BUILD="
-            f"{native.build_record().get('requested')}",
-        ),
+        ("natives built", _built()),
         *((name, _library(status)) for name, status in libraries.items()),
         ("backend", wish or f"auto ({backends.ENVIRONMENT_VARIABLE} is not set)"),
     ]
