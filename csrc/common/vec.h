@@ -71,11 +71,15 @@ FUSED_OPS_INLINE Vec<S> broadcast(S value) {
   return value - Vec<S>{};
 }
 
+// The sum of all lanes, by halves.
 template <typename S>
 FUSED_OPS_INLINE S sum(Vec<S> v) {
-  S total = 0;
-  for (int lane = 0; lane < kLanes<S>; ++lane) total += v[lane];
-  return total;
+  S lanes[kLanes<S>];
+  memcpy(lanes, &v, sizeof(v));
+  for (int half = kLanes<S> / 2; half; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
 }
 
 template <typename S>

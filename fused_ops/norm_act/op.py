@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ops import backends
+from fused_ops import backends, native
 from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
@@ -24,7 +24,8 @@ _SCHEMA = (
 _BACKWARD_SCHEMA = (
     "(Tensor grad, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise,"
     " Tensor? noise_scale, Tensor mean, Tensor var, bool given, int groups, float eps, int activation,"
-    " float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise)"
+    " float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise,"
+    " bool need_noise_scale)"
     " -> (Tensor grad_x, Tensor grad_gamma, Tensor grad_beta, Tensor grad_residual, Tensor grad_noise,"
     " Tensor grad_noise_scale)"
 )
@@ -48,7 +49,7 @@ def _backward_fake(
     noise_scale: Tensor | None,
     *args: Any,
 ) -> tuple[Tensor, ...]:
-    need_x, need_affine, need_residual, need_noise = args[-4:]
+    need_x, need_affine, need_residual, need_noise, need_noise_scale = args[-5:]
 
     def like(template: Tensor | None, needed: bool) -> Tensor:
         if template is None or not needed:
@@ -64,7 +65,7 @@ def _backward_fake(
         like(beta, need_affine),
         like_x(need_residual),
         like(noise, need_noise),
-        like(noise_scale, need_noise),
+        like(noise_scale, need_noise_scale),
     )
 
 
@@ -97,8 +98,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         *ctx.constants,
         wanted[0],
         wanted[1] or wanted[2],
-        wanted[3],
-        wanted[4] or wanted[5],
+        *wanted[3:6],
     )
     return *(found if needed else None for found, needed in zip(grads, wanted, strict=False)), *(None,) * 6
 
@@ -124,5 +124,42 @@ norm_act_op = define_op(
     "norm_act", _SCHEMA, fake=_fake, setup_context=_setup_context, backward=_backward, autocast=_autocast
 )
 
+# --- the backends -------------------------------------------------------------------------------------------
+
+_NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def _native_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+    if x.device.type != "cpu":
+        return f"the tensors are on {x.device}"
+    if x.dtype not in _NATIVE_DTYPES:
+        return f"it has no kernel for {x.dtype}"
+    if not groups and any(value is not None and value.dim() == 2 for value in (gamma, beta)):
+        return "it takes no gamma and beta per sample with statistics over the batch"
+    library = native.cpu_library()
+    return None if library.loaded else library.reason
+
+
+def _native_backward(*args: Any) -> tuple[Tensor, ...]:
+    grads = torch.ops.fused_ops_cpu.norm_act_backward(*args)
+    noise, noise_scale, need_noise = args[6], args[7], args[18]
+    if need_noise:
+        over_channels = grads[0].sum(1, keepdim=True, dtype=statistics_dtype(noise.dtype))
+        grads = (*grads[:4], (over_channels * noise_scale).to(noise.dtype), grads[5])
+    return grads
+
+
 backends.register("norm_act", "reference", reference.norm_act)
 backends.register("norm_act_backward", "reference", reference.norm_act_backward)
+backends.register(
+    "norm_act",
+    "cpu",
+    lambda *args: torch.ops.fused_ops_cpu.norm_act(*args),
+    lambda x, gamma, beta, *rest: _native_refuses(x, gamma, beta, rest[5]),
+)
+backends.register(
+    "norm_act_backward",
+    "cpu",
+    _native_backward,
+    lambda grad, x, y, gamma, beta, *rest: _native_refuses(x, gamma, beta, rest[6]),
+)

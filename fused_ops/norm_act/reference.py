@@ -70,6 +70,7 @@ def norm_act_backward(
     need_affine: bool,
     need_residual: bool,
     need_noise: bool,
+    need_noise_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Backward: the gradients of x, gamma, beta, residual, noise, noise_scale; empty where not needed.
 
@@ -90,25 +91,26 @@ def norm_act_backward(
                 evidence = row.function(evidence, slope)
         grad_z = grad_z * row.derivative(evidence, slope)
 
-    empty = x.new_empty(0)
-    grads = [empty] * 6
+    grads = [x.new_empty(0) for _ in range(6)]
     if need_affine and gamma is not None:
         grads[1] = axes.sum_to(grad_z * xhat, gamma)
     if need_affine and beta is not None:
         grads[2] = axes.sum_to(grad_z, beta)
     if need_residual:
         grads[3] = _like_x(grad_z, x)
-    if need_x or need_noise:
+    if need_x or need_noise or need_noise_scale:
         grad_x = grad_z if gamma is None else grad_z * axes.spread_affine(gamma)
         if not given:
             grad_x = grad_x - axes.mean(grad_x) - xhat * axes.mean(grad_x * xhat)
         grad_x = grad_x * torch.rsqrt(axes.spread_statistic(var) + eps)
         if need_x:
             grads[0] = _like_x(grad_x, x)
-        if need_noise and noise is not None and noise_scale is not None:
+        if noise is not None and noise_scale is not None:
             over_channels = grad_x.sum(1, keepdim=True)
-            grads[4] = (over_channels * noise_scale).to(noise.dtype)
-            grads[5] = (over_channels * noise).sum().to(noise_scale.dtype).reshape(noise_scale.shape)
+            if need_noise:
+                grads[4] = (over_channels * noise_scale).to(noise.dtype)
+            if need_noise_scale:
+                grads[5] = (over_channels * noise).sum().to(noise_scale.dtype).reshape(noise_scale.shape)
     return grads[0], grads[1], grads[2], grads[3], grads[4], grads[5]
 
 

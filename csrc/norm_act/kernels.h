@@ -1,0 +1,75 @@
+// The row work of norm_act: what the glue (cpu.cpp) asks of the kernels (cpu_kernels.cpp, one table per instruction
+// set). bfloat16 travels as uint16_t; coefficients are in the dtype of the arithmetic, sums in double.
+//
+// A block is `rows` rows of `cols` elements. There are two ways for the coefficients to run over it:
+//   planes    a row is (part of) one channel's plane: coefficients are constant along a row (contiguous tensors);
+//   channels  a row is one pixel or several: coefficients change along a row and repeat for each (channels_last).
+#pragma once
+#include <cstdint>
+
+namespace fused_ops::norm_act {
+
+constexpr int kActivations = 9;
+
+template <typename T>
+struct ArithmeticOf {
+  using type = float;
+};
+template <>
+struct ArithmeticOf<double> {
+  using type = double;
+};
+template <typename T>
+using Arithmetic = typename ArithmeticOf<T>::type;
+
+struct Moments {
+  double count = 0, mean = 0, m2 = 0;  // m2: the sum of squared deviations from the mean
+};
+
+// What gives z = (x + noise_scale * noise - mean) * scale + shift + residual.
+template <typename T>
+struct Block {
+  using S = Arithmetic<T>;
+  int64_t rows, cols;
+  int64_t ld;               // from row to row of x, residual, y and their gradients
+  const T* x;
+  const T* residual;        // or null
+  const T* noise;           // or null; planes: [row * noise_ld + col], channels: [row]
+  int64_t noise_ld;
+  S noise_scale;
+  const S *mean, *scale, *shift;  // planes: [row * step], channels: [col]
+  int64_t step;
+};
+
+template <typename T>
+struct Gradient {
+  using S = Arithmetic<T>;
+  const T* grad;   // of y
+  const T* y;      // or null: then the activation's derivative is taken from z
+  // grad_x = grad_z * scale + (x' - mean) * slope + offset; indexed as the block's mean
+  const S *slope, *offset;
+  T* grad_x;         // or null
+  T* grad_residual;  // or null
+  double* noise_sum; // or null: receives the sum of grad_x * noise
+};
+
+template <typename T>
+struct Kernels {
+  using S = Arithmetic<T>;
+
+  // One row: all of the block's elements as one sample.
+  Moments (*plane_moments)(const Block<T>&);
+  // Per column; `count` tells the moments gathered so far in mean and m2. `scratch` holds 3 * cols.
+  void (*channel_moments)(const Block<T>&, double count, double* mean, double* m2, S* scratch);
+
+  struct Layout {
+    void (*forward[kActivations])(const Block<T>&, S slope, T* y);
+    // Adds the sums of grad_z and of grad_z * (x' - mean): planes per row [row * step], channels per column [col].
+    // `scratch` holds 2 * cols (channels only).
+    void (*sums[kActivations])(const Block<T>&, S slope, const Gradient<T>&, double* sum, double* sum_x, S* scratch);
+    void (*backward[kActivations])(const Block<T>&, S slope, const Gradient<T>&);
+  };
+  Layout planes, channels;
+};
+
+}  // namespace fused_ops::norm_act
