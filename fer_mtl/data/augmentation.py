@@ -17,7 +17,7 @@ from fer_mtl.data.faceset import check_channels
 
 @dataclass(frozen=True)
 class Level:
-    """How strong: each number is the half width of a uniform range around "unchanged", unless said otherwise."""
+    """How strong: half widths of uniform ranges around "unchanged", unless said otherwise."""
 
     rotation: float = 0.0  # degrees
     scale: float = 0.0

@@ -22,7 +22,7 @@ def canonical(name: str) -> str:
 
 
 def expression_of(name: str, known: Sequence[str], where: str) -> str:
-    """The one of `known` that the folder or label `name` means; ValueError naming `where` if there is none."""
+    """The one of `known` that a folder or label called `name` means; ValueError naming `where` if none."""
     by_canonical = {canonical(k): k for k in known}
     try:
         return by_canonical[canonical(name)]

@@ -71,7 +71,7 @@ def _by_expression(root: Path, known: Sequence[str], pattern: re.Pattern[str]) -
         name = expression_of(folder.name, known, str(folder))
         for inner in subfolders(folder):
             raise ValueError(
-                f"{inner} is a folder inside an expression: subject_pattern is for the layout <expression>/*; "
+                f"{inner} is a folder inside an expression: subject_pattern goes with <expression>/*; "
                 "leave it out for <subject>/<expression>/*"
             )
         for path in files_in(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _sorted(ids: np.ndarray, n_splits: int) -> list[np.ndarray]:
     names = np.unique(ids)
     length = len(names) // n_splits
     starts = [i * length for i in range(n_splits)] + [len(names)]
-    return [np.flatnonzero(np.isin(ids, names[a:b])) for a, b in zip(starts, starts[1:], strict=False)]
+    return [np.flatnonzero(np.isin(ids, names[a:b])) for a, b in pairwise(starts)]
 
 
 def _require_subjects(ids: np.ndarray, n_splits: int) -> None:

@@ -128,6 +128,5 @@ def _resize_note(sizes: list[tuple[int, int]], side: int) -> list[str]:
     width, height = max(set(other), key=other.count)
     oblong = sum(w != h for w, h in other)
     cropped = f"; {oblong} that are not square are cropped to their centre first" if oblong else ""
-    return [
-        f"{len(other)} of {len(sizes)} images resized to {side} x {side} (most are {width} x {height}){cropped}"
-    ]
+    most = f"most are {width} x {height}"
+    return [f"{len(other)} of {len(sizes)} images resized to {side} x {side} ({most}){cropped}"]

@@ -49,10 +49,8 @@ class PairSampler:
             )
         numbers = {name: i for i, name in enumerate(dict.fromkeys(subjects))}
         self._subject = torch.tensor([numbers[name] for name in subjects], dtype=torch.int64)
-        if pool is None:
-            members = torch.arange(len(self.labels))
-        else:
-            members = torch.as_tensor(pool, dtype=torch.int64)
+        everything = torch.arange(len(self.labels))
+        members = everything if pool is None else torch.as_tensor(pool, dtype=torch.int64)
         # All images sorted by (subject, expression); a cell is a run [start, start + count) of that order.
         cell = self._subject[members] * num_classes + self.labels[members]
         self._order = members[torch.argsort(cell, stable=True)]

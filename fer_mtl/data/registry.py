@@ -1,6 +1,6 @@
 """The table of data sets by name, and `load`, which reads "NAME", "NAME:FOLDER" or "NAME:key=value,...".
 
-A data set is one file that decorates its loader with `@register(...)`; importing `fer_mtl.data` fills the table.
+A data set is one file that decorates its loader with `@register(...)`; `fer_mtl.data` imports them all.
 """
 
 from __future__ import annotations

@@ -37,7 +37,10 @@ ACTION_UNITS: dict[int, tuple[str, dict[str, float]]] = {
             "lower_lid": 0.35, "upper_lid": -0.2, "nostril": 0.6, "nasolabial": 0.5,
         },
     ),
-    10: ("upper lip raiser", {"lip_up": 0.10, "square": 0.3, "corner_up": -0.02, "nasolabial": 0.8, "nostril": 0.5}),
+    10: (
+        "upper lip raiser",
+        {"lip_up": 0.10, "square": 0.3, "corner_up": -0.02, "nasolabial": 0.8, "nostril": 0.5},
+    ),
     12: ("lip corner puller", {"corner_up": 0.14, "corner_out": 0.10, "nasolabial": 0.7, "cheek": 0.4}),
     14: ("dimpler", {"dimple": 1.0, "corner_out": 0.03, "corner_up": 0.03, "lip_thin": 0.15}),
     15: ("lip corner depressor", {"corner_up": -0.14, "corner_out": -0.02}),

@@ -26,13 +26,20 @@ class Canvas:
 
         Painting a small feature in its window costs a fraction of painting it on the whole picture.
         """
-        inside = ((self.x > x0) & (self.x < x1) & (self.y > y0) & (self.y < y1)).any(0)
+        step = 4  # looking at one pixel in 16 is enough, with a margin
+        x, y = self.x[:, ::step, ::step], self.y[:, ::step, ::step]
+        inside = ((x > x0) & (x < x1) & (y > y0) & (y < y1)).any(0)
         rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
         if not len(rows):
             rows = columns = torch.zeros(1, 1, dtype=torch.int64)
-        r = slice(int(rows[0]), int(rows[-1]) + 1)
-        c = slice(int(columns[0]), int(columns[-1]) + 1)
+        r, c = (
+            slice(max(0, (int(line[0]) - 1) * step), (int(line[-1]) + 1) * step) for line in (rows, columns)
+        )
         return Canvas(self.pixels[:, :, r, c], self.x[:, r, c], self.y[:, r, c], self.pixel)
+
+    def half(self, side: int, near: float, far: float, y0: float, y1: float) -> Canvas:
+        """A window on the left (side -1) or right (+1) half, between two distances from the middle."""
+        return self.window(near, far, y0, y1) if side > 0 else self.window(-far, -near, y0, y1)
 
     def paint(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fer_mtl.data.drawing.action_units import CONTROLS
-from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse, shade
+from fer_mtl.data.drawing.canvas import SIDES, Canvas, Field, ellipse, shade
 from fer_mtl.data.drawing.features import draw_brows, draw_eyes, draw_nose
 from fer_mtl.data.drawing.folds import draw_folds
 from fer_mtl.data.drawing.hair import draw_back_hair, draw_hair
@@ -34,7 +34,7 @@ class Shot:
 
 
 class Face:
-    """What every part of the drawing needs: the person, the shots as [B, 1, 1] tensors, the head's outline."""
+    """What every part of the drawing needs: the person, the shots as [B, 1, 1] tensors, the outline."""
 
     def __init__(self, person: Identity, shots: list[Shot]) -> None:
         self.person = person
@@ -128,9 +128,9 @@ def _draw_neck(canvas: Canvas, face: Face) -> None:
 
 def _draw_head(canvas: Canvas, face: Face, head: Field) -> None:
     person = face.person
-    x, y = face.at_depth(canvas, -0.2)
-    for side in (-1, 1):
-        window = canvas.window(*sorted((side * 0.4, side * 1.0)), -0.3, 0.4)  # type: ignore[misc]
+    y = canvas.y
+    for side in SIDES:
+        window = canvas.half(side, 0.4, 1.0, -0.3, 0.4)
         wx, wy = face.at_depth(window, -0.1)
         ear = ellipse(wx - side * person.width * 0.99, wy - 0.03, person.ears, 0.16)
         window.paint(ear, shade(person.skin, 0.93))
@@ -139,8 +139,13 @@ def _draw_head(canvas: Canvas, face: Face, head: Field) -> None:
     # The edge of a rounded head turns away from the light.
     edge = 1 - 0.22 * torch.exp(head.clamp(max=0) * 9) - 0.05 * (y.clamp(min=0)) ** 2
     canvas.paint(head, skin * edge.unsqueeze(1))
+    _draw_cheeks(canvas.window(-0.75, 0.75, -0.1, 0.6), face)
+
+
+def _draw_cheeks(canvas: Canvas, face: Face) -> None:
+    person = face.person
     x, y = face.at_depth(canvas, 0.6)
-    for side in (-1, 1):
+    for side in SIDES:
         lift = 0.05 * face.half("cheek", side)
         cheek = ellipse(x - side * 0.36, y - 0.27 + lift, 0.15, 0.12)
         blush = (0.86 * person.skin[0] + 0.1, 0.55 * person.skin[1], 0.55 * person.skin[2])

@@ -33,7 +33,7 @@ def draw_eyes(canvas: Canvas, face: Face) -> None:
     person = face.person
     lash_colour = (0.10, 0.07, 0.07)
     for side in SIDES:
-        window = canvas.window(*sorted((side * 0.0, side * 0.62)), -0.42, 0.22)  # type: ignore[misc]
+        window = canvas.half(side, 0.0, 0.62, -0.42, 0.22)
         x, y = face.at_depth(window, 0.7)
         u, v = side * x - person.eye_x, y - EYE_Y
         v = v + person.eye_tilt * u

@@ -12,9 +12,16 @@ if TYPE_CHECKING:
 
 
 def draw_folds(canvas: Canvas, face: Face) -> None:
-    """Wrinkles and bulges: faint where a unit is weak, clear where it is strong."""
-    person = face.person
-    dark = shade(person.skin, 0.60)
+    """Paint all folds; they lie on the skin, under beard, mouth and eyes."""
+    _draw_forehead(canvas, face)
+    _draw_bridge(canvas, face)
+    for side in SIDES:
+        _draw_cheek(canvas, face, side)
+    _draw_chin(canvas, face)
+
+
+def _draw_forehead(canvas: Canvas, face: Face) -> None:
+    dark = shade(face.person.skin, 0.60)
     top = canvas.window(-0.55, 0.55, -0.80, -0.12)
     tx, ty = face.at_depth(top, 0.7)
     for row in range(3):
@@ -28,47 +35,49 @@ def draw_folds(canvas: Canvas, face: Face) -> None:
         frown = stroke(ty, side * tx, (-0.46, 0.055), 0.03, (-0.26, 0.05), 0.011)
         top.paint(frown, dark, opacity=0.75 * face.half("glabella", side), soft=0.008)
 
+
+def _draw_bridge(canvas: Canvas, face: Face) -> None:
+    dark = shade(face.person.skin, 0.60)
     bridge = canvas.window(-0.30, 0.30, -0.30, 0.15)
     bx, by = face.at_depth(bridge, 0.9)
     for row in range(3):
-        height = -0.15 + 0.055 * row
-        wrinkle = stroke(bx, by, (-0.07, height), height - 0.05, (0.07, height), 0.009)
+        low = -0.15 + 0.055 * row
+        wrinkle = stroke(bx, by, (-0.07, low), low - 0.05, (0.07, low), 0.009)
         bridge.paint(wrinkle, dark, opacity=0.8 * face.both("nose_wrinkle"), soft=0.006)
     for side in SIDES:
         sneer = stroke(side * bx, by, (0.08, 0.02), -0.02, (0.17, 0.06), 0.009)
         bridge.paint(sneer, dark, opacity=0.7 * face.half("nose_wrinkle", side), soft=0.006)
 
-    for side in SIDES:
-        part = canvas.window(*sorted((side * 0.05, side * 0.75)), -0.25, 0.75)  # type: ignore[misc]
-        px, py = face.at_depth(part, 0.7)
-        u = side * px
-        edge = person.eye_x + person.eye_width
-        for rise in (-0.05, 0.0, 0.05):
-            crow = stroke(
-                u,
-                py,
-                (edge + 0.03, EYE_Y + 0.4 * rise),
-                EYE_Y + rise,
-                (edge + 0.11, EYE_Y + 1.2 * rise),
-                0.006,
-            )
-            part.paint(crow, dark, opacity=0.7 * face.half("crow", side), soft=0.006)
-        bag = stroke(u, py, (person.eye_x - 0.12, 0.05), 0.11, (person.eye_x + 0.14, 0.04), 0.008)
-        part.paint(bag, dark, opacity=0.55 * face.half("cheek", side), soft=0.012)
-        corner_x = person.mouth_width + face.half("corner_out", side) + 0.06
-        corner_y = person.mouth_height - face.half("corner_up", side)
-        fold = stroke(py, u, (0.16, person.nose_width + 0.05), corner_x + 0.06, (corner_y, corner_x), 0.009)
-        part.paint(fold, dark, opacity=0.7 * face.half("nasolabial", side).clamp(max=1), soft=0.01)
-        dent = stroke(
-            py,
-            u,
-            (corner_y - 0.07, corner_x - 0.005),
-            corner_x + 0.045,
-            (corner_y + 0.06, corner_x - 0.01),
-            0.012,
-        )
-        part.paint(dent, dark, opacity=0.85 * face.half("dimple", side), soft=0.008)
 
+def _draw_cheek(canvas: Canvas, face: Face, side: int) -> None:
+    person, dark = face.person, shade(face.person.skin, 0.60)
+    part = canvas.half(side, 0.05, 0.75, -0.25, 0.75)
+    px, py = face.at_depth(part, 0.7)
+    u = side * px
+    edge = person.eye_x + person.eye_width
+    for rise in (-0.05, 0.0, 0.05):
+        start, end = (edge + 0.03, EYE_Y + 0.4 * rise), (edge + 0.11, EYE_Y + 1.2 * rise)
+        crow = stroke(u, py, start, EYE_Y + rise, end, 0.006)
+        part.paint(crow, dark, opacity=0.7 * face.half("crow", side), soft=0.006)
+    bag = stroke(u, py, (person.eye_x - 0.12, 0.05), 0.11, (person.eye_x + 0.14, 0.04), 0.008)
+    part.paint(bag, dark, opacity=0.55 * face.half("cheek", side), soft=0.012)
+    corner_x = person.mouth_width + face.half("corner_out", side) + 0.06
+    corner_y = person.mouth_height - face.half("corner_up", side)
+    fold = stroke(py, u, (0.16, person.nose_width + 0.05), corner_x + 0.06, (corner_y, corner_x), 0.009)
+    part.paint(fold, dark, opacity=0.7 * face.half("nasolabial", side).clamp(max=1), soft=0.01)
+    dent = stroke(
+        py,
+        u,
+        (corner_y - 0.07, corner_x - 0.005),
+        corner_x + 0.045,
+        (corner_y + 0.06, corner_x - 0.01),
+        0.012,
+    )
+    part.paint(dent, dark, opacity=0.85 * face.half("dimple", side), soft=0.008)
+
+
+def _draw_chin(canvas: Canvas, face: Face) -> None:
+    person, dark = face.person, shade(face.person.skin, 0.60)
     low = canvas.window(-0.35, 0.35, 0.5, 1.0)
     lx, ly = face.at_depth(low, 0.8)
     boss = person.mouth_height + 0.17 + 0.5 * face.jaw

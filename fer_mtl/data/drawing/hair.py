@@ -17,7 +17,7 @@ def _locks(canvas: Canvas, face: Face, x: Field, y: Field, waves: float) -> torc
     angle = torch.atan2(x, 1.1 - y)
     strands = 1 + 0.09 * torch.sin(angle * waves) + 0.05 * torch.sin(angle * waves * 2.3 + 1)
     radius = (x * x + y * y).sqrt()
-    shine = 0.16 * torch.exp(-((radius - 0.78) ** 2) * 90)
+    shine = 0.16 * torch.exp(-((radius - 0.78) ** 2) * 90) * (-3 * y - 0.6).clamp(0, 1)
     colour = torch.tensor(face.person.hair_colour).view(1, 3, 1, 1)
     return (colour * strands.unsqueeze(1) + shine.unsqueeze(1)).clamp(0, 1)
 

@@ -27,7 +27,8 @@ IRISES: tuple[Colour, ...] = (
     (0.26, 0.15, 0.08), (0.36, 0.22, 0.11), (0.30, 0.42, 0.28), (0.25, 0.44, 0.62), (0.40, 0.47, 0.52),
 )  # fmt: skip
 HAIR_STYLES = (
-    "bald", "receding", "short", "side_part", "spiky", "fringe", "bob", "long", "curly", "bun", "scarf", "hat",
+    "bald", "receding", "short", "side_part", "spiky", "fringe", "bob", "long", "curly", "bun", "scarf",
+    "hat",
 )  # fmt: skip
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 def draw_mouth(canvas: Canvas, face: Face) -> None:
-    """Lips, and between them the gap with teeth and tongue: all graphs over t = -1..1 from corner to corner."""
+    """Lips, the gap, teeth and tongue: all are graphs over t = -1..1 from corner to corner."""
     person = face.person
     window = canvas.window(-0.62, 0.62, 0.15, 1.05)
     x, y = face.at_depth(window, 0.85)
     widths = [(person.mouth_width + face.half("corner_out", side)).clamp(min=0.15) for side in SIDES]
     lifts = [person.mouth_corner + face.half("corner_up", side) for side in SIDES]
-    t = x / torch.where(x < 0, *widths)
+    t = x / torch.where(x < 0, widths[0], widths[1])
     beyond = (t.abs() - 1).clamp(min=0) * person.mouth_width
     t = t.clamp(-1, 1)
     at, bow = t.abs(), 1 - t * t
 
     # Corners move up or down; the middle yields a little the other way, as skin is stretched.
-    lift = torch.where(x < 0, *lifts)
+    lift = torch.where(x < 0, lifts[0], lifts[1])
     centre = person.mouth_height + 0.3 * (lifts[0] + lifts[1]) / 2 - lift * at * at * (1.7 - 0.5 * at)
     # The gap is a lens between soft lips, a box between stretched ones, round when the jaw drops.
     round_, square = (face.jaw * 8).clamp(0, 1), face.both("square").clamp(0, 1)

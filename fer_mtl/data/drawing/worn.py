@@ -23,11 +23,11 @@ def draw_beard(canvas: Canvas, face: Face, head: Field) -> None:
     lift = 0.3 * face.both("corner_up")
     if person.beard in ("full", "stubble"):
         line = mouth - 0.03 - lift - 0.42 * (x.abs() / person.width) ** 3
-        shape = torch.maximum(head + 0.01, line - y)
+        shape = torch.maximum(head + 0.03, line - y)
         canvas.paint(shape, colour, opacity=0.9 if person.beard == "full" else 0.25, soft=0.05)
     if person.beard in ("full", "goatee"):
         chin = ellipse(x, y - mouth - 0.22 - 0.6 * face.jaw, 0.20, 0.17)
-        canvas.paint(torch.maximum(chin, head), colour, opacity=0.9, soft=0.04)
+        canvas.paint(torch.maximum(chin, head + 0.02), colour, opacity=0.9, soft=0.04)
     if person.beard != "stubble":
         for side in SIDES:
             height = mouth - 0.105 - face.half("lip_up", side) - 0.02
