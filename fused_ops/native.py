@@ -110,5 +110,6 @@ def _load(name: str) -> Status:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return refuse(f"failed to load: {str(error).splitlines()[0]}")
+        cause = error.__cause__ or error  # torch wraps what the loader says
+        return refuse(f"failed to load: {str(cause).splitlines()[0]}")
     return Status(True, path=path, build=build)

@@ -81,6 +81,7 @@ def test_library_that_does_not_load(record: Record, tmp_path: Path) -> None:
     status = native.cpu_library()
     assert not status.loaded
     assert status.reason.startswith("the native CPU library failed to load: ")
+    assert "file too short" in status.reason or "invalid ELF header" in status.reason
     assert "\n" not in status.reason
 
 
