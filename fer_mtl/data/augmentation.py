@@ -88,7 +88,7 @@ class Augment:
     def _move(self, batches: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
         n, device, level = len(batches[0]), batches[0].device, self.level
         mirror = (torch.rand(n, generator=generator) < 0.5) & self.flip
-        if level.warps:
+        if level.warps and n:  # affine_grid refuses an empty batch
             ratio = self.image_size / batches[0].shape[3]
             angle = torch.deg2rad(_around(0.0, level.rotation, n, generator))
             zoom = ratio / _around(1.0, level.scale, n, generator)

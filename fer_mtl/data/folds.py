@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 
 RULES = ("stratified", "sorted")
 
@@ -132,6 +131,8 @@ def _check(labels: Sequence[int] | torch.Tensor, subjects: Sequence[str]) -> tup
 
 
 def _stratified(y: np.ndarray, ids: np.ndarray, n_splits: int, seed: int) -> list[np.ndarray]:
+    from sklearn.model_selection import StratifiedGroupKFold  # here, since its import takes a second
+
     _require_subjects(ids, n_splits)
     splitter = StratifiedGroupKFold(n_splits=n_splits, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL, canonical, expression_of
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Happy", "happiness"), (" SAD ", "sadness"), ("surprise", "surprise"), ("Neutral", NEUTRAL)],
+)
+def test_common_spellings_are_understood(name: str, expected: str) -> None:
+    assert canonical(name) == expected
+    assert expression_of(name, (*EXPRESSIONS, NEUTRAL), "here") == expected
+
+
+def test_names_of_ones_own_are_found_as_they_are_written() -> None:
+    assert expression_of("BORED", ("Bored", "Happy"), "here") == "Bored"
+    assert expression_of("happiness", ("Bored", "Happy"), "here") == "Happy"
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown expression 'bored' in photos/bored; known: anger, .*surprise"
+    ):
+        expression_of("bored", EXPRESSIONS, "photos/bored")
