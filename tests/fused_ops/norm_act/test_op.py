@@ -1,0 +1,395 @@
+"""norm_act on every backend: values, gradients, layouts, what it keeps, and its manners within torch."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import fused_ops
+from fused_ops import backends, native, use
+from fused_ops.activations import ACTIVATIONS
+from fused_ops.norm_act import reference
+from tests.fused_ops.norm_act.cases import CASES, SHAPES, Case, results
+from tests.numerics import assert_as_accurate_as_eager, error_in_roundings, saved_bytes
+
+OP = torch.ops.fused_ops.norm_act.default
+BACKWARD_OP = torch.ops.fused_ops.norm_act_backward.default
+
+
+def is_in_format(y: Tensor, x: Tensor) -> bool:
+    significant = [dim for dim, size in enumerate(x.shape) if size > 1]
+    return [y.stride(dim) for dim in significant] == [x.stride(dim) for dim in significant]
+
+
+def check_accuracy(case: Case, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> None:
+    tensors = case.cast(case.tensors(shape, channels_last), dtype)
+    exact = results(case.eager, [tensor.double() for tensor in tensors])
+    ours = results(case.fused, tensors)
+    eager = results(case.eager, tensors)
+    if dtype == torch.float64:
+        torch.testing.assert_close(ours, exact)
+    elif backends.requested() == "reference":  # sums in single precision, torch's norms in double
+        for our, their, true in zip(ours, eager, exact, strict=True):
+            assert error_in_roundings(our, true) <= 8 * error_in_roundings(their, true) + 8
+    else:
+        assert_as_accurate_as_eager(ours, eager, exact)
+    assert is_in_format(ours[0], tensors[0])
+    assert is_in_format(ours[1], tensors[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients_are_as_accurate_as_eagers(
+    shape: tuple[int, ...], dtype: torch.dtype, backend: str
+) -> None:
+    with use(backend):
+        for case in CASES:
+            for channels_last in (False, True) if len(shape) > 3 else (False,):
+                if case.serves(shape):
+                    check_accuracy(case, shape, channels_last, dtype)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_with_and_without_residual(activation: str, backend: str) -> None:
+    with use(backend):
+        for residual in (False, True):
+            for channels_last in (False, True):
+                for dtype in (torch.float32, torch.bfloat16):
+                    check_accuracy(
+                        Case("batch", activation, residual=residual), (3, 20, 6, 5), channels_last, dtype
+                    )
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "adain"])
+def test_a_large_mean_costs_no_accuracy(norm: str, channels_last: bool, backend: str) -> None:
+    """Mean 1e4, deviation 1: E[x^2] - E[x]^2 would lose all digits of the variance in float32."""
+    case = Case(norm)
+    for first in (0.0, 1e4):  # the first rows may be black
+        tensors = case.tensors((4, 16, 24, 24), channels_last)
+        tensors[0].div_(2).add_(1e4)
+        tensors[0][:, :, :2] += first - 1e4
+        exact = results(case.eager, [tensor.double() for tensor in tensors])
+        with use(backend):
+            ours = results(case.fused, tensors)
+        assert_as_accurate_as_eager(ours, results(case.eager, tensors), exact)
+
+
+def test_the_statistics_are_exact_for_large_counts(backend: str) -> None:
+    x = torch.randn(4, 3, 200, 200) + 100
+    with use(backend):
+        for channels_last in (False, True):
+            data = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+            _, mean, var = OP(data, None, None, None, None, None, None, None, 0, 1e-5, 0, 0.0)
+            exact_var, exact_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+            torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-7, atol=0)
+            torch.testing.assert_close(var.double(), exact_var, rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_first_and_second_derivatives(case: Case, backend: str) -> None:
+    for channels_last in (False, True):
+        tensors = [tensor.double().requires_grad_() for tensor in case.tensors((2, 4, 3, 2), channels_last)]
+        with use(backend):
+            assert torch.autograd.gradcheck(case.fused, tensors)
+            assert torch.autograd.gradgradcheck(case.fused, tensors)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=st.sampled_from(CASES), n=st.integers(1, 5), channels=st.integers(1, 70), height=st.integers(1, 20),
+    width=st.integers(1, 40), channels_last=st.booleans(), threads=st.integers(1, 3),
+)  # fmt: skip
+def test_any_shape_agrees_with_the_reference(
+    case: Case, n: int, channels: int, height: int, width: int, channels_last: bool, threads: int
+) -> None:
+    shape = (n, channels, height, width)
+    if height * width == 1 and (not case.serves(shape) or n == 1):
+        return
+    torch.set_num_threads(threads)
+    tensors = [tensor.double() for tensor in case.tensors(shape, channels_last)]
+    with use("reference"):
+        expected = results(case.fused, tensors)
+    for our, their in zip(results(case.fused, tensors), expected, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values, every second element of a larger memory that starts at an offset."""
+    room = torch.full((*tensor.shape[:-1], tensor.shape[-1] * 2 + 1), float("nan"))
+    room[..., 1::2] = tensor
+    return room[..., 1::2]
+
+
+def channel_slice(tensor: Tensor) -> Tensor:
+    """The same values, some of the channels of a larger channels_last tensor."""
+    n, c, h, w = tensor.shape
+    room = torch.full((n, 2 * c, h, w), float("nan")).contiguous(memory_format=torch.channels_last)
+    room[:, c:] = tensor
+    return room[:, c:]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.activation != "elu"], ids=str)
+def test_views_and_mixed_layouts(case: Case, backend: str) -> None:
+    tensors = case.tensors((3, 6, 5, 4))
+    with use("reference"):
+        expected = results(case.fused, tensors)
+    permuted = [
+        tensor.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0) if tensor.dim() == 4 else tensor
+        for tensor in tensors
+    ]
+    views = [strided(tensor) if tensor.dim() else tensor for tensor in tensors]
+    sliced = [channel_slice(tensors[0]), *tensors[1:]]
+    mixed = [tensors[0].contiguous(memory_format=torch.channels_last), *tensors[1:]]
+    for variant in (permuted, views, sliced, mixed):
+        with use(backend):
+            found = results(case.fused, variant)
+        for our, their in zip(found, expected, strict=True):
+            torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_expanded_gradient(backend: str) -> None:
+    """As `y.sum().backward()` makes it."""
+    x = torch.randn(2, 6, 5, 4, requires_grad=True)
+    with use(backend):
+        (found,) = torch.autograd.grad(fused_ops.group_norm_act(x, 2, activation="silu").sum(), x)
+    (expected,) = torch.autograd.grad(torch.nn.functional.silu(torch.nn.functional.group_norm(x, 2)).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_what_is_needed_gets_a_gradient(backend: str) -> None:
+    for case in CASES:
+        tensors = case.tensors((2, 4, 6, 5))
+        exact = results(case.eager, [tensor.double() for tensor in tensors])[1:]
+        for index, tensor in enumerate(tensors):
+            one = [t.detach() for t in tensors]
+            leaf = one[index] = tensor.detach().requires_grad_()
+            with use(backend):
+                y = case.fused(*one)
+                generator = torch.Generator().manual_seed(1)
+                (grad,) = torch.autograd.grad(y, leaf, torch.randn(y.shape, generator=generator))
+            torch.testing.assert_close(grad, exact[index].float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend_name", ["auto"])
+def test_results_do_not_depend_on_threads_or_calls(backend_name: str) -> None:
+    for case in CASES:
+        for channels_last in (False, True):
+            tensors = case.tensors((3, 5, 64, 60), channels_last)
+            first, second = (results(case.fused, tensors) for _ in range(2))
+            assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+            torch.set_num_threads(1)
+            for our, their in zip(results(case.fused, tensors), first, strict=True):
+                torch.testing.assert_close(our, their, rtol=1e-5, atol=1e-4)
+            torch.set_num_threads(2)
+
+
+def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend: str) -> None:
+    with use(backend):
+        for case in CASES:
+            if case.norm == "batch":
+                with pytest.raises(ValueError, match="more than 1 value per channel"):
+                    case.fused(*case.tensors((0, 4, 3, 3)))
+                continue
+            for result in results(case.fused, case.tensors((0, 4, 3, 3))):
+                assert result.numel() == 0 or not result.any()
+
+
+def test_not_a_number_stays_in_its_statistic(backend: str) -> None:
+    x = torch.randn(2, 4, 5, 5)
+    x[1, 2, 3, 3] = float("nan")
+    with use(backend):
+        for activation in ACTIVATIONS:
+            y = fused_ops.instance_norm_act(x, activation=activation)
+            assert y[1, 2].isnan().all() and y.isnan().sum() == 25
+
+
+# --- what it keeps ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_kept_for_the_backward(case: Case, backend: str) -> None:
+    """x alone; with a residual also y, where the derivative follows from it, or the residual, where it takes z."""
+    tensors = [tensor.requires_grad_() for tensor in case.tensors((4, 16, 20, 20))]
+    small = [tensor for tensor in tensors if tensor.dim() < 3 or tensor.size(1) == 1]
+    with use(backend):
+        kept = saved_bytes(lambda: case.fused(*tensors), ignore=small)
+    large = 2 if case.residual and case.activation != "identity" else 1
+    statistics = 2 * 4 * (16 if case.norm in ("batch", "running") else 4 * 16)
+    assert kept <= large * tensors[0].numel() * 4 + statistics
+
+
+# --- manners within torch -----------------------------------------------------------------------------------
+
+
+def test_opcheck(backend: str) -> None:
+    x, gamma, beta, residual = (torch.randn(s) for s in ((2, 4, 3, 5), (4,), (4,), (2, 4, 3, 5)))
+    noise, scale = torch.randn(2, 1, 3, 5), torch.tensor(0.5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    none = (None,) * 5
+    rest = (1e-5, ACTIVATIONS["relu"].index, 0.0)
+    leaf = [tensor.clone().requires_grad_() for tensor in (x, gamma, beta, residual, noise, scale)]
+    with use(backend):
+        torch.library.opcheck(OP, (*leaf[:4], None, None, None, None, 0, *rest))
+        torch.library.opcheck(OP, (leaf[0], None, None, None, *leaf[4:], None, None, 2, *rest))
+        torch.library.opcheck(OP, (last, gamma, beta, *none[:3], torch.zeros(4), torch.ones(4), 0, *rest))
+        torch.library.opcheck(OP, (x.bfloat16(), gamma, beta, *none, 4, *rest))
+        y, mean, var = OP(x, gamma, beta, residual, *none[:4], 0, *rest)
+        torch.library.opcheck(
+            BACKWARD_OP,
+            (last, last, y, gamma, beta, *none[:3], mean, var, False, 0, *rest, True, True, True, False, False),
+        )
+        torch.library.opcheck(
+            BACKWARD_OP,
+            (x, x, None, gamma, None, None, noise, scale, mean, var, True, 0, *rest, False, True, False, True, True),
+        )
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("case", CASES[1:12:2], ids=str)
+def test_compile_without_graph_breaks(case: Case, dynamic: bool, backend: str) -> None:
+    tensors = case.tensors((2, 4, 5, 3), channels_last=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(case.fused, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    with use(backend):
+        for our, their in zip(results(compiled, tensors), results(case.fused, tensors), strict=True):
+            torch.testing.assert_close(our, their)
+            assert our.stride() == their.stride()
+
+
+@pytest.mark.inductor
+def test_compile_with_inductor(backend: str) -> None:
+    case = Case("batch", "relu", residual=True)
+    tensors = case.tensors((2, 4, 5, 3), channels_last=True)
+    torch._dynamo.reset()
+    with use(backend):
+        found = results(torch.compile(case.fused, fullgraph=True), tensors)
+        for our, their in zip(found, results(case.fused, tensors), strict=True):
+            torch.testing.assert_close(our, their)
+
+
+class Chain(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = fused_ops.FusedBatchNormAct2d(4, activation="relu")
+        self.second = fused_ops.FusedGroupNormAct(2, 4, activation="silu")
+        self.third = fused_ops.FusedInstanceNormAct2d(4, activation="leaky_relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x), x), x)
+
+
+def test_export_and_decomposition_to_plain_pytorch() -> None:
+    model, x = Chain().eval(), torch.randn(2, 4, 5, 6)
+    exported = torch.export.export(model, (x,))
+    targets = [node.target for node in exported.graph.nodes]
+    assert targets.count(OP) == 3
+    torch.testing.assert_close(exported.module()(x), model(x))
+    plain = exported.run_decompositions({OP: reference.norm_act})
+    assert all("fused_ops" not in str(node.target) for node in plain.graph.nodes)
+    torch.testing.assert_close(plain.module()(x), model(x))
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[6], CASES[11]], ids=str)
+def test_vmap_over_the_backward(case: Case, backend: str) -> None:
+    tensors = [tensor.requires_grad_() for tensor in case.tensors((2, 4, 3, 3))]
+    with use(backend):
+        y = case.fused(*tensors)
+        grads = torch.randn(3, *y.shape)
+        batched = torch.autograd.grad(y, tensors, grads, is_grads_batched=True, retain_graph=True)
+        for index, grad in enumerate(grads):
+            single = torch.autograd.grad(y, tensors, grad, retain_graph=True)
+            for all_of_them, one in zip(batched, single, strict=True):
+                torch.testing.assert_close(all_of_them[index], one)
+
+
+def test_vmap_over_the_forward(backend: str) -> None:
+    x = torch.randn(3, 2, 4, 5, 5)
+    with use(backend):
+        batched = torch.func.vmap(lambda one: fused_ops.group_norm_act(one, 2, activation="silu"))(x)
+        for index, one in enumerate(x):
+            torch.testing.assert_close(
+                batched[index], fused_ops.group_norm_act(one, 2, activation="silu")
+            )
+
+
+def test_checkpoint_gives_the_same_gradients(backend: str) -> None:
+    for case in (CASES[1], CASES[8]):
+        tensors = case.tensors((2, 4, 5, 5))
+
+        def checkpointed(*leaves: Tensor, case: Case = case) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(case.fused, *leaves, use_reentrant=False)  # type: ignore[no-any-return]
+
+        with use(backend):
+            for our, their in zip(
+                results(checkpointed, tensors), results(case.fused, tensors), strict=True
+            ):
+                torch.testing.assert_close(our, their, rtol=0, atol=0)
+
+
+def test_autocast_keeps_the_dtype_of_x_and_casts_what_does_not_fit(backend: str) -> None:
+    x, residual = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5, requires_grad=True)
+    weight = torch.randn(4, requires_grad=True)
+    with use(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+        y = fused_ops.batch_norm_act(x.bfloat16(), None, None, weight, None, True, residual=residual)
+        assert y.dtype == torch.bfloat16
+        gamma, beta = torch.randn(2, 2, 4).bfloat16()
+        assert fused_ops.adain(x, gamma, beta).dtype == torch.float32
+    grads = torch.autograd.grad(y.float().sum(), (weight, residual))
+    assert [grad.dtype for grad in grads] == [torch.float32, torch.float32]
+
+
+def test_given_statistics_get_no_gradient_and_say_so(backend: str) -> None:
+    x, mean = torch.randn(2, 4, 5, 5, requires_grad=True), torch.zeros(4, requires_grad=True)
+    with use(backend), pytest.raises(RuntimeError, match="given mean and var are constants"):
+        fused_ops.batch_norm_act(x, mean, torch.ones(4))
+    _, mean_used, var_used = OP(x, *(None,) * 7, 0, 1e-5, 0, 0.0)
+    assert not mean_used.requires_grad and not var_used.requires_grad
+
+
+def test_float16_is_served_by_the_reference() -> None:
+    x = torch.randn(2, 4, 5, 5).half()
+    decision = fused_ops.explain(fused_ops.group_norm_act, x, 2)[0]
+    assert decision.backend == "reference"
+    assert decision.reasons["cpu"].startswith(("it has no kernel for torch.float16", "the native CPU"))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_the_plainer_instruction_sets_are_as_accurate(isa: str) -> None:
+    """In a process of its own, since the choice is made once; the best set is tested above."""
+    if not native.cpu_library().loaded:
+        pytest.skip(native.cpu_library().reason)
+    code = """if True:
+        import torch
+        from fused_ops import use
+        from tests.fused_ops.norm_act import cases, test_op
+        torch.manual_seed(0)
+        with use("cpu"):
+            for shape in cases.SHAPES[:4]:
+                for case in filter(lambda case: case.serves(shape), cases.CASES):
+                    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                        for channels_last in (False, True):
+                            test_op.check_accuracy(case, shape, channels_last, dtype)
+            for activation in test_op.ACTIVATIONS:
+                test_op.check_accuracy(cases.Case("batch", activation), (3, 20, 6, 5), True, torch.float32)
+    """
+    environment = {**os.environ, "FUSED_OPS_CPU_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=os.getcwd(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_can_be_copied() -> None:
+    model, x = Chain(), torch.randn(2, 4, 5, 6)
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(twin(x), model(x))
