@@ -45,7 +45,10 @@ def test_fewer_classes_by_choice(tree: Path) -> None:
     assert faces.class_counts() == {"surprise": 4, "fear": 4}
 
 
-@pytest.mark.parametrize("name", ["S01_004_00000017.png", "S0100_004_00000017.png", "S010_004_00000017.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    ["S01_004_00000017.png", "S0100_004_00000017.png", "S010_004_00000017.jpg", "S010_004_00000017.png.png"],
+)
 def test_a_name_that_does_not_fit_is_named(tree: Path, name: str) -> None:
     (tree / "fear" / name).touch()
     with pytest.raises(ValueError, match=f"{name}: the name is not like"):

@@ -20,6 +20,7 @@ def test_every_subject_shows_every_expression(faces: FaceSet) -> None:
     assert faces.sources[14 + 3] == "P0001/contempt/1"
     assert (faces.subjects[14 + 3], int(faces.labels[14 + 3])) == ("P0001", 1)
     assert len(set(faces.sources)) == 84
+    assert len({image.numpy().tobytes() for image in faces.images}) == 84
 
 
 def test_the_seed_decides(faces: FaceSet) -> None:
