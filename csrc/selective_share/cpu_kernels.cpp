@@ -1,157 +1,275 @@
-// The kernels of kernels.h for one instruction set (FUSED_OPS_ISA).
-#include "common/vec_math.h"
-#include "selective_share/kernels.h"
+// The kernels of kernels.h for one instruction set (FUSED_OPS_ISA). Math and names: fused_ops/selective_share/README.md.
+#include "common/product.h"
+#include "selective_share/cpu_tile.h"
 
 namespace fused_ops::selective_share {
+inline namespace FUSED_OPS_ISA {
 namespace {
 
+// One tile's blocks of x and y and its gates; the scratch memory is handed out block by block.
 template <typename T>
-struct Stored {
-  using type = T;
-};
-template <>
-struct Stored<uint16_t> {
-  using type = BFloat16;
+struct Tile {
+  using S = Computed<T>;
+  const Shape& shape;
+  const S* const* weights;
+  Place place;
+  S* free;
+  S* x;       // and y in the rows after it
+  S* y;
+  S* passed;  // r_x . y and, in the rows after it, r_y . x
+  S* gates;
+
+  template <typename Job>
+  Tile(const Job& job, int64_t index, S* scratch)
+      : shape(job.shape), weights(job.weights), place(shape, job.tile, index), free(scratch) {
+    x = take(shape.both());
+    y = x + size(shape.x);
+    passed = take(shape.both());
+    gates = take(shape.gates());
+    place.load(job.x, shape.x, shape.channels_last, x);
+    place.load(job.y, shape.y, shape.channels_last, y);
+  }
+
+  static int64_t rows(const Shape& shape) { return 2 * shape.both() + shape.gates(); }
+
+  int64_t size(int64_t channels) const { return channels * place.width; }
+  S* take(int64_t channels) {
+    S* taken = free;
+    free += size(channels);
+    return taken;
+  }
+  S* gate(int64_t row) const { return gates + size(row); }
+  S* passed_y() const { return passed; }
+  S* passed_x() const { return passed + size(shape.y); }
+  const S* operand(int which) const {
+    const S* blocks[] = {x, y, passed_y(), passed_x()};
+    return blocks[which];
+  }
+
+  Term<S> term(int weight, int64_t col, const S* features, int64_t depth) const {
+    return {weights[weight] + col, shape.cols(weight), features, place.width, depth};
+  }
+  void sum(int64_t channels, const Term<S> (&terms)[2], S* out) const {
+    product<S>(channels, place.width, terms, 2, out, place.width, false);
+  }
+
+  // One unit's gates before the mix: r final, h and z before their activations.
+  void unit(int first_weight, const S* target, int64_t t, const S* source, int64_t s, int64_t h, int64_t r, int64_t z,
+            S* passed_source) const {
+    const int reset_weight = first_weight + W_r_x, update_weight = first_weight + W_z_x;
+    sum(s, {term(reset_weight, 0, target, t), term(reset_weight, t, source, s)}, gate(r));
+    sum(t, {term(update_weight, 0, target, t), term(update_weight, t, source, s)}, gate(z));
+    reset(size(s), gate(r), source, passed_source);
+    sum(t, {term(first_weight + U_x, 0, target, t), term(first_weight + W_x, 0, passed_source, s)}, gate(h));
+  }
+
+  // All gates; x and y become the mixed outputs in x_out and y_out, which may be x and y themselves.
+  void compute_gates() const {
+    unit(W_r_x, x, shape.x, y, shape.y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape), passed_y());
+    if (!shape.pair) return;
+    unit(W_r_y, y, shape.y, x, shape.x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape), passed_x());
+  }
+  void mix_into(S* x_target, S* y_target) const {
+    mix(size(shape.x), gate(Gates::h_x(shape)), gate(Gates::z_x(shape)), x_target, shape.z_keeps);
+    if (shape.pair) mix(size(shape.y), gate(Gates::h_y(shape)), gate(Gates::z_y(shape)), y_target, shape.z_keeps);
+  }
 };
 
-// T is float, double or uint16_t (bfloat16); values are computed as S.
 template <typename T>
-struct Ops {
-  using Element = typename Stored<T>::type;
-  using S = Compute<Element>;
-  using V = Vec<S>;
-  using In = Block<const T>;
-  using Out = Block<T>;
-  static constexpr int lanes = kLanes<S>;
+void forward(const Forward<T>& job, int64_t first, int64_t last, Computed<T>* scratch) {
+  const Shape& shape = job.shape;
+  for (int64_t index = first; index < last; ++index) {
+    const Tile<T> tile(job, index, scratch);
+    tile.compute_gates();
+    tile.mix_into(tile.x, tile.y);
+    tile.place.save(tile.x, shape.x, shape.channels_last, job.x_out);
+    if (shape.pair) tile.place.save(tile.y, shape.y, shape.channels_last, job.y_out);
+    if (job.gates) tile.place.save(tile.gates, shape.gates(), false, job.gates);
+  }
+}
 
-  // One vector's place in the blocks: `count` lanes from column `col` on.
-  struct Whole {
-    int64_t row, col;
-    FUSED_OPS_INLINE V get(In block) const {
-      return load(reinterpret_cast<const Element*>(block.data + row * block.ld + col));
-    }
-    FUSED_OPS_INLINE void put(Out block, V value) const {
-      store(reinterpret_cast<Element*>(block.data + row * block.ld + col), value);
-    }
-  };
-  struct Partial {
-    int64_t row, col;
-    int count;
-    FUSED_OPS_INLINE V get(In block) const {
-      return load(reinterpret_cast<const Element*>(block.data + row * block.ld + col), count);
-    }
-    FUSED_OPS_INLINE void put(Out block, V value) const {
-      store(reinterpret_cast<Element*>(block.data + row * block.ld + col), value, count);
-    }
-  };
+// The gradients of one tile.
+template <typename T>
+struct Gradients {
+  using S = Computed<T>;
+  const Backward<T>& job;
+  Tile<T>& tile;
+  const Shape& shape;
+  S* grad_x;  // and y in the rows after it
+  S* grad_y;
+  S* grad_out;
+  S* grad_gates;
+  S* pre_gates;
 
-  template <typename F>
-  static FUSED_OPS_INLINE void each(int64_t rows, int64_t cols, F&& body) {
-    for (int64_t row = 0; row < rows; ++row) {
-      int64_t col = 0;
-      for (; col + lanes <= cols; col += lanes) body(Whole{row, col});
-      if (col < cols) body(Partial{row, col, int(cols - col)});
+  Gradients(const Backward<T>& job, Tile<T>& tile)
+      : job(job), tile(tile), shape(job.shape), grad_gates(nullptr) {
+    grad_x = tile.take(shape.both());
+    grad_y = grad_x + tile.size(shape.x);
+    grad_out = tile.take(shape.x > shape.y ? shape.x : shape.y);
+    pre_gates = tile.take(shape.gates());
+    if (job.grad_gates) {
+      grad_gates = tile.take(shape.gates());
+      tile.place.load(job.grad_gates, shape.gates(), false, grad_gates);
     }
   }
 
-  static void copy(int64_t rows, int64_t cols, In from, Out to) {
-    each(rows, cols, [&](auto at) { at.put(to, at.get(from)); });
+  static int64_t rows(const Backward<T>& job) {
+    const Shape& s = job.shape;
+    const int64_t lying = job.weight_sums ? (s.pair ? 2 * s.both() : s.both() + s.y) : 0;
+    return s.both() + (s.x > s.y ? s.x : s.y) + s.gates() * (job.grad_gates ? 2 : 1) + lying;
   }
 
-  static void reset(int64_t rows, int64_t cols, Out gate, In source, Out passed) {
-    each(rows, cols, [&](auto at) {
-      const V r = vsigmoid<S>(at.get(gate));
-      at.put(gate, r);
-      at.put(passed, r * at.get(source));
+  S* pre(int64_t row) const { return pre_gates + tile.size(row); }
+  const S* outside(int64_t row) const { return grad_gates ? grad_gates + tile.size(row) : nullptr; }
+  Term<S> term(int weight, int64_t row, int64_t gate_row) const {
+    const int64_t depth = shape.rows(weight);
+    return {job.transposed[weight] + row * depth, depth, pre(gate_row), tile.place.width, depth};
+  }
+
+  void unmix_unit(const T* grad, int64_t channels, const S* target, int64_t h, int64_t z, S* grad_target) const {
+    tile.place.load(grad, channels, shape.channels_last, grad_out);
+    unmix(tile.size(channels), grad_out, target, tile.gate(h), tile.gate(z), outside(h), outside(z), pre(h), pre(z),
+          grad_target, shape.z_keeps);
+  }
+  // Back through the candidate's W and the reset gate.
+  void unreset_unit(int weight, int64_t h, int64_t r, int64_t channels, const S* source, S* passed,
+                    S* grad_source) const {
+    const Term<S> back = term(weight, 0, h);
+    product<S>(channels, tile.place.width, &back, 1, passed, tile.place.width, false);
+    unreset(tile.size(channels), tile.gate(r), source, outside(r), passed, pre(r), grad_source);
+  }
+
+  void run() const {
+    const Shape& s = shape;
+    const int64_t width = tile.place.width;
+    unmix_unit(job.grad_x_out, s.x, tile.x, Gates::h_x(s), Gates::z_x(s), grad_x);
+    if (s.pair) {
+      unmix_unit(job.grad_y_out, s.y, tile.y, Gates::h_y(s), Gates::z_y(s), grad_y);
+    } else {
+      for (int64_t i = 0; i < tile.size(s.y); ++i) grad_y[i] = S(0);
+    }
+    unreset_unit(W_x, Gates::h_x(s), Gates::r_x(s), s.y, tile.y, tile.passed_y(), grad_y);
+    if (s.pair) unreset_unit(W_y, Gates::h_y(s), Gates::r_y(s), s.x, tile.x, tile.passed_x(), grad_x);
+
+    // x is the first part of what the unit of x reads, and the second of what the unit of y reads.
+    const Term<S> to_x[] = {term(U_x, 0, Gates::h_x(s)), term(W_r_x, 0, Gates::r_x(s)),
+                            term(W_z_x, 0, Gates::z_x(s)), term(W_r_y, s.y, Gates::r_y(s)),
+                            term(W_z_y, s.y, Gates::z_y(s))};
+    product<S>(s.x, width, to_x, s.pair ? 5 : 3, grad_x, width, true);
+    const Term<S> to_y[] = {term(W_r_x, s.x, Gates::r_x(s)), term(W_z_x, s.x, Gates::z_x(s)),
+                            term(W_r_y, 0, Gates::r_y(s)), term(W_z_y, 0, Gates::z_y(s)),
+                            term(U_y, 0, Gates::h_y(s))};
+    product<S>(s.y, width, to_y, s.pair ? 5 : 2, grad_y, width, true);
+
+    tile.place.save(grad_x, s.x, s.channels_last, job.grad_x);
+    tile.place.save(grad_y, s.y, s.channels_last, job.grad_y);
+    if (job.weight_sums) {
+      add_to_sums();
+    } else {
+      keep_for_the_end();
+    }
+  }
+
+  // dW += pre x operand^T for every weight. The operands are laid down once, so that they are read along channels.
+  void add_to_sums() const {
+    const int64_t width = tile.place.width;
+    S* lying[4];
+    for (int o = 0; o < shape.operands(); ++o) {
+      const int64_t channels = operand_channels(shape, o);
+      lying[o] = tile.take(channels);
+      transpose(channels, width, tile.operand(o), width, lying[o], channels);
+    }
+    each_weight_gradient(shape, [&](int weight, int64_t gate_row, int o, int64_t col) {
+      const int64_t channels = operand_channels(shape, o);
+      const Term<S> both{pre(gate_row), width, lying[o], channels, width};
+      product<S>(shape.rows(weight), channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
+                 shape.cols(weight), true);
     });
   }
 
-  static void pass(int64_t rows, int64_t cols, In gate, In source, Out passed) {
-    each(rows, cols, [&](auto at) { at.put(passed, at.get(gate) * at.get(source)); });
-  }
-
-  template <bool z_keeps, bool keep_gates>
-  static void mix_as(int64_t rows, int64_t cols, Out h_block, Out z_block, In target, Out out) {
-    each(rows, cols, [&](auto at) {
-      const V h = vtanh<S>(at.get(h_block));
-      const V z = vsigmoid<S>(at.get(z_block));
-      const V x = at.get(target);
-      if constexpr (keep_gates) {
-        at.put(h_block, h);
-        at.put(z_block, z);
+  void keep_for_the_end() const {
+    const int64_t width = tile.place.width, first = tile.place.first;
+    for (int64_t row = 0; row < shape.gates(); ++row) {
+      copy_row(width, pre(row), job.pre_gates + row * job.all_pixels + first);
+    }
+    for (int o = 0; o < shape.operands(); ++o) {
+      S* panel = job.operands + first_panel(shape, o) * kPanel * job.all_pixels + first * kPanel;
+      for (int64_t c = 0; c < operand_channels(shape, o); c += kPanel, panel += kPanel * job.all_pixels) {
+        const int64_t left = operand_channels(shape, o) - c;
+        transpose(left < kPanel ? left : kPanel, width, tile.operand(o) + c * width, width, panel, kPanel);
       }
-      at.put(out, z_keeps ? h + z * (x - h) : x + z * (h - x));
-    });
+    }
   }
-
-  static void mix(int64_t rows, int64_t cols, Out h, Out z, In target, Out out, bool z_keeps, bool keep_gates) {
-    const auto run = z_keeps ? (keep_gates ? mix_as<true, true> : mix_as<true, false>)
-                             : (keep_gates ? mix_as<false, true> : mix_as<false, false>);
-    run(rows, cols, h, z, target, out);
-  }
-
-  static void mix_backward(int64_t rows, int64_t cols, In grad, In target, In h_block, In z_block, In grad_h,
-                           In grad_z, Out pre_h, Out pre_z, bool z_keeps) {
-    each(rows, cols, [&](auto at) {
-      const V g = at.get(grad), x = at.get(target), h = at.get(h_block), z = at.get(z_block);
-      V to_h = g * (z_keeps ? S(1) - z : z);
-      V to_z = g * (z_keeps ? x - h : h - x);
-      if (grad_h.data) to_h += at.get(grad_h);
-      if (grad_z.data) to_z += at.get(grad_z);
-      at.put(pre_h, to_h * (S(1) - h * h));
-      at.put(pre_z, to_z * z * (S(1) - z));
-    });
-  }
-
-  static void target_backward(int64_t rows, int64_t cols, In grad, In z_block, Out grad_target, bool z_keeps) {
-    each(rows, cols, [&](auto at) {
-      const V z = at.get(z_block);
-      at.put(grad_target, at.get(grad_target) + at.get(grad) * (z_keeps ? z : S(1) - z));
-    });
-  }
-
-  static void reset_backward(int64_t rows, int64_t cols, In grad_passed, In gate, In source, In grad_gate,
-                             Out pre_gate, Out grad_source) {
-    each(rows, cols, [&](auto at) {
-      const V g = at.get(grad_passed), r = at.get(gate);
-      V to_r = g * at.get(source);
-      if (grad_gate.data) to_r += at.get(grad_gate);
-      at.put(pre_gate, to_r * r * (S(1) - r));
-      at.put(grad_source, at.get(grad_source) + g * r);
-    });
-  }
-
-  // Sum<T> is S: the type that values are computed in.
-  static void accumulate(int64_t count, const T* part, S* sum) {
-    const Block<const T> from{part, 0};
-    each(1, count, [&](auto at) { put_sum(at, sum, get_sum(at, sum) + at.get(from)); });
-  }
-
-  static void total(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to) {
-    each(1, count, [&](auto at) {
-      V value = get_sum(at, parts[0] + offset);
-      for (int64_t part = 1; part < number_of_parts; ++part) value += get_sum(at, parts[part] + offset);
-      at.put(Out{to, 0}, value);
-    });
-  }
-
-  static FUSED_OPS_INLINE V get_sum(Whole at, const S* sums) { return load(sums + at.col); }
-  static FUSED_OPS_INLINE V get_sum(Partial at, const S* sums) { return load(sums + at.col, at.count); }
-  static FUSED_OPS_INLINE void put_sum(Whole at, S* sums, V value) { store(sums + at.col, value); }
-  static FUSED_OPS_INLINE void put_sum(Partial at, S* sums, V value) { store(sums + at.col, value, at.count); }
-
-  static constexpr Kernels<T> table = {copy,         reset,           pass,           mix,
-                                       mix_backward, target_backward, reset_backward, accumulate,
-                                       total};
 };
+
+template <typename T>
+void backward(const Backward<T>& job, int64_t first, int64_t last, Computed<T>* scratch) {
+  const Shape& shape = job.shape;
+  for (int64_t index = first; index < last; ++index) {
+    Tile<T> tile(job, index, scratch);
+    if (job.gates) {
+      tile.place.load(job.gates, shape.gates(), false, tile.gates);
+    } else {
+      tile.compute_gates();
+      // The mixed outputs are of no interest here, but h and z are; they go where the gradients will be written.
+      tile.mix_into(tile.free, tile.free);
+    }
+    Gradients<T>(job, tile).run();
+  }
+}
+
+template <typename S>
+void multiply(int64_t rows, int64_t cols, int64_t depth, const S* left, const S* panel, S* to, int64_t to_ld) {
+  // Long sums in parts whose share of the panel stays in the second-level cache while all rows pass.
+  constexpr int64_t some = 1024;
+  for (int64_t k = 0; k < depth; k += some) {
+    const Term<S> term{left + k, depth, panel + k * kPanel, kPanel, depth - k < some ? depth - k : some};
+    product<S>(rows, cols, &term, 1, to, to_ld, k > 0);
+  }
+}
+
+template <typename T>
+void convert(int64_t count, const T* from, Computed<T>* to) {
+  copy_row(count, stored(from), to);
+}
+
+template <typename S>
+void transpose_block(int64_t rows, int64_t cols, const S* from, int64_t from_ld, S* to, int64_t to_ld) {
+  transpose(rows, cols, from, from_ld, to, to_ld);
+}
+
+template <typename T>
+void total(int64_t count, const Computed<T>* const* parts, int64_t number_of_parts, int64_t offset, T* to) {
+  using S = Computed<T>;
+  constexpr int lanes = kLanes<S>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int some = count - i < lanes ? int(count - i) : lanes;
+    Vec<S> sum = load(parts[0] + offset + i, some);
+    for (int64_t part = 1; part < number_of_parts; ++part) sum += load(parts[part] + offset + i, some);
+    store(stored(to) + i, sum, some);
+  }
+}
+
+template <typename T>
+int64_t forward_rows(const Forward<T>& job) {
+  return Tile<T>::rows(job.shape);
+}
+
+template <typename T>
+int64_t backward_rows(const Backward<T>& job) {
+  return Tile<T>::rows(job.shape) + Gradients<T>::rows(job);
+}
+
+template <typename T>
+constexpr Kernels<T> table = {
+    forward_rows<T>,       backward_rows<T>, forward<T>, backward<T>, multiply<Computed<T>>, convert<T>,
+    transpose_block<Computed<T>>, total<T>};
 
 }  // namespace
 
-inline namespace FUSED_OPS_ISA {
-
 template <typename T>
 const Kernels<T>& kernels() {
-  return Ops<T>::table;
+  return table<T>;
 }
 template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();

@@ -1,61 +1,144 @@
-// The element-wise work of selective sharing between the matrix products: one table of kernels per instruction set.
+// Selective sharing over tiles of pixels: what the torch glue (cpu.cpp) hands to the kernels of one instruction set.
 //
-// Every kernel works on a block of rows x columns whose rows lie `ld` elements apart: pixels x channels in
-// channels_last, channels x pixels in contiguous tensors. Blocks of one call may have row distances of their own.
-// bfloat16 travels as uint16_t.
+// A tile is a run of pixels, counted over all images. In scratch memory its blocks are channels x pixels whatever the
+// layout of the tensors, so that the weights are used where they lie (product.h) and the gates are computed along
+// pixels. bfloat16 travels as uint16_t and is computed in float.
 #pragma once
 #include <cstdint>
 
 namespace fused_ops::selective_share {
 
+// The type that a dtype is computed in.
 template <typename T>
-struct Block {
-  T* data = nullptr;
-  int64_t ld = 0;
-
-  // Always inlined, so that no copy of it made for one instruction set is linked into another.
-  __attribute__((always_inline)) operator Block<const T>() const { return {data, ld}; }
-};
-
-// The type in which weights' gradients are summed over tiles.
-template <typename T>
-struct SumOf {
+struct ComputedAs {
   using type = T;
 };
 template <>
-struct SumOf<uint16_t> {
+struct ComputedAs<uint16_t> {
   using type = float;
 };
 template <typename T>
-using Sum = typename SumOf<T>::type;
+using Computed = typename ComputedAs<T>::type;
+
+// The weights of a pair in the order of the op's schema; a single unit has the first four.
+enum Weight { W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y };
+inline constexpr int kWeights = 8;
+
+struct Shape {
+  int64_t images, pixels;  // pixels of one image
+  int64_t x, y;            // channels
+  bool pair;
+  bool channels_last;  // of all features; gates are always contiguous
+  bool z_keeps;        // the convention: x' = z x + (1 - z) h
+
+  int64_t both() const { return x + y; }
+  int64_t gates() const { return pair ? 3 * (x + y) : 2 * x + y; }
+  int64_t rows(int weight) const { return weight == W_r_x || weight == W_y || weight == U_y || weight == W_z_y ? y : x; }
+  int64_t cols(int weight) const {
+    return weight == W_x || weight == U_y ? y : weight == U_x || weight == W_y ? x : x + y;
+  }
+  int operands() const { return pair ? 4 : 3; }
+  // Where a weight begins when all lie one after the other.
+  int64_t offset(int weight) const {
+    int64_t size = 0;
+    for (int w = 0; w < weight; ++w) size += rows(w) * cols(w);
+    return size;
+  }
+  int64_t weight_size() const { return offset(pair ? 8 : 4); }
+};
+
+template <typename T>
+struct Forward {
+  Shape shape;
+  int64_t tile;  // pixels of a tile, a multiple of 64 or all pixels rounded up to 16
+  const T *x, *y;
+  const Computed<T>* weights[kWeights];
+  T *x_out, *y_out;
+  T* gates;  // null: not wanted
+};
+
+template <typename T>
+struct Backward {
+  Shape shape;
+  int64_t tile;
+  const T *grad_x_out, *grad_y_out;
+  const T* grad_gates;  // null: none
+  const T *x, *y;
+  const T* gates;  // null: compute them again
+  const Computed<T>* weights[kWeights];
+  const Computed<T>* transposed[kWeights];
+  T *grad_x, *grad_y;
+  // Either the sums of one thread, the weights' gradients one after the other ...
+  Computed<T>* weight_sums;
+  // ... or, where weights are large, all that their products need, to be multiplied at the end: the gradients before
+  // the gates' activations, gates() rows of `all_pixels`, and the operands lying, in panels of all_pixels x kPanel.
+  Computed<T>* pre_gates;
+  Computed<T>* operands;
+  int64_t all_pixels;
+};
+
+inline constexpr int64_t kPanel = 64;
+
+// The four operands of the weights' gradients, each with channels of its own.
+enum Operand { of_x, of_y, of_passed_y, of_passed_x };  // x, y, r_x . y, r_y . x
+
+inline int64_t operand_channels(const Shape& s, int operand) {
+  return operand == of_x || operand == of_passed_x ? s.x : s.y;
+}
+inline int64_t panels(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
+// The first panel of an operand; of the one after the last: their number.
+inline int64_t first_panel(const Shape& s, int operand) {
+  int64_t count = 0;
+  for (int o = 0; o < operand; ++o) count += panels(operand_channels(s, o));
+  return count;
+}
+
+// Rows of the gates, GATE_ORDER of reference.py.
+struct Gates {
+  static int64_t h_x(const Shape&) { return 0; }
+  static int64_t r_x(const Shape& s) { return s.x; }
+  static int64_t z_x(const Shape& s) { return s.x + s.y; }
+  static int64_t r_y(const Shape& s) { return 2 * s.x + s.y; }
+  static int64_t z_y(const Shape& s) { return 3 * s.x + s.y; }
+  static int64_t h_y(const Shape& s) { return 3 * s.x + 2 * s.y; }
+};
+
+// The products that make the weights' gradients, dW = (gradient before a gate's activation) x operand^T:
+// visit(weight, row of the gate, operand, first column of the weight).
+template <typename F>
+void each_weight_gradient(const Shape& s, F&& visit) {
+  const auto reading_both = [&](int weight, int64_t gate, Operand target, Operand source, int64_t target_channels) {
+    visit(weight, gate, target, int64_t(0));
+    visit(weight, gate, source, target_channels);
+  };
+  reading_both(W_r_x, Gates::r_x(s), of_x, of_y, s.x);
+  visit(W_x, Gates::h_x(s), of_passed_y, int64_t(0));
+  visit(U_x, Gates::h_x(s), of_x, int64_t(0));
+  reading_both(W_z_x, Gates::z_x(s), of_x, of_y, s.x);
+  if (!s.pair) return;
+  reading_both(W_r_y, Gates::r_y(s), of_y, of_x, s.y);
+  visit(W_y, Gates::h_y(s), of_passed_x, int64_t(0));
+  visit(U_y, Gates::h_y(s), of_y, int64_t(0));
+  reading_both(W_z_y, Gates::z_y(s), of_y, of_x, s.y);
+}
 
 template <typename T>
 struct Kernels {
-  using In = Block<const T>;
-  using Out = Block<T>;
-
+  using S = Computed<T>;
+  // Scratch memory: rows of one tile's pixels.
+  int64_t (*forward_rows)(const Forward<T>&);
+  int64_t (*backward_rows)(const Backward<T>&);
+  // Tiles first <= i < last.
+  void (*forward)(const Forward<T>&, int64_t first, int64_t last, S* scratch);
+  void (*backward)(const Backward<T>&, int64_t first, int64_t last, S* scratch);
+  // to (rows x cols) = left (rows x depth) x one panel (depth x kPanel, the first cols of it), for depth = all pixels
+  void (*multiply)(int64_t rows, int64_t cols, int64_t depth, const S* left, const S* panel, S* to, int64_t to_ld);
   // to = from
-  void (*copy)(int64_t rows, int64_t cols, In from, Out to);
-  // gate = sigmoid(gate); passed = gate . source
-  void (*reset)(int64_t rows, int64_t cols, Out gate, In source, Out passed);
-  // passed = gate . source
-  void (*pass)(int64_t rows, int64_t cols, In gate, In source, Out passed);
-  // h = tanh(h); z = sigmoid(z); out = mix of target and h; h and z are written back if `keep_gates`
-  void (*mix)(int64_t rows, int64_t cols, Out h, Out z, In target, Out out, bool z_keeps, bool keep_gates);
-  // The gradients before h's tanh and z's sigmoid from that of the output; grad_h and grad_z reach the gates from
-  // outside and may be null.
-  void (*mix_backward)(int64_t rows, int64_t cols, In grad, In target, In h, In z, In grad_h, In grad_z, Out pre_h,
-                       Out pre_z, bool z_keeps);
-  // grad_target += grad . (the target's share in the mix)
-  void (*target_backward)(int64_t rows, int64_t cols, In grad, In z, Out grad_target, bool z_keeps);
-  // The gradient before the reset gate's sigmoid from that of gate . source; grad_source += grad_passed . gate.
-  // grad_gate reaches the gate from outside and may be null.
-  void (*reset_backward)(int64_t rows, int64_t cols, In grad_passed, In gate, In source, In grad_gate, Out pre_gate,
-                         Out grad_source);
-  // sum += part
-  void (*accumulate)(int64_t count, const T* part, Sum<T>* sum);
+  void (*convert)(int64_t count, const T* from, S* to);
+  // to[c][r] = from[r][c]
+  void (*transpose)(int64_t rows, int64_t cols, const S* from, int64_t from_ld, S* to, int64_t to_ld);
   // to = the sum of the parts, each read from `offset` on
-  void (*total)(int64_t count, const Sum<T>* const* parts, int64_t number_of_parts, int64_t offset, T* to);
+  void (*total)(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to);
 };
 
 }  // namespace fused_ops::selective_share

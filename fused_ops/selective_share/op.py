@@ -1,8 +1,8 @@
 """``fused_ops::selective_share``: checks, schema, fakes, autograd, autocast, and the functional twins.
 
-The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns ``(x', y',
-gates)`` with all gates in one tensor, in the layout that the kernels write anyway, so that returning them
-costs no copy.
+The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns
+``(x', y', gates)``, all gates in one contiguous tensor whatever the memory format of x: the kernels compute
+them along pixels.
 """
 
 from __future__ import annotations
@@ -200,9 +200,10 @@ def working_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _empty(x: Tensor, channels: int) -> Tensor:
+def _empty(x: Tensor, channels: int, memory_format: torch.memory_format | None = None) -> Tensor:
     shape = (x.shape[0], channels, *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=working_format(x))
+    layout = working_format(x) if memory_format is None else memory_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 # --- the op -------------------------------------------------------------------------------------------------
@@ -212,7 +213,8 @@ def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     *weights, _keep, want_gates, _save_gates = rest
     pair = weights[4] is not None
     cx, cy = x.shape[1], y.shape[1]
-    gates = _empty(x, sum(reference.gate_sizes(cx, cy, pair))) if want_gates else x.new_empty(0)
+    sizes = reference.gate_sizes(cx, cy, pair)
+    gates = _empty(x, sum(sizes), torch.contiguous_format) if want_gates else x.new_empty(0)
     return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
 
 
@@ -270,7 +272,7 @@ def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
-    gates = gates.contiguous(memory_format=layout) if want_gates else x.new_empty(0)
+    gates = gates.contiguous() if want_gates else x.new_empty(0)
     return x_out.contiguous(memory_format=layout), y_out, gates
 
 
@@ -292,9 +294,17 @@ def _native_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _native_backward(*args: Any) -> tuple[Tensor, ...]:
-    layout = working_format(args[3])
-    features = (value if value is None else value.contiguous(memory_format=layout) for value in args[:6])
-    return torch.ops.fused_ops_cpu.selective_share_backward(*features, *args[6:])
+    grad_x_out, grad_y_out, grad_gates, x, y, gates, *rest = args
+    layout = working_format(x)
+    return torch.ops.fused_ops_cpu.selective_share_backward(
+        grad_x_out.contiguous(memory_format=layout),
+        None if grad_y_out is None else grad_y_out.contiguous(memory_format=layout),
+        None if grad_gates is None else grad_gates.contiguous(),
+        x.contiguous(memory_format=layout),
+        y.contiguous(memory_format=layout),
+        None if gates is None else gates.contiguous(),
+        *rest,
+    )
 
 
 def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:

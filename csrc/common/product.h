@@ -1,0 +1,137 @@
+// Matrix products of small blocks that are in cache, without packing: out = sum over terms of left x right.
+//
+// The left matrix is read element by element (each broadcast to a vector), the right one in vectors along its rows, so
+// that both are used where they lie. A block of kRows x kVectors vectors of `out` stays in registers while all terms
+// are summed.
+#pragma once
+
+#include "vec.h"
+
+namespace fused_ops {
+inline namespace FUSED_OPS_ISA {
+
+// left is rows x depth, right is depth x cols; consecutive rows lie `..._ld` elements apart.
+template <typename S>
+struct Term {
+  const S* left;
+  int64_t left_ld;
+  const S* right;
+  int64_t right_ld;
+  int64_t depth;
+};
+
+// The register block: what fits beside one row of vectors of the right matrix and one broadcast value.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kRows = 6, kVectors = 4;
+#else
+inline constexpr int kRows = 6, kVectors = 2;
+#endif
+
+template <typename S, int rows, int vectors, bool whole>
+FUSED_OPS_INLINE void product_block(const Term<S>* terms, int count, int64_t row, int64_t col, S* out, int64_t out_ld,
+                                    bool add, int last) {
+  constexpr int lanes = kLanes<S>;
+  // The last vector of a block at the right edge has `last` lanes.
+  const auto get = [&](const S* p, int j) { return whole || j + 1 < vectors ? load(p) : load(p, last); };
+  Vec<S> sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; ++j) sum[i][j] = Vec<S>{};
+  }
+  for (int t = 0; t < count; ++t) {
+    const Term<S>& term = terms[t];
+    const S* left = term.left + row * term.left_ld;
+    const S* right = term.right + col;
+    const int64_t left_ld = term.left_ld, right_ld = term.right_ld;
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < term.depth; ++k) {
+      Vec<S> line[vectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) line[j] = get(right + k * right_ld + j * lanes, j);
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+        const Vec<S> value = broadcast<S>(left[i * left_ld + k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; ++j) sum[i][j] += value * line[j];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; ++j) {
+      S* to = out + (row + i) * out_ld + col + j * lanes;
+      // Added at the end: on top of a large value every step would lose more.
+      if (add) sum[i][j] += get(to, j);
+      if (whole || j + 1 < vectors) {
+        store(to, sum[i][j]);
+      } else {
+        store(to, sum[i][j], last);
+      }
+    }
+  }
+}
+
+template <typename S, int vectors, bool whole>
+void product_columns(int64_t rows, int64_t from_row, const Term<S>* terms, int count, int64_t col, S* out,
+                     int64_t out_ld, bool add, int last) {
+  int64_t row = from_row;
+  for (; row + kRows <= rows; row += kRows) {
+    product_block<S, kRows, vectors, whole>(terms, count, row, col, out, out_ld, add, last);
+  }
+  if (row + 4 <= rows) {
+    product_block<S, 4, vectors, whole>(terms, count, row, col, out, out_ld, add, last);
+    row += 4;
+  }
+  if (row + 2 <= rows) {
+    product_block<S, 2, vectors, whole>(terms, count, row, col, out, out_ld, add, last);
+    row += 2;
+  }
+  if (row < rows) product_block<S, 1, vectors, whole>(terms, count, row, col, out, out_ld, add, last);
+}
+
+// The longest sum in registers. What lies beyond is added in memory: a sum in parts loses less than one long one.
+inline constexpr int64_t kDepth = 128;
+
+// Some terms, their depth cut to about kDepth in all; `done` is what of the first one was used before.
+template <typename S>
+FUSED_OPS_INLINE int next_terms(const Term<S>* terms, int count, int& first, int64_t& done, Term<S>* some) {
+  int found = 0;
+  for (int64_t room = kDepth; first < count && room > 0;) {
+    const Term<S>& term = terms[first];
+    const int64_t left = term.depth - done, depth = left <= room + kDepth / 2 ? left : room;
+    some[found++] = {term.left + done, term.left_ld, term.right + done * term.right_ld, term.right_ld, depth};
+    room -= depth;
+    done = depth == left ? 0 : done + depth;
+    if (done == 0) ++first;
+  }
+  return found;
+}
+
+// out (rows x cols) = the sum of at most eight terms, plus `out` if `add`.
+template <typename S>
+void product(int64_t rows, int64_t cols, const Term<S>* terms, int count, S* out, int64_t out_ld, bool add) {
+  constexpr int lanes = kLanes<S>, width = kVectors * lanes;
+  Term<S> some[8];
+  int first = 0;
+  for (int64_t done = 0; first < count; add = true) {
+    const int some_count = next_terms(terms, count, first, done, some);
+    // Few rows at a time over all columns: they are read from far away once, while the right side stays in cache.
+    constexpr int64_t some_rows = 8 * kRows;
+    for (int64_t row = 0; row < rows; row += some_rows) {
+      const int64_t end = row + some_rows < rows ? row + some_rows : rows;
+      int64_t col = 0;
+      for (; col + width <= cols; col += width) {
+        product_columns<S, kVectors, true>(end, row, some, some_count, col, out, out_ld, add, lanes);
+      }
+      for (; col < cols; col += lanes) {
+        const int last = cols - col < lanes ? int(cols - col) : lanes;
+        product_columns<S, 1, false>(end, row, some, some_count, col, out, out_ld, add, last);
+      }
+    }
+  }
+}
+
+}  // namespace FUSED_OPS_ISA
+}  // namespace fused_ops
