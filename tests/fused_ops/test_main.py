@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -54,6 +55,21 @@ def test_wrong_op_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert re.search(r"^FusedConvFLU .*<-- WRONG$", printed, re.MULTILINE)
     assert re.search(r"^FusedSelectiveShare +TypeError: .*<-- WRONG$", printed, re.MULTILINE)
     assert printed.splitlines()[-1].startswith("Not well: FusedSelectiveShare, FusedConvFLU")
+
+
+def test_stale_libraries_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a source tree: libraries older than a C++ source."""
+    monkeypatch.setattr(native, "FOLDER", tmp_path / "fused_ops/lib")
+    source = tmp_path / "csrc/toy/cpu.cpp"
+    record = native.FOLDER / "build.json"
+    for path in (source, record):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    os.utime(record, (1000, 1000))
+    os.utime(source, (999, 999))
+    assert main._stale() is None
+    os.utime(source, (1001, 1001))
+    assert main._stale() == "csrc/toy/cpu.cpp"
 
 
 def test_cpu_library_row_names_what_was_built(capsys: pytest.CaptureFixture[str]) -> None:
