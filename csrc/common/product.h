@@ -113,21 +113,23 @@ FUSED_OPS_INLINE int next_terms(const Term<S>* terms, int count, int& first, int
 template <typename S>
 void product(int64_t rows, int64_t cols, const Term<S>* terms, int count, S* out, int64_t out_ld, bool add) {
   constexpr int lanes = kLanes<S>, width = kVectors * lanes;
-  Term<S> some[8];
-  int first = 0;
-  for (int64_t done = 0; first < count; add = true) {
-    const int some_count = next_terms(terms, count, first, done, some);
-    // Few rows at a time over all columns: they are read from far away once, while the right side stays in cache.
-    constexpr int64_t some_rows = 8 * kRows;
-    for (int64_t row = 0; row < rows; row += some_rows) {
-      const int64_t end = row + some_rows < rows ? row + some_rows : rows;
+  // Some rows at a time: their sums stay in the first-level cache while the parts are added, and what they take of the
+  // left matrix, which comes from far away, is used for all columns before it leaves the second.
+  constexpr int64_t some_rows = 8 * kRows;
+  for (int64_t row = 0; row < rows; row += some_rows) {
+    const int64_t end = row + some_rows < rows ? row + some_rows : rows;
+    Term<S> some[8];
+    int first = 0;
+    bool add_to = add;
+    for (int64_t done = 0; first < count; add_to = true) {
+      const int some_count = next_terms(terms, count, first, done, some);
       int64_t col = 0;
       for (; col + width <= cols; col += width) {
-        product_columns<S, kVectors, true>(end, row, some, some_count, col, out, out_ld, add, lanes);
+        product_columns<S, kVectors, true>(end, row, some, some_count, col, out, out_ld, add_to, lanes);
       }
       for (; col < cols; col += lanes) {
         const int last = cols - col < lanes ? int(cols - col) : lanes;
-        product_columns<S, 1, false>(end, row, some, some_count, col, out, out_ld, add, last);
+        product_columns<S, 1, false>(end, row, some, some_count, col, out, out_ld, add_to, last);
       }
     }
   }

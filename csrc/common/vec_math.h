@@ -112,15 +112,29 @@ FUSED_OPS_INLINE Vec<S> vexpm1(Vec<S> x) {
   return parts.fraction * scale + (scale - S(1));
 }
 
+// 1 / d for 2^-126 < |d| < 2^126, within a unit in the last place: a division costs more than all the rest of a sigmoid.
+template <typename S>
+FUSED_OPS_INLINE Vec<S> vreciprocal(Vec<S> d) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4) {
+    const Vec<S> guess = (Vec<S>)_mm512_maskz_rcp14_ps(__mmask16(-1), (__m512)d);
+    return guess + guess * (S(1) - d * guess);
+  }
+#endif
+  return S(1) / d;
+}
+
+// Below -87 (double: -708), where the result is under the smallest normal number, it is that of -87.
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vsigmoid(Vec<S> x) {
-  return S(1) / (S(1) + vexp<S>(-x));
+  constexpr S lowest = sizeof(S) == 4 ? S(-87) : S(-708);
+  return vreciprocal<S>(S(1) + vexp<S>(-vmax<S>(x, broadcast<S>(lowest))));
 }
 
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vtanh(Vec<S> x) {
   const Vec<S> t = vexpm1<S>(vmin<S>(S(2) * vabs<S>(x), broadcast<S>(40)));
-  const Vec<S> magnitude = t / (t + S(2));
+  const Vec<S> magnitude = t * vreciprocal<S>(t + S(2));
   return vcopysign<S>(magnitude, x);
 }
 

@@ -40,10 +40,45 @@ T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
-template <typename S>
-std::unique_ptr<S[]> memory(int64_t count) {
-  return std::make_unique_for_overwrite<S[]>(std::max<int64_t>(count, 1));
-}
+// Memory that a thread keeps from call to call, since fresh pages cost as much as the work done on them. It grows to
+// what the largest call took, but what would be larger than kKept is given back after the call.
+// A call's own and that of its tiles are two, since a thread may hold both.
+enum class Use { call, tiles };
+
+template <typename S, Use use>
+class Workspace {
+ public:
+  explicit Workspace(int64_t count) {
+    if (count * int64_t(sizeof(S)) > kKept) {
+      own_ = std::make_unique_for_overwrite<S[]>(count);
+      free_ = own_.get();
+      return;
+    }
+    thread_local std::unique_ptr<S[]> kept;
+    thread_local int64_t size = 0;
+    if (count > size) {
+      kept.reset();
+      kept = std::make_unique_for_overwrite<S[]>(count);
+      size = count;
+    }
+    free_ = kept.get();
+  }
+  S* take(int64_t count) {
+    S* taken = free_;
+    free_ += count;
+    return taken;
+  }
+
+ private:
+  static constexpr int64_t kKept = 64 << 20;
+  std::unique_ptr<S[]> own_;
+  S* free_;
+};
+
+template <typename T>
+using CallMemory = Workspace<Computed<T>, Use::call>;
+template <typename T>
+using TileMemory = Workspace<Computed<T>, Use::tiles>;
 
 Shape shape_of(const Tensor& x, const Tensor& y, bool pair, bool z_keeps) {
   const int64_t pixels = x.size(2) * x.size(3);
@@ -68,17 +103,17 @@ struct Weights {
   using S = Computed<T>;
   const S* plain[kWeights] = {};
   const S* transposed[kWeights] = {};
-  std::unique_ptr<S[]> copies, turned;
+  static constexpr bool copied = !std::is_same_v<T, S>;
 
-  Weights(const Kernels<T>& run, const Shape& shape, const WeightTensors& tensors) {
-    if constexpr (!std::is_same_v<T, S>) copies = memory<S>(shape.weight_size());
+  Weights(const Kernels<T>& run, const Shape& shape, const WeightTensors& tensors, CallMemory<T>& memory) {
+    S* copies = copied ? memory.take(shape.weight_size()) : nullptr;
     for (int w = 0; w < kWeights; ++w) {
       if (!tensors[w]) continue;
       const T* from = data<const T>(*tensors[w]);
-      if constexpr (std::is_same_v<T, S>) {
+      if constexpr (!copied) {
         plain[w] = from;
       } else {
-        S* to = copies.get() + shape.offset(w);
+        S* to = copies + shape.offset(w);
         plain[w] = to;
         torch::stable::parallel_for(0, shape.rows(w) * shape.cols(w), kGrain, [&](int64_t begin, int64_t end) {
           run.convert(end - begin, from + begin, to + begin);
@@ -87,12 +122,12 @@ struct Weights {
     }
   }
 
-  void transpose(const Kernels<T>& run, const Shape& shape) {
-    turned = memory<S>(shape.weight_size());
+  void transpose(const Kernels<T>& run, const Shape& shape, CallMemory<T>& memory) {
+    S* turned = memory.take(shape.weight_size());
     for (int w = 0; w < kWeights; ++w) {
       if (!plain[w]) continue;
       const int64_t rows = shape.rows(w), cols = shape.cols(w);
-      S* to = turned.get() + shape.offset(w);
+      S* to = turned + shape.offset(w);
       transposed[w] = to;
       // Strips of 64 columns: the rows that are written lie together.
       torch::stable::parallel_for(0, (cols + 63) / 64, std::max<int64_t>(1, kGrain / (64 * rows)),
@@ -119,7 +154,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& y, con
   const Kernels<T>& run = chosen_kernels<T>();
   Forward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
   const Shape& shape = job.shape;
-  const Weights<T> weights(run, shape, tensors);
+  CallMemory<T> memory(Weights<T>::copied ? shape.weight_size() : 0);
+  const Weights<T> weights(run, shape, tensors, memory);
   const Tensor nothing = torch::stable::new_empty(x, {0});
   const Tensor x_out = like(x, shape.x), y_out = shape.pair ? like(x, shape.y) : nothing;
   const Tensor gates = want_gates ? like(x, shape.gates(), true) : nothing;
@@ -131,8 +167,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& y, con
   job.tile = tile_width(shape, rows, sizeof(S));
 
   torch::stable::parallel_for(0, count_tiles(shape, job.tile), 1, [&](int64_t begin, int64_t end) {
-    const auto scratch = memory<S>(rows * job.tile);
-    run.forward(job, begin, end, scratch.get());
+    TileMemory<T> scratch(rows * job.tile);
+    run.forward(job, begin, end, scratch.take(rows * job.tile));
   });
   return {x_out, y_out, gates};
 }
@@ -144,11 +180,7 @@ using Targets = std::array<T*, kWeights>;
 // Small weights: every thread has summed its tiles.
 template <typename T>
 void total_of_threads(const Kernels<T>& run, const Shape& shape,
-                      const std::vector<std::unique_ptr<Computed<T>[]>>& sums, const Targets<T>& to) {
-  std::vector<const Computed<T>*> parts;
-  for (const auto& sum : sums) {
-    if (sum) parts.push_back(sum.get());
-  }
+                      const std::vector<const Computed<T>*>& parts, const Targets<T>& to) {
   for (int w = 0; w < kWeights; ++w) {
     if (to[w]) run.total(shape.rows(w) * shape.cols(w), parts.data(), parts.size(), shape.offset(w), to[w]);
   }
@@ -156,19 +188,19 @@ void total_of_threads(const Kernels<T>& run, const Shape& shape,
 
 // Large weights: the products of what the tiles have kept, a panel of columns at a time.
 template <typename T>
-void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Targets<T>& to) {
+void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Targets<T>& to, CallMemory<T>& memory) {
   using S = Computed<T>;
   const Shape& shape = job.shape;
   const int64_t pixels = job.all_pixels;
-  std::unique_ptr<S[]> sums;
-  if constexpr (!std::is_same_v<T, S>) sums = memory<S>(shape.weight_size());
-  const auto target = [&](int weight) {
-    if constexpr (std::is_same_v<T, S>) {
-      return to[weight];
-    } else {
-      return sums.get() + shape.offset(weight);
-    }
-  };
+  const S* sums = nullptr;
+  S* targets[kWeights] = {};
+  if constexpr (Weights<T>::copied) {
+    S* all = memory.take(shape.weight_size());
+    for (int w = 0; w < kWeights; ++w) targets[w] = all + shape.offset(w);
+    sums = all;
+  } else {
+    std::copy(to.begin(), to.end(), targets);
+  }
   struct Task {
     int weight;
     int64_t gate, panel, col, cols;
@@ -185,16 +217,11 @@ void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Ta
     for (int64_t i = begin; i < end; ++i) {
       const Task& task = tasks[i];
       run.multiply(shape.rows(task.weight), task.cols, pixels, job.pre_gates + task.gate * pixels,
-                   job.operands + task.panel * kPanel * pixels, target(task.weight) + task.col,
+                   job.operands + task.panel * kPanel * pixels, targets[task.weight] + task.col,
                    shape.cols(task.weight));
     }
   });
-  if constexpr (!std::is_same_v<T, S>) {
-    const S* part = sums.get();
-    for (int w = 0; w < kWeights; ++w) {
-      if (to[w]) run.total(shape.rows(w) * shape.cols(w), &part, 1, shape.offset(w), to[w]);
-    }
-  }
+  if (sums != nullptr) total_of_threads(run, shape, {sums}, to);
 }
 
 template <typename T>
@@ -205,9 +232,6 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   const Kernels<T>& run = chosen_kernels<T>();
   Backward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
   const Shape& shape = job.shape;
-  Weights<T> weights(run, shape, tensors);
-  weights.transpose(run, shape);
-
   std::vector<Tensor> results{like(x, shape.x), like(x, shape.y)};
   Targets<T> to{};
   for (int w = 0; w < kWeights; ++w) {
@@ -218,8 +242,6 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
     to[w] = present ? data<T>(results.back()) : nullptr;
   }
 
-  std::copy_n(weights.plain, kWeights, job.weights);
-  std::copy_n(weights.transposed, kWeights, job.transposed);
   job.grad_x_out = data<const T>(grad_x_out);
   job.grad_y_out = shape.pair ? data<const T>(*grad_y_out) : nullptr;
   job.grad_gates = grad_gates ? data<const T>(*grad_gates) : nullptr;
@@ -237,31 +259,41 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   const int64_t tiles = count_tiles(shape, job.tile);
   const int64_t threads = torch::stable::get_num_threads(), chunks = std::min(threads, tiles);
 
-  std::unique_ptr<S[]> pre_gates, operands;
-  std::vector<std::unique_ptr<S[]>> sums(chunks);
+  job.all_pixels = tiles * job.tile;
+
+  const int64_t pre_size = shape.gates() * job.all_pixels;
+  const int64_t operand_size = first_panel(shape, shape.operands()) * kPanel * job.all_pixels;
+  const int64_t copies = Weights<T>::copied ? (large ? 2 : 1) : 0;
+  CallMemory<T> memory((1 + copies) * sum_size + (large ? pre_size + operand_size : chunks * sum_size));
+  Weights<T> weights(run, shape, tensors, memory);
+  weights.transpose(run, shape, memory);
+  std::copy_n(weights.plain, kWeights, job.weights);
+  std::copy_n(weights.transposed, kWeights, job.transposed);
+  S* sums = nullptr;
   if (large) {
-    job.all_pixels = tiles * job.tile;
-    pre_gates = memory<S>(shape.gates() * job.all_pixels);
-    operands = memory<S>(first_panel(shape, shape.operands()) * kPanel * job.all_pixels);
-    job.pre_gates = pre_gates.get(), job.operands = operands.get();
+    job.pre_gates = memory.take(pre_size), job.operands = memory.take(operand_size);
+  } else {
+    sums = memory.take(chunks * sum_size);
   }
   // A chunk for each thread, the same tiles whichever thread takes it: the sums do not depend on chance.
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    const auto scratch = memory<S>(rows * job.tile);
+    TileMemory<T> scratch_memory(rows * job.tile);
+    S* scratch = scratch_memory.take(rows * job.tile);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       Backward<T> mine = job;
       if (!large) {
-        sums[chunk] = memory<S>(sum_size);
-        std::fill_n(sums[chunk].get(), sum_size, S(0));
-        mine.weight_sums = sums[chunk].get();
+        mine.weight_sums = sums + chunk * sum_size;
+        std::fill_n(mine.weight_sums, sum_size, S(0));
       }
-      run.backward(mine, chunk * tiles / chunks, (chunk + 1) * tiles / chunks, scratch.get());
+      run.backward(mine, chunk * tiles / chunks, (chunk + 1) * tiles / chunks, scratch);
     }
   });
   if (large) {
-    multiply_at_the_end(run, job, to);
+    multiply_at_the_end(run, job, to, memory);
   } else {
-    total_of_threads(run, shape, sums, to);
+    std::vector<const S*> parts;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) parts.push_back(sums + chunk * sum_size);
+    total_of_threads(run, shape, parts, to);
   }
   return results;
 }
