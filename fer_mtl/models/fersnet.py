@@ -266,8 +266,7 @@ class FERSNet(Pretrained, nn.Module):
         return Features(stem, tuple(xs), tuple(ys), recognition, synthesis, gates or None)
 
     def decode(self, features: Features, target_expression: Tensor) -> Tensor:
-        """The encoded faces with another expression, [N, in_channels, H, W]; arguments as in
-        :meth:`forward`."""
+        """The encoded faces with another expression, [N, in_channels, H, W]; the target as in :meth:`forward`."""
         x = features.synthesis
         if self.decoder is None or x is None:
             raise ValueError(
@@ -288,8 +287,7 @@ class FERSNet(Pretrained, nn.Module):
         return cast(list[Level], list(self.levels))  # a ModuleList forgets the type of what it holds
 
     def sharing_penalty(self) -> Tensor | None:
-        """Sum of what the sharing units add to the loss (orthogonality of ``sluice``), a scalar; None for
-        most."""
+        """What the sharing units add to the loss (``sluice``: orthogonality), a scalar; None for most."""
         penalties = [
             level.share.penalty(level.fer.conv2.weight, level.fes.conv2.weight)
             for level in self._each_level()

@@ -1,5 +1,4 @@
-"""Ways for two branches to share features, behind one call: :data:`SHARING` names them, :func:`make_sharing`
-builds.
+"""Ways for two branches to share features: :data:`SHARING` names them, :func:`make_sharing` builds one.
 
 Each is a module called as ``share(x, y, return_gates=False) -> (x', y', gates)``, with x the recognition and
 y the synthesis features, both [N, channels, H, W], and x', y' of the same shape; ``gates`` is None where a
@@ -35,14 +34,12 @@ class Sharing(nn.Module):
         raise NotImplementedError
 
     def penalty(self, x_weight: Tensor, y_weight: Tensor) -> Tensor | None:
-        """What the method adds to the loss, given the last convolution of each branch's block; None for
-        most."""
+        """What the method adds to the loss, given the last convolution of either branch; None for most."""
         return None
 
 
 class ConvFLUSharing(Sharing):
-    """Selective sharing by a pair of convolutional feature leaky units, the paper's method (arXiv
-    2007.04514).
+    """The paper's selective sharing (arXiv 2007.04514), by a pair of convolutional feature leaky units.
 
     r = sigmoid(W_r * [x, y]);  h = tanh(W * (r . y) + U * x);  z = sigmoid(W_z * [x, y])
     x' = (1 - z) . x + z . h  for ``convention="accept"``,  x' = z . x + (1 - z) . h  for ``"keep"``.
@@ -98,8 +95,7 @@ class CrossStitch(Sharing):
 
 
 class Sluice(Sharing):
-    """[x1', x2', y1', y2'] = A [x1, x2, y1, y2] (Ruder et al., "Latent Multi-task Architecture Learning",
-    AAAI 2019).
+    """[x1', x2', y1', y2'] = A [x1, x2, y1, y2] (Ruder et al., "Sluice networks", AAAI 2019).
 
     The channels of each task form two subspaces, mixed by a 4x4 matrix of scalars, 0.9 on its diagonal at the
     start. :meth:`penalty` keeps the subspaces of a task apart: the squared Frobenius norm of G1^T G2, summed
