@@ -266,7 +266,7 @@ class FERSNet(Pretrained, nn.Module):
         return Features(stem, tuple(xs), tuple(ys), recognition, synthesis, gates or None)
 
     def decode(self, features: Features, target_expression: Tensor) -> Tensor:
-        """The encoded faces with another expression, [N, in_channels, H, W]; the target as in :meth:`forward`."""
+        """The encoded faces redrawn, [N, in_channels, H, W]; the target as in :meth:`forward`."""
         x = features.synthesis
         if self.decoder is None or x is None:
             raise ValueError(
