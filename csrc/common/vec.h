@@ -82,6 +82,25 @@ FUSED_OPS_INLINE S sum(Vec<S> v) {
   return lanes[0];
 }
 
+// A running sum in double of vectors of any arithmetic type.
+template <typename S>
+struct DoubleSum {
+  Vec<double> parts[sizeof(double) / sizeof(S)] = {};
+
+  FUSED_OPS_INLINE void add(Vec<S> v) {
+    typename VectorOf<S, kVectorBytes * int(sizeof(S)) / 8>::type piece;
+    for (unsigned i = 0; i < sizeof(double) / sizeof(S); ++i) {
+      memcpy(&piece, (const char*)&v + i * sizeof(piece), sizeof(piece));
+      parts[i] += __builtin_convertvector(piece, Vec<double>);
+    }
+  }
+  FUSED_OPS_INLINE double total() const {
+    double total = 0;
+    for (const Vec<double>& part : parts) total += sum<double>(part);
+    return total;
+  }
+};
+
 template <typename S>
 FUSED_OPS_INLINE S to_scalar(S value) {
   return value;

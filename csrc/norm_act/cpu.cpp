@@ -422,7 +422,7 @@ Tensor parameter_gradient(const Tensor& parameter, std::vector<double> sums, int
 }
 
 struct Needs {
-  bool x, affine, residual, noise, noise_scale;
+  bool x, affine, residual, noise_scale;
 };
 
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -433,7 +433,7 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
   using S = Arithmetic<T>;
   Normalization<T> norm(a);
   const Layout& layout = norm.layout;
-  const bool want_x = need.x || need.noise || need.noise_scale;
+  const bool want_x = need.x || need.noise_scale;
   const auto none = [&] { return torch::stable::new_empty(norm.x, {0}); };
   const Tensor grad_x = want_x ? norm.format.empty_like(norm.x) : none();
   const Tensor grad_residual = need.residual ? norm.format.empty_like(norm.x) : none();
@@ -476,7 +476,7 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
   };
   double noise_sum = 0;
   for (const double part : noise_sums) noise_sum += part;
-  return {grad_x,
+  return {need.x ? grad_x : none(),
           of_parameter(need.affine, a.gamma, sums.sum_x),
           of_parameter(need.affine, a.beta, sums.sum),
           grad_residual,
@@ -510,8 +510,8 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
                       Tensor var, bool given, int64_t groups, double eps, int64_t activation, double slope,
                       bool need_x, bool need_affine, bool need_residual, bool need_noise, bool need_noise_scale) {
   const Arguments a{x, gamma, beta, residual, noise, noise_scale, given ? 0 : groups, eps, activation, slope};
-  const bool noisy = noise.has_value();
-  const Needs need{need_x, need_affine, need_residual, noisy && need_noise, noisy && need_noise_scale};
+  STD_TORCH_CHECK(!need_noise, "norm_act on the CPU leaves the gradient of the noise to its caller");
+  const Needs need{need_x, need_affine, need_residual, noise.has_value() && need_noise_scale};
   return for_dtype(x.scalar_type(),
                    [&](auto zero) { return backward<decltype(zero)>(a, grad, y, mean, var, given, need); });
 }

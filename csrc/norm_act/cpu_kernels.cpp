@@ -15,8 +15,9 @@ struct Stored<uint16_t> {
   using type = BFloat16;
 };
 
-// How long a run of elements (of one lane) is summed in single precision before the sum goes to a double.
-constexpr int64_t kRun = 128;
+// How many elements of one lane are summed in single precision before the sum goes to a double: the rounding error
+// then stays below that of the products themselves.
+constexpr int64_t kRun = 16;
 
 // `count` lanes from column `col` on of a row.
 struct Whole {
@@ -61,6 +62,15 @@ FUSED_OPS_INLINE void each(int64_t begin, int64_t end, F&& body) {
 
 FUSED_OPS_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FUSED_OPS_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
+// The same, and end_of_run() after every kRun vectors and at the end.
+template <typename S, typename F, typename G>
+FUSED_OPS_INLINE void each_run(int64_t begin, int64_t end, F&& body, G&& end_of_run) {
+  for (int64_t col = begin; col < end; col += kRun * kLanes<S>) {
+    each<S>(col, smaller(col + kRun * kLanes<S>, end), body);
+    end_of_run();
+  }
+}
 
 // A coefficient that is constant along a row, or runs along it.
 template <typename S>
@@ -191,31 +201,39 @@ FUSED_OPS_INLINE void merge(Moments& into, double count, double mean, double m2)
 template <typename T>
 Moments plane_moments(const Block<T>& block) {
   using S = Arithmetic<T>;
-  constexpr int64_t elements = kRun * kLanes<S>;
-  const int64_t rows_at_once = larger(1, kRun / ((block.cols + kLanes<S> - 1) / kLanes<S>));
+  constexpr int64_t vectors = 128;  // of a block
+  const int64_t rows_at_once = larger(1, vectors / ((block.cols + kLanes<S> - 1) / kLanes<S>));
   Moments result;
   for (int64_t row = 0; row < block.rows; row += rows_at_once) {
     const int64_t row_end = smaller(row + rows_at_once, block.rows);
-    for (int64_t col = 0; col < block.cols; col += elements) {
-      const int64_t col_end = smaller(col + elements, block.cols);
-      const auto each_value = [&](auto&& body) {
-        for (int64_t i = row; i < row_end; ++i) {
-          const Input<T, Planes> input(block, i);
-          each<S>(col, col_end, [&](auto at) { body(at, input.get(at)); });
-        }
-      };
+    for (int64_t col = 0; col < block.cols; col += vectors * kLanes<S>) {
+      const int64_t col_end = smaller(col + vectors * kLanes<S>, block.cols);
       const double count = double(row_end - row) * double(col_end - col);
       Vec<S> total{}, squares{};
-      each_value([&](auto, Vec<S> value) { total += value; });
+      for (int64_t i = row; i < row_end; ++i) {
+        const Input<T, Planes> input(block, i);
+        each<S>(col, col_end, [&](auto at) { total += input.get(at); });
+      }
       const S guess = S(sum<S>(total) / count);
-      total = Vec<S>{};
-      each_value([&](auto at, Vec<S> value) {
-        const Vec<S> deviation = at.keep(value - guess);
-        total += deviation;
-        squares += deviation * deviation;
-      });
-      const double off = sum<S>(total) / count;
-      merge(result, count, guess + off, sum<S>(squares) - count * off * off);
+      DoubleSum<S> off, deviations;
+      for (int64_t i = row; i < row_end; ++i) {
+        const Input<T, Planes> input(block, i);
+        total = squares = Vec<S>{};
+        each_run<S>(
+            col, col_end,
+            [&](auto at) {
+              const Vec<S> deviation = at.keep(input.get(at) - guess);
+              total += deviation;
+              squares += deviation * deviation;
+            },
+            [&] {
+              off.add(total);
+              deviations.add(squares);
+              total = squares = Vec<S>{};
+            });
+      }
+      const double correction = off.total() / count;
+      merge(result, count, guess + correction, deviations.total() - count * correction * correction);
     }
   }
   return result;
@@ -243,7 +261,7 @@ template <typename T>
 void channel_moments(const Block<T>& block, double count, double* mean, double* m2, Arithmetic<T>* scratch) {
   using S = Arithmetic<T>;
   const int64_t cols = block.cols;
-  const int64_t rows_at_once = smaller(kRun / 2, larger(kRun / 8, 16384 / cols));
+  const int64_t rows_at_once = smaller(64, larger(16, 16384 / cols));
   S *guess = scratch, *total = scratch + cols, *squares = scratch + 2 * cols;
   for (int64_t begin = 0; begin < block.rows; begin += rows_at_once) {
     const int64_t end = smaller(begin + rows_at_once, block.rows);
@@ -298,22 +316,24 @@ template <Activation kind, typename T>
 void plane_sums(const Block<T>& block, Arithmetic<T> activation_slope, const Gradient<T>& gradient, double* sum_out,
                 double* sum_x_out, Arithmetic<T>*) {
   using S = Arithmetic<T>;
-  constexpr int64_t elements = kRun * kLanes<S>;
   for (int64_t i = 0; i < block.rows; ++i) {
     const GradientRow<kind, T, Planes> row(block, i, gradient, activation_slope);
-    double total = 0, total_x = 0;
-    for (int64_t col = 0; col < block.cols; col += elements) {
-      Vec<S> part{}, part_x{};
-      each<S>(col, smaller(col + elements, block.cols), [&](auto at) {
-        const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
-        part += grad_z;
-        part_x += grad_z * centred;
-      });
-      total += sum<S>(part);
-      total_x += sum<S>(part_x);
-    }
-    sum_out[i * block.step] += total;
-    sum_x_out[i * block.step] += total_x;
+    DoubleSum<S> total, total_x;
+    Vec<S> run{}, run_x{};
+    each_run<S>(
+        0, block.cols,
+        [&](auto at) {
+          const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
+          run += grad_z;
+          run_x += grad_z * centred;
+        },
+        [&] {
+          total.add(run);
+          total_x.add(run_x);
+          run = run_x = Vec<S>{};
+        });
+    sum_out[i * block.step] += total.total();
+    sum_x_out[i * block.step] += total_x.total();
   }
 }
 
@@ -349,28 +369,32 @@ void channel_sums(const Block<T>& block, Arithmetic<T> activation_slope, const G
 template <Activation kind, typename T, typename Way>
 void backward(const Block<T>& block, Arithmetic<T> activation_slope, const Gradient<T>& gradient) {
   using S = Arithmetic<T>;
-  constexpr int64_t elements = kRun * kLanes<S>;
-  double noise_sum = 0;
+  DoubleSum<S> noise_sum;
   for (int64_t i = 0; i < block.rows; ++i) {
     const GradientRow<kind, T, Way> row(block, i, gradient, activation_slope);
     const auto slope = Way::coefficient(gradient.slope, i, block.step);
     const auto offset = Way::coefficient(gradient.offset, i, block.step);
     T* grad_x_to = gradient.grad_x ? gradient.grad_x + i * block.ld : nullptr;
     T* grad_residual_to = gradient.grad_residual ? gradient.grad_residual + i * block.ld : nullptr;
-    for (int64_t col = 0; col < block.cols; col += elements) {
-      Vec<S> with_noise{};
-      each<S>(col, smaller(col + elements, block.cols), [&](auto at) {
-        const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
-        if (grad_residual_to) at.put(grad_residual_to, grad_z);
-        if (!grad_x_to) return;
-        const Vec<S> grad_x = grad_z * row.scale.get(at) + (centred * slope.get(at) + offset.get(at));
-        at.put(grad_x_to, grad_x);
-        if (gradient.noise_sum) with_noise += at.keep(grad_x * row.noise.get(at));
-      });
-      if (gradient.noise_sum) noise_sum += sum<S>(with_noise);
+    Vec<S> with_noise{};
+    const auto body = [&](auto at) {
+      const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
+      if (grad_residual_to) at.put(grad_residual_to, grad_z);
+      if (!grad_x_to) return;
+      const Vec<S> grad_x = grad_z * row.scale.get(at) + (centred * slope.get(at) + offset.get(at));
+      at.put(grad_x_to, grad_x);
+      if (gradient.noise_sum) with_noise += at.keep(grad_x * row.noise.get(at));
+    };
+    if (!gradient.noise_sum) {
+      each<S>(0, block.cols, body);
+      continue;
     }
+    each_run<S>(0, block.cols, body, [&] {
+      noise_sum.add(with_noise);
+      with_noise = Vec<S>{};
+    });
   }
-  if (gradient.noise_sum) *gradient.noise_sum += noise_sum;
+  if (gradient.noise_sum) *gradient.noise_sum += noise_sum.total();
 }
 
 template <Activation kind, typename T>

@@ -7,6 +7,7 @@ from fused_ops.norm_act.module import (
     FusedGroupNormAct,
     FusedInstanceNormAct2d,
 )
+from fused_ops.norm_act.sync import convert_sync_batchnorm
 
 __all__ = [
     "FusedAdaIN",
@@ -15,6 +16,7 @@ __all__ = [
     "FusedInstanceNormAct2d",
     "adain",
     "batch_norm_act",
+    "convert_sync_batchnorm",
     "group_norm_act",
     "instance_norm_act",
 ]

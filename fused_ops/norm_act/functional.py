@@ -11,7 +11,7 @@ Arguments follow ``torch.nn.functional`` in order and meaning; ``activation`` is
 * Mean and variance are computed stably in float32 (float64 for float64), biased for the normalization.
 * For the backward x and the small statistics are kept, and with a residual y or the residual, nothing else.
 
-Raises TypeError for a wrong type or dtype and ValueError for a wrong shape, device or value; the message names
+Raises TypeError for a wrong type or dtype, ValueError for a wrong shape, device or value; the message names
 the argument.
 """
 

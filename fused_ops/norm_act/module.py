@@ -15,7 +15,7 @@ from fused_ops.activations import resolve
 from fused_ops.norm_act.functional import adain, batch_norm_act, group_norm_act, instance_norm_act
 
 
-class _WithActivation(nn.Module):
+class WithActivation(nn.Module):
     """What the modules share: the activation's name and slope, checked, and shown when printed."""
 
     activation: str
@@ -30,8 +30,11 @@ class _WithActivation(nn.Module):
         return f"{super().extra_repr()}, activation={self.activation!r}{slope}"
 
 
-class FusedBatchNormAct2d(_WithActivation, nn.BatchNorm2d):
+class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
     """``activation(BatchNorm2d(x) + residual)``; x and residual [N, C, H, W].
+
+    To synchronize it over processes use :func:`fused_ops.norm_act.convert_sync_batchnorm`: torch's own
+    conversion would drop the activation.
 
     Args:
         activation: a name of :data:`fused_ops.activations.ACTIVATIONS`.
@@ -78,7 +81,7 @@ class FusedBatchNormAct2d(_WithActivation, nn.BatchNorm2d):
         )
 
 
-class FusedInstanceNormAct2d(_WithActivation, nn.InstanceNorm2d):
+class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
     """``activation(InstanceNorm2d(x) + residual)``; x and residual [N, C, H, W] or [C, H, W].
 
     Args: as :class:`FusedBatchNormAct2d`; the others as in :class:`torch.nn.InstanceNorm2d`.
@@ -120,7 +123,7 @@ class FusedInstanceNormAct2d(_WithActivation, nn.InstanceNorm2d):
         )
 
 
-class FusedGroupNormAct(_WithActivation, nn.GroupNorm):
+class FusedGroupNormAct(WithActivation, nn.GroupNorm):
     """``activation(GroupNorm(x) + residual)``; x and residual [N, C, *spatial].
 
     Args: as :class:`FusedBatchNormAct2d`; the others as in :class:`torch.nn.GroupNorm`.
@@ -153,7 +156,7 @@ class FusedGroupNormAct(_WithActivation, nn.GroupNorm):
         )
 
 
-class FusedAdaIN(_WithActivation):
+class FusedAdaIN(WithActivation):
     """Noise, instance norm, and a scale and shift that a condition chooses:
 
         activation(instance_norm(x + noise_scale * noise) * gamma + beta),  [gamma, beta] = style(condition)

@@ -140,13 +140,23 @@ def _native_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups
     return None if library.loaded else library.reason
 
 
+def _native_forward(*args: Any) -> tuple[Tensor, ...]:
+    return torch.ops.fused_ops_cpu.norm_act.default(*args)
+
+
 def _native_backward(*args: Any) -> tuple[Tensor, ...]:
-    grads = torch.ops.fused_ops_cpu.norm_act_backward(*args)
-    noise, noise_scale, need_noise = args[6], args[7], args[18]
-    if need_noise:
-        over_channels = grads[0].sum(1, keepdim=True, dtype=statistics_dtype(noise.dtype))
-        grads = (*grads[:4], (over_channels * noise_scale).to(noise.dtype), grads[5])
-    return grads
+    backward = torch.ops.fused_ops_cpu.norm_act_backward.default
+    *others, need_x, need_affine, need_residual, need_noise, need_noise_scale = args
+    if not need_noise:
+        return backward(*args)
+    # The library leaves the noise's gradient, which hardly anyone asks for, to be summed from that of x.
+    noise, noise_scale = args[6:8]
+    grads = list(backward(*others, True, need_affine, need_residual, False, need_noise_scale))
+    over_channels = grads[0].sum(1, keepdim=True, dtype=statistics_dtype(noise.dtype))
+    grads[4] = (over_channels * noise_scale).to(noise.dtype)
+    if not need_x:
+        grads[0] = noise.new_empty(0)
+    return tuple(grads)
 
 
 backends.register("norm_act", "reference", reference.norm_act)
@@ -154,7 +164,7 @@ backends.register("norm_act_backward", "reference", reference.norm_act_backward)
 backends.register(
     "norm_act",
     "cpu",
-    lambda *args: torch.ops.fused_ops_cpu.norm_act(*args),
+    _native_forward,
     lambda x, gamma, beta, *rest: _native_refuses(x, gamma, beta, rest[5]),
 )
 backends.register(
