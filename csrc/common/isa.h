@@ -1,16 +1,38 @@
 // Which instruction set's kernels run: the best that was built and that this processor has.
 //
-// For the torch glue (cpu.cpp), which is compiled for the plainest set. FUSED_OPS_CPU_ISA=baseline|avx2|avx512 in the
-// environment caps the choice, so that every set can be tested on one machine; it is read once.
+// For the torch glue (cpu.cpp), which is compiled for the plainest set. FUSED_OPS_CPU_ISA=baseline|avx2|avx512|amx in the
+// environment caps the choice, so that every set can be tested on one machine; it is read once. amx is avx512 whose
+// kernels may also use matrix tiles for bfloat16.
 #pragma once
 #include <torch/headeronly/util/Exception.h>
 
+#include <array>
 #include <cstdlib>
 #include <string_view>
+#if defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace fused_ops {
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { baseline, avx2, avx512, amx };
+
+inline constexpr std::array<std::string_view, 4> kIsaNames{"baseline", "avx2", "avx512", "amx"};
+
+// Whether the processor multiplies bfloat16 tiles and the system lets this process use them.
+inline bool has_amx() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr unsigned bfloat16 = 1u << 22, tiles = 1u << 24;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bfloat16) == 0 || (d & tiles) == 0) return false;
+  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+  return false;
+#endif
+}
 
 inline Isa detect_isa() {
   Isa best = Isa::baseline;
@@ -20,16 +42,16 @@ inline Isa detect_isa() {
     best = Isa::avx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      best = Isa::avx512;
+      best = has_amx() ? Isa::amx : Isa::avx512;
     }
   }
 #endif
   if (const char* cap = std::getenv("FUSED_OPS_CPU_ISA"); cap != nullptr && *cap != '\0') {
-    const std::string_view name(cap);
-    STD_TORCH_CHECK(name == "baseline" || name == "avx2" || name == "avx512",
-                    "FUSED_OPS_CPU_ISA is '", cap, "'; allowed are baseline, avx2, avx512");
-    const Isa limit = name == "baseline" ? Isa::baseline : name == "avx2" ? Isa::avx2 : Isa::avx512;
-    if (limit < best) best = limit;
+    std::size_t limit = 0;
+    while (limit < kIsaNames.size() && kIsaNames[limit] != cap) ++limit;
+    STD_TORCH_CHECK(limit < kIsaNames.size(), "FUSED_OPS_CPU_ISA is '", cap,
+                    "'; allowed are baseline, avx2, avx512, amx");
+    if (static_cast<Isa>(limit) < best) best = static_cast<Isa>(limit);
   }
   return best;
 }
@@ -58,8 +80,8 @@ inline Isa isa() {
   FUSED_OPS_IF_AVX2(namespace avx2 { __VA_ARGS__ })    \
   FUSED_OPS_IF_AVX512(namespace avx512 { __VA_ARGS__ })
 
-// Returns what `call`, declared that way, gives for the chosen instruction set.
-#define FUSED_OPS_RETURN_FOR_ISA(call)                                          \
-  FUSED_OPS_IF_AVX512(if (isa() >= Isa::avx512) { return avx512::call; })       \
-  FUSED_OPS_IF_AVX2(if (isa() >= Isa::avx2) { return avx2::call; })             \
-  return baseline::call
+// Returns what a call, declared that way, gives for the chosen instruction set.
+#define FUSED_OPS_RETURN_FOR_ISA(...)                                                  \
+  FUSED_OPS_IF_AVX512(if (isa() >= Isa::avx512) { return avx512::__VA_ARGS__; })       \
+  FUSED_OPS_IF_AVX2(if (isa() >= Isa::avx2) { return avx2::__VA_ARGS__; })             \
+  return baseline::__VA_ARGS__

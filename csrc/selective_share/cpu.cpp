@@ -17,7 +17,7 @@
 
 namespace fused_ops::selective_share {
 
-FUSED_OPS_DECLARE_PER_ISA(template <typename T> const Kernels<T>& kernels();)
+FUSED_OPS_DECLARE_PER_ISA(template <typename T, bool in_tiles> const Kernels<T, in_tiles>& kernels();)
 
 namespace {
 
@@ -30,9 +30,19 @@ constexpr int64_t kCacheBytes = 1200 * 1024;  // what a tile's blocks may take o
 constexpr int64_t kLargeWeights = 1 << 20;    // bytes from which on their gradients are not summed tile by tile
 constexpr int64_t kGrain = 1 << 14;           // elements worth a thread of their own
 
-template <typename T>
-const Kernels<T>& chosen_kernels() {
-  FUSED_OPS_RETURN_FOR_ISA(kernels<T>());
+template <typename T, bool in_tiles>
+const Kernels<T, in_tiles>& chosen_kernels() {
+  if constexpr (in_tiles) {
+    FUSED_OPS_IF_AVX512(return avx512::kernels<T, true>();)
+    STD_TORCH_CHECK(false, "kernels on matrix tiles were not built");
+  } else {
+    FUSED_OPS_RETURN_FOR_ISA(kernels<T, false>());
+  }
+}
+
+bool use_tiles(const Shape& shape) {
+  FUSED_OPS_IF_AVX512(return isa() >= Isa::amx && shape.x % 32 == 0 && shape.y % 32 == 0;)
+  return false;
 }
 
 template <typename T>
@@ -92,28 +102,37 @@ int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size) {
   const int64_t pixels = shape.images * shape.pixels, step = 64;
   const int64_t fit = kCacheBytes / (rows * element_size) / step * step;
   const int64_t width = std::clamp<int64_t>(fit, step, 4 * step);
-  return std::min(width, (pixels + 15) / 16 * 16);
+  return std::min(width, (pixels + 31) / 32 * 32);
 }
 
 int64_t count_tiles(const Shape& shape, int64_t width) { return (shape.images * shape.pixels + width - 1) / width; }
 
-// The weights as the kernels compute with them, and transposed on demand.
-template <typename T>
+// The weights as the products take them, and transposed on demand.
+template <typename T, bool in_tiles>
 struct Weights {
-  using S = Computed<T>;
-  const S* plain[kWeights] = {};
-  const S* transposed[kWeights] = {};
-  static constexpr bool copied = !std::is_same_v<T, S>;
+  using Left = LeftOf<T, in_tiles>;
+  static constexpr bool copied = !std::is_same_v<T, Left>;
+  const Left* plain[kWeights] = {};
+  const Left* transposed[kWeights] = {};
 
-  Weights(const Kernels<T>& run, const Shape& shape, const WeightTensors& tensors, CallMemory<T>& memory) {
-    S* copies = copied ? memory.take(shape.weight_size()) : nullptr;
+  // Elements of the call's memory that all weights take.
+  static int64_t room(const Shape& shape) {
+    return (shape.weight_size() * int64_t(sizeof(Left)) + int64_t(sizeof(Computed<T>)) - 1) /
+           int64_t(sizeof(Computed<T>));
+  }
+  static Left* take(const Shape& shape, CallMemory<T>& memory) {
+    return reinterpret_cast<Left*>(memory.take(room(shape)));
+  }
+
+  Weights(const Kernels<T, in_tiles>& run, const Shape& shape, const WeightTensors& tensors, CallMemory<T>& memory) {
+    Left* copies = copied ? take(shape, memory) : nullptr;
     for (int w = 0; w < kWeights; ++w) {
       if (!tensors[w]) continue;
       const T* from = data<const T>(*tensors[w]);
       if constexpr (!copied) {
         plain[w] = from;
       } else {
-        S* to = copies + shape.offset(w);
+        Left* to = copies + shape.offset(w);
         plain[w] = to;
         torch::stable::parallel_for(0, shape.rows(w) * shape.cols(w), kGrain, [&](int64_t begin, int64_t end) {
           run.convert(end - begin, from + begin, to + begin);
@@ -122,12 +141,12 @@ struct Weights {
     }
   }
 
-  void transpose(const Kernels<T>& run, const Shape& shape, CallMemory<T>& memory) {
-    S* turned = memory.take(shape.weight_size());
+  void transpose(const Kernels<T, in_tiles>& run, const Shape& shape, CallMemory<T>& memory) {
+    Left* turned = take(shape, memory);
     for (int w = 0; w < kWeights; ++w) {
       if (!plain[w]) continue;
       const int64_t rows = shape.rows(w), cols = shape.cols(w);
-      S* to = turned + shape.offset(w);
+      Left* to = turned + shape.offset(w);
       transposed[w] = to;
       // Strips of 64 columns: the rows that are written lie together.
       torch::stable::parallel_for(0, (cols + 63) / 64, std::max<int64_t>(1, kGrain / (64 * rows)),
@@ -147,15 +166,16 @@ Tensor like(const Tensor& x, int64_t channels, bool contiguous = false) {
   return torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
 }
 
-template <typename T>
+template <typename T, bool in_tiles>
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& y, const WeightTensors& tensors,
                                            bool z_keeps, bool want_gates) {
   using S = Computed<T>;
-  const Kernels<T>& run = chosen_kernels<T>();
-  Forward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
+  const Kernels<T, in_tiles>& run = chosen_kernels<T, in_tiles>();
+  Forward<T, in_tiles> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
   const Shape& shape = job.shape;
-  CallMemory<T> memory(Weights<T>::copied ? shape.weight_size() : 0);
-  const Weights<T> weights(run, shape, tensors, memory);
+  using Own = Weights<T, in_tiles>;
+  CallMemory<T> memory(Own::copied ? Own::room(shape) : 0);
+  const Own weights(run, shape, tensors, memory);
   const Tensor nothing = torch::stable::new_empty(x, {0});
   const Tensor x_out = like(x, shape.x), y_out = shape.pair ? like(x, shape.y) : nothing;
   const Tensor gates = want_gates ? like(x, shape.gates(), true) : nothing;
@@ -178,8 +198,8 @@ template <typename T>
 using Targets = std::array<T*, kWeights>;
 
 // Small weights: every thread has summed its tiles.
-template <typename T>
-void total_of_threads(const Kernels<T>& run, const Shape& shape,
+template <typename T, bool in_tiles>
+void total_of_threads(const Kernels<T, in_tiles>& run, const Shape& shape,
                       const std::vector<const Computed<T>*>& parts, const Targets<T>& to) {
   for (int w = 0; w < kWeights; ++w) {
     if (to[w]) run.total(shape.rows(w) * shape.cols(w), parts.data(), parts.size(), shape.offset(w), to[w]);
@@ -187,14 +207,14 @@ void total_of_threads(const Kernels<T>& run, const Shape& shape,
 }
 
 // Large weights: the products of what the tiles have kept, a panel of columns at a time.
-template <typename T>
-void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Targets<T>& to, CallMemory<T>& memory) {
+template <typename T, bool in_tiles>
+void multiply_at_the_end(const Kernels<T, in_tiles>& run, const Backward<T, in_tiles>& job, const Targets<T>& to,
+                         CallMemory<T>& memory) {
   using S = Computed<T>;
   const Shape& shape = job.shape;
-  const int64_t pixels = job.all_pixels;
   const S* sums = nullptr;
   S* targets[kWeights] = {};
-  if constexpr (Weights<T>::copied) {
+  if constexpr (!std::is_same_v<T, S>) {
     S* all = memory.take(shape.weight_size());
     for (int w = 0; w < kWeights; ++w) targets[w] = all + shape.offset(w);
     sums = all;
@@ -216,21 +236,21 @@ void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Ta
   torch::stable::parallel_for(0, int64_t(tasks.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Task& task = tasks[i];
-      run.multiply(shape.rows(task.weight), task.cols, pixels, job.pre_gates + task.gate * pixels,
-                   job.operands + task.panel * kPanel * pixels, targets[task.weight] + task.col,
+      run.multiply(job, shape.rows(task.weight), task.cols, task.gate, task.panel, targets[task.weight] + task.col,
                    shape.cols(task.weight));
     }
   });
   if (sums != nullptr) total_of_threads(run, shape, {sums}, to);
 }
 
-template <typename T>
+template <typename T, bool in_tiles>
 std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& grad_y_out,
                              const OptionalTensor& grad_gates, const Tensor& x, const Tensor& y,
                              const OptionalTensor& gates, const WeightTensors& tensors, bool z_keeps) {
   using S = Computed<T>;
-  const Kernels<T>& run = chosen_kernels<T>();
-  Backward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
+  using Own = Weights<T, in_tiles>;
+  const Kernels<T, in_tiles>& run = chosen_kernels<T, in_tiles>();
+  Backward<T, in_tiles> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
   const Shape& shape = job.shape;
   std::vector<Tensor> results{like(x, shape.x), like(x, shape.y)};
   Targets<T> to{};
@@ -263,9 +283,10 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
 
   const int64_t pre_size = shape.gates() * job.all_pixels;
   const int64_t operand_size = first_panel(shape, shape.operands()) * kPanel * job.all_pixels;
-  const int64_t copies = Weights<T>::copied ? (large ? 2 : 1) : 0;
-  CallMemory<T> memory((1 + copies) * sum_size + (large ? pre_size + operand_size : chunks * sum_size));
-  Weights<T> weights(run, shape, tensors, memory);
+  const int64_t sums_at_the_end = large && !std::is_same_v<T, S> ? sum_size : 0;
+  CallMemory<T> memory((Own::copied ? 2 : 1) * Own::room(shape) + sums_at_the_end +
+                       (large ? pre_size + operand_size : chunks * sum_size));
+  Own weights(run, shape, tensors, memory);
   weights.transpose(run, shape, memory);
   std::copy_n(weights.plain, kWeights, job.weights);
   std::copy_n(weights.transposed, kWeights, job.transposed);
@@ -280,7 +301,7 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
     TileMemory<T> scratch_memory(rows * job.tile);
     S* scratch = scratch_memory.take(rows * job.tile);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      Backward<T> mine = job;
+      Backward<T, in_tiles> mine = job;
       if (!large) {
         mine.weight_sums = sums + chunk * sum_size;
         std::fill_n(mine.weight_sums, sum_size, S(0));
@@ -300,16 +321,17 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
 
 // --- the torch side ----------------------------------------------------------------------------------------------
 
-// Calls work(T) with the type that stands for the dtype.
+// Calls work with the type that stands for x's dtype, and whether its products are made on matrix tiles.
 template <typename F>
-auto for_dtype(ScalarType dtype, F&& work) {
-  switch (dtype) {
+auto for_dtype(const Tensor& x, const Tensor& y, F&& work) {
+  switch (x.scalar_type()) {
     case ScalarType::Float:
-      return work(float{});
+      return work(float{}, std::false_type{});
     case ScalarType::Double:
-      return work(double{});
+      return work(double{}, std::false_type{});
     case ScalarType::BFloat16:
-      return work(uint16_t{});
+      if (use_tiles(shape_of(x, y, true, false))) return work(uint16_t{}, std::true_type{});
+      return work(uint16_t{}, std::false_type{});
     default:
       STD_TORCH_CHECK(false, "selective_share on the CPU computes float32, float64 and bfloat16");
   }
@@ -327,8 +349,9 @@ std::tuple<Tensor, Tensor, Tensor> selective_share(Tensor x, Tensor y, Tensor W_
                                                    OptionalTensor U_y, OptionalTensor W_z_y, bool z_keeps,
                                                    bool want_gates) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
-  return for_dtype(x.scalar_type(),
-                   [&](auto zero) { return forward<decltype(zero)>(x, y, weights, z_keeps, want_gates); });
+  return for_dtype(x, y, [&](auto zero, auto in_tiles) {
+    return forward<decltype(zero), in_tiles.value>(x, y, weights, z_keeps, want_gates);
+  });
 }
 
 using Ten = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -338,8 +361,8 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
                              OptionalTensor W_r_y, OptionalTensor W_y, OptionalTensor U_y, OptionalTensor W_z_y,
                              bool z_keeps) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
-  const auto r = for_dtype(x.scalar_type(), [&](auto zero) {
-    return backward<decltype(zero)>(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, z_keeps);
+  const auto r = for_dtype(x, y, [&](auto zero, auto in_tiles) {
+    return backward<decltype(zero), in_tiles.value>(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, z_keeps);
   });
   return {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9]};
 }

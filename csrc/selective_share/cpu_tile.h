@@ -27,7 +27,6 @@ Stored<T>* stored(T* p) {
   return reinterpret_cast<Stored<T>*>(p);
 }
 
-// body(i, lanes) for whole vectors, then body(i, fewer lanes) for the rest.
 template <typename From, typename To>
 FUSED_OPS_INLINE void copy_row(int64_t count, const From* from, To* to) {
   constexpr int lanes = kLanes<Compute<From>>;
@@ -96,21 +95,62 @@ FUSED_OPS_INLINE void each_vector(int64_t count, F&& body) {
   for (int64_t i = 0; i < count; i += kLanes<S>) body(i);
 }
 
+// For results that are rounded to bfloat16 (`low`), an exponential of a few terms does: relative error 5e-5.
+FUSED_OPS_INLINE ExpParts<float> low_exp(Vec<float> x) {
+  const Vec<float> t = vmin<float>(vmax<float>(x * 1.44269504f, broadcast<float>(-125)), broadcast<float>(125));
+  const Vec<float> shifted = t + ExpConstants<float>::kRounder;
+  const Vec<float> n = shifted - ExpConstants<float>::kRounder, f = t - n;
+  const Vec<float> fraction = f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * 0.00961813f)));
+  return {fraction, n, (Vec<int32_t>)shifted - (Vec<int32_t>)broadcast<float>(ExpConstants<float>::kRounder)};
+}
+
+FUSED_OPS_INLINE Vec<float> low_reciprocal(Vec<float> d) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_maskz_rcp14_ps(__mmask16(-1), (__m512)d);
+#else
+  return 1.0f / d;
+#endif
+}
+
+template <typename S, bool low>
+FUSED_OPS_INLINE Vec<S> sigmoid(Vec<S> x) {
+  if constexpr (low) {
+    const ExpParts<float> parts = low_exp(-x);
+    const Vec<float> scale = power_of_two<float>(parts.integer);
+    return low_reciprocal(1.0f + (parts.fraction * scale + scale));
+  } else {
+    return vsigmoid<S>(x);
+  }
+}
+
+template <typename S, bool low>
+FUSED_OPS_INLINE Vec<S> hyperbolic_tangent(Vec<S> x) {
+  if constexpr (low) {
+    const ExpParts<float> parts = low_exp(vmin<float>(2.0f * vabs<float>(x), broadcast<float>(40)));
+    const Vec<float> scale = power_of_two<float>(parts.integer);
+    const Vec<float> t = parts.fraction * scale + (scale - 1.0f);
+    return vcopysign<float>(t * low_reciprocal(t + 2.0f), x);
+  } else {
+    return vtanh<S>(x);
+  }
+}
+
 // gate = sigmoid(gate); passed = gate . source
-template <typename S>
+template <typename S, bool low>
 void reset(int64_t count, S* gate, const S* source, S* passed) {
   each_vector<S>(count, [&](int64_t i) {
-    const Vec<S> r = vsigmoid<S>(load(gate + i));
+    const Vec<S> r = sigmoid<S, low>(load(gate + i));
     store(gate + i, r);
     store(passed + i, r * load(source + i));
   });
 }
 
 // h = tanh(h); z = sigmoid(z); target = the mix of target and h
-template <typename S>
+template <typename S, bool low>
 void mix(int64_t count, S* h_block, S* z_block, S* target, bool z_keeps) {
   each_vector<S>(count, [&](int64_t i) {
-    const Vec<S> h = vtanh<S>(load(h_block + i)), z = vsigmoid<S>(load(z_block + i)), x = load(target + i);
+    const Vec<S> h = hyperbolic_tangent<S, low>(load(h_block + i)), z = sigmoid<S, low>(load(z_block + i));
+    const Vec<S> x = load(target + i);
     store(h_block + i, h);
     store(z_block + i, z);
     store(target + i, z_keeps ? h + z * (x - h) : x + z * (h - x));

@@ -5,6 +5,7 @@
 // pixels. bfloat16 travels as uint16_t and is computed in float.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 namespace fused_ops::selective_share {
 
@@ -47,17 +48,22 @@ struct Shape {
   int64_t weight_size() const { return offset(pair ? 8 : 4); }
 };
 
-template <typename T>
+// in_tiles: products of bfloat16 on matrix tiles (amx.h) instead of products in the computed type (product.h). They
+// take the weights as they are, and channels that are multiples of 32.
+template <typename T, bool in_tiles>
+using LeftOf = std::conditional_t<in_tiles, T, Computed<T>>;
+
+template <typename T, bool in_tiles>
 struct Forward {
   Shape shape;
-  int64_t tile;  // pixels of a tile, a multiple of 64 or all pixels rounded up to 16
+  int64_t tile;  // pixels of a tile, a multiple of 64 or all pixels rounded up to 32
   const T *x, *y;
-  const Computed<T>* weights[kWeights];
+  const LeftOf<T, in_tiles>* weights[kWeights];
   T *x_out, *y_out;
   T* gates;  // null: not wanted
 };
 
-template <typename T>
+template <typename T, bool in_tiles>
 struct Backward {
   Shape shape;
   int64_t tile;
@@ -65,13 +71,14 @@ struct Backward {
   const T* grad_gates;  // null: none
   const T *x, *y;
   const T* gates;  // null: compute them again
-  const Computed<T>* weights[kWeights];
-  const Computed<T>* transposed[kWeights];
+  const LeftOf<T, in_tiles>* weights[kWeights];
+  const LeftOf<T, in_tiles>* transposed[kWeights];
   T *grad_x, *grad_y;
   // Either the sums of one thread, the weights' gradients one after the other ...
   Computed<T>* weight_sums;
   // ... or, where weights are large, all that their products need, to be multiplied at the end: the gradients before
-  // the gates' activations, gates() rows of `all_pixels`, and the operands lying, in panels of all_pixels x kPanel.
+  // the gates' activations, gates() rows of `all_pixels`, and the operands lying, in panels of all_pixels x kPanel; in
+  // bfloat16 where the products are.
   Computed<T>* pre_gates;
   Computed<T>* operands;
   int64_t all_pixels;
@@ -122,21 +129,23 @@ void each_weight_gradient(const Shape& s, F&& visit) {
   reading_both(W_z_y, Gates::z_y(s), of_y, of_x, s.y);
 }
 
-template <typename T>
+template <typename T, bool in_tiles>
 struct Kernels {
   using S = Computed<T>;
+  using Left = LeftOf<T, in_tiles>;
   // Scratch memory: rows of one tile's pixels.
-  int64_t (*forward_rows)(const Forward<T>&);
-  int64_t (*backward_rows)(const Backward<T>&);
+  int64_t (*forward_rows)(const Forward<T, in_tiles>&);
+  int64_t (*backward_rows)(const Backward<T, in_tiles>&);
   // Tiles first <= i < last.
-  void (*forward)(const Forward<T>&, int64_t first, int64_t last, S* scratch);
-  void (*backward)(const Backward<T>&, int64_t first, int64_t last, S* scratch);
-  // to (rows x cols) = left (rows x depth) x one panel (depth x kPanel, the first cols of it), for depth = all pixels
-  void (*multiply)(int64_t rows, int64_t cols, int64_t depth, const S* left, const S* panel, S* to, int64_t to_ld);
+  void (*forward)(const Forward<T, in_tiles>&, int64_t first, int64_t last, S* scratch);
+  void (*backward)(const Backward<T, in_tiles>&, int64_t first, int64_t last, S* scratch);
+  // `cols` columns of a weight's gradient from what the tiles kept: gate rows x one panel.
+  void (*multiply)(const Backward<T, in_tiles>&, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel, S* to,
+                   int64_t to_ld);
   // to = from
-  void (*convert)(int64_t count, const T* from, S* to);
+  void (*convert)(int64_t count, const T* from, Left* to);
   // to[c][r] = from[r][c]
-  void (*transpose)(int64_t rows, int64_t cols, const S* from, int64_t from_ld, S* to, int64_t to_ld);
+  void (*transpose)(int64_t rows, int64_t cols, const Left* from, int64_t from_ld, Left* to, int64_t to_ld);
   // to = the sum of the parts, each read from `offset` on
   void (*total)(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to);
 };
