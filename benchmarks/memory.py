@@ -1,0 +1,50 @@
+"""Memory of a call: what autograd keeps for its backward, and the peak of what it allocates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+
+def saved_bytes(function: Callable[[], object], ignore: Sequence[Tensor] = ()) -> int:
+    """Bytes that autograd keeps for a call's backward: each storage once, those of ``ignore`` left out."""
+    storages: dict[int, int] = {}
+    ignored = {tensor.untyped_storage().data_ptr() for tensor in ignore}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ignored:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = function()  # alive until counted, so that no storage is freed and its address used again
+    del kept
+    return sum(storages.values())
+
+
+def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
+    """The most bytes that ``function`` has allocated at one time beyond what there was before it.
+
+    On the CPU: torch's allocator as its profiler sees it, so what libraries take by other means (oneDNN's
+    scratch, C++ vectors) is not counted. On CUDA: the caching allocator's own peak.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        kept = function()  # what the call returns is alive at its end and counts
+    del kept
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
