@@ -1,0 +1,83 @@
+"""The ``fer-mtl`` command: ``fer-mtl COMMAND [options]``, one module of :mod:`fer_mtl.commands` per command.
+
+A command module has ``main(arguments)``, which returns an exit code. It is imported only when asked for, so a
+missing optional package stops the commands that need it and no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+COMMANDS = {
+    "demo": "train on drawn faces with three ways of sharing and show what was learnt, in minutes",
+    "datasets": "list the data sets, or check a folder of faces",
+    "train": "train on one subject-independent fold and report on the unseen subjects",
+    "evaluate": "measure a trained model on faces it has not seen",
+    "synthesize": "redraw faces with another expression",
+}
+
+# What people install for a package that is not there.
+EXTRAS = {"gradio": "app", "torchjd": "weighting", "tensorboard": "tensorboard"}
+DISTRIBUTION = "selective-feature-sharing"
+
+BAD_INPUT, BUG, STOPPED = 2, 1, 130
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    return (
+        "usage: fer-mtl COMMAND [options]\n\n"
+        "Facial expression recognition and synthesis with selective feature sharing.\n\n"
+        f"commands:\n{lines}\n\n"
+        "`fer-mtl COMMAND --help` explains a command; --debug shows the traceback of an error."
+    )
+
+
+def load_command(name: str) -> ModuleType:
+    """The module of a command. ``ValueError`` for an unknown name."""
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name!r}; known are {', '.join(COMMANDS)}")
+    return importlib.import_module(f"fer_mtl.commands.{name}")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks, its kind when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else BAD_INPUT
+    name, debug = arguments[0], "--debug" in arguments
+    rest = [argument for argument in arguments[1:] if argument != "--debug"]
+
+    def fail(code: int, text: str) -> int:
+        print(f"fer-mtl{f' {name}' if name in COMMANDS else ''}: {text}", file=sys.stderr)
+        return code
+
+    try:
+        command = load_command(name)
+        return int(command.main(rest) or 0)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if debug or package in ("fer_mtl", "fused_ops"):
+            raise
+        extra = EXTRAS.get(package, "fer")
+        return fail(BAD_INPUT, f"the package {package!r} is missing; pip install '{DISTRIBUTION}[{extra}]'")
+    except KeyboardInterrupt as error:
+        return fail(STOPPED, str(error) or "stopped")
+    except (ValueError, TypeError, OSError) as error:
+        if debug:
+            raise
+        return fail(BAD_INPUT, f"error: {one_line(error)}")
+    except RuntimeError as error:
+        if debug:
+            raise
+        return fail(BUG, f"error: {one_line(error)} (--debug shows where)")

@@ -1,0 +1,1 @@
+"""One module per ``fer-mtl`` command, each with ``main(arguments) -> exit code or None``."""

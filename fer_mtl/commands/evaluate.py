@@ -1,0 +1,140 @@
+"""fer-mtl evaluate: measure a trained model on faces it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.data import FaceSet, load
+from fer_mtl.evaluation.report import Evaluated, evaluate, percent, write_report
+from fer_mtl.training.checkpoints import TrainedModel, load_model
+from fer_mtl.training.config import TrainConfig, from_dict
+from fer_mtl.training.console import Console
+from fer_mtl.training.environment import environment
+from fer_mtl.training.run import load_faces
+from fer_mtl.training.run_folder import RunFolder
+
+DESCRIPTION = """Measure a trained model. Without --data: on the fold that was held out of its own training.
+With --data: on every image of that data set; where it is the training data, only on subjects the model was
+not trained on. Prints the figures as a table; --out also writes report.json and report.html."""
+
+
+def match_classes(faces: FaceSet, classes: Sequence[str]) -> FaceSet:
+    """``faces`` with its labels counted in ``classes``, by name.
+
+    Raises ``ValueError`` for an expression that the model does not know.
+    """
+    unknown = [name for name in faces.classes if name not in classes and faces.class_counts()[name]]
+    if unknown:
+        raise ValueError(
+            f"the data shows {', '.join(unknown)}, which the model does not know; it knows "
+            f"{', '.join(classes)}"
+        )
+    index = torch.tensor([classes.index(name) if name in classes else 0 for name in faces.classes])
+    return replace(faces, classes=tuple(classes), labels=index[faces.labels])
+
+
+def unseen(faces: FaceSet, trained: TrainedModel) -> FaceSet:
+    """The images of subjects that took no part in the training (nor in the choice of its epoch)."""
+    split = trained.origin.get("split", {})
+    seen = {*split.get("train", ()), *split.get("validation", ())}
+    kept = [i for i, subject in enumerate(faces.subjects) if subject not in seen]
+    if not kept:
+        raise ValueError("data must hold subjects the model was not trained on, got none")
+    return faces.subset(kept)
+
+
+def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool) -> FaceSet:
+    """What the options ask to be tested on, with the model's classes."""
+    config = trained.origin.get("config")
+    if spec is None:
+        if config is None or not trained.origin["split"]["test"]:
+            raise ValueError("--data is needed: this model has no test fold of its own")
+        held_out = set(trained.origin["split"]["test"])
+        faces = load_faces(from_dict(TrainConfig, config))
+        return faces.subset([i for i, subject in enumerate(faces.subjects) if subject in held_out])
+    model = trained.model.config
+    faces = match_classes(
+        load(
+            spec,
+            image_size=model["image_size"],
+            channels=model["in_channels"],
+            skip_bad_images=skip_bad_images,
+        ),
+        trained.classes,
+    )
+    same = config is not None and spec.partition(":")[0] == str(config["data"]).partition(":")[0]
+    return unseen(faces, trained) if same else faces
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures as lines of text."""
+    lines = [
+        f"accuracy      {percent(figures['accuracy'])}  ({figures['images']} images)",
+        f"macro F1      {percent(figures['macro_f1'])}",
+        f"macro recall  {percent(figures['macro_recall'])}",
+    ]
+    lines += [
+        f"  {name:<12}{percent(entry['recall']):>9}  ({entry['images']} images)"
+        for name, entry in figures["per_class"].items()
+    ]
+    if synthesis := figures["synthesis"]:
+        lines.append(
+            f"synthesised expressions read correctly {percent(synthesis['expression_accuracy'])} "
+            f"(by {synthesis['judge']})"
+        )
+        if synthesis["to_target"]:
+            made, copied = synthesis["to_target"], synthesis["unchanged_source"]
+            lines.append(
+                f"distance to the true target: L1 {made['l1']:.4f} (unchanged source {copied['l1']:.4f}), "
+                f"SSIM {made['ssim']:.3f} (unchanged source {copied['ssim']:.3f})"
+            )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    arguments = normalise(arguments)
+    parser = make_parser("evaluate", DESCRIPTION)
+    parser.add_argument(
+        "model",
+        type=str,
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run folder (its best checkpoint), a checkpoint file or a folder of save_pretrained",
+    )
+    parser.add_argument(
+        "--data", type=str, metavar="NAME:FOLDER", help="what to test on (default: the held-out fold)"
+    )
+    parser.add_argument("--out", type=str, metavar="FOLDER", help="write report.json and report.html there")
+    parser.add_argument(
+        "--skip_bad_images", action="store_true", help="leave unreadable images out and list them"
+    )
+    options = parse(parser, arguments)
+    if options.out:
+        RunFolder(options.out).check_free()
+    trained = load_model(options.model)
+    faces = faces_to_test(trained, options.data, options.skip_bad_images)
+    console = Console()
+    console.line(faces.describe())
+    report = {
+        "model": options.model,
+        "data": options.data or trained.origin["config"]["data"],
+        **evaluate(trained.model, faces),
+    }
+    console.line(describe(report))
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = trained.origin.get("config", trained.model.config)
+        write_report(
+            Evaluated(report, trained.model, faces, (), config, environment()),
+            folder,
+            f"FERSNet on {faces.name}",
+            f"Evaluation of {options.model}",
+        )
+        console.line(f"report: {folder / 'report.html'}")
+    return 0

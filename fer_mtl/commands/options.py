@@ -1,0 +1,91 @@
+"""What the commands share: parsers that complain in one line, and a configuration read from options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from fer_mtl.training.config import TrainConfig, from_dict
+from fer_mtl.training.files import read_yaml
+from fer_mtl.training.presets import defaults
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def make_parser(command: str, description: str) -> ArgumentParser:
+    """A parser that raises instead of printing its usage and leaving."""
+    return ArgumentParser(prog=f"fer-mtl {command}", description=description, exit_on_error=False)
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """The parsed options. ``ValueError`` with the reason when they do not fit."""
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+def normalise(arguments: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
+    """Let ``--dry-run`` mean ``--dry_run`` and a bare ``--skip-bad-images`` mean ``--skip_bad_images true``.
+
+    ``switches`` names the options that hold a boolean.
+    """
+    result: list[str] = []
+    following = [*arguments[1:], "--"]
+    for argument, after in zip(arguments, following, strict=True):
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+            if not equals and argument[2:] in switches and after.lower() not in ("true", "false"):
+                argument += "=true"
+        result.append(argument)
+    return result
+
+
+def leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and types of the settings of a configuration dataclass."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from leaves(hint, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hint
+
+
+SWITCHES = tuple(name for name, hint in leaves(TrainConfig) if hint is bool)
+
+
+def add_config(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add every setting of :class:`TrainConfig` with the defaults of the preset that ``arguments`` choose."""
+    parser.add_argument("--config", action="config", help="YAML file of settings; options after it win")
+    parser.add_class_arguments(TrainConfig)
+    parser.set_defaults(defaults(chosen_preset(arguments)))
+
+
+def chosen_preset(arguments: Sequence[str]) -> str:
+    """``--preset`` on the command line, else ``preset:`` of the last ``--config`` file, else "small"."""
+    found: dict[str, str] = {}
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--preset", "--config"):
+            found[name] = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
+    if "--preset" in found:
+        return found["--preset"]
+    if "--config" in found:
+        content = read_yaml(Path(found["--config"]))
+        if isinstance(content, Mapping) and "preset" in content:
+            return str(content["preset"])
+    return TrainConfig.preset
+
+
+def read_config(options: Namespace) -> TrainConfig:
+    """The :class:`TrainConfig` among parsed options. ``ValueError`` names a setting out of range."""
+    values = options.as_dict()
+    return from_dict(
+        TrainConfig, {f.name: values[f.name] for f in dataclasses.fields(TrainConfig) if f.name in values}
+    )

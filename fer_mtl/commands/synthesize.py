@@ -1,0 +1,79 @@
+"""fer-mtl synthesize: redraw faces with another expression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.data.augmentation import center
+from fer_mtl.data.images import read_images
+from fer_mtl.evaluation.pictures import to_image
+from fer_mtl.evaluation.plots import face_grid, to_png
+from fer_mtl.evaluation.synthesis import synthesise
+from fer_mtl.training.checkpoints import load_model
+from fer_mtl.training.console import Console
+from fer_mtl.training.files import write_bytes
+
+DESCRIPTION = """Redraw face images with one expression or with all of them. Writes NAME_EXPRESSION.png for
+each and grid.png (first column: the source) into a folder. Images should show a cropped face, as in
+training."""
+
+ALL = "all"
+
+
+def wanted(expression: str, classes: Sequence[str]) -> list[int]:
+    """The labels that ``expression`` asks for. ``ValueError`` when the model does not know it."""
+    if expression == ALL:
+        return list(range(len(classes)))
+    if expression not in classes:
+        raise ValueError(f"--expression must be {ALL} or one of {', '.join(classes)}, got {expression!r}")
+    return [list(classes).index(expression)]
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """File stems, made distinct where two images of different folders share one."""
+    stems = [path.stem for path in paths]
+    return [
+        stem if stems.count(stem) == 1 else f"{stem}-{stems[:i].count(stem) + 1}"
+        for i, stem in enumerate(stems)
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    arguments = normalise(arguments)
+    parser = make_parser("synthesize", DESCRIPTION)
+    parser.add_argument(
+        "model", type=str, metavar="CHECKPOINT", help="a run folder, checkpoint or model folder"
+    )
+    parser.add_argument("images", type=str, nargs="+", metavar="IMAGE", help="pictures of faces")
+    parser.add_argument(
+        "--expression", type=str, default=ALL, help=f"an expression the model knows, or {ALL}"
+    )
+    parser.add_argument(
+        "--out", type=str, default="synthesized", metavar="FOLDER", help="where the pictures go"
+    )
+    options = parse(parser, arguments)
+    trained = load_model(options.model)
+    model, labels = trained.model, wanted(options.expression, trained.classes)
+    size = model.config["image_size"]
+    paths = [Path(path) for path in options.images]
+    # Every image is read before anything is written: a bad one stops the command with nothing half done.
+    faces = read_images(paths, image_size=size, channels=model.config["in_channels"])
+    source = center(faces.pixels, size)
+    made = synthesise(
+        model, source.repeat_interleave(len(labels), 0), torch.tensor(labels).repeat(len(paths))
+    )
+    made = made.reshape(len(paths), len(labels), *source.shape[1:])
+
+    folder, columns = Path(options.out), [trained.classes[label] for label in labels]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, row in zip(names(paths), made, strict=True):
+        for expression, face in zip(columns, row, strict=True):
+            write_bytes(folder / f"{name}_{expression}.png", to_image(face))
+    grid = face_grid(torch.cat([source[:, None], made], 1), ("source", *columns))
+    write_bytes(folder / "grid.png", to_png(grid))
+    Console().line(f"{len(paths) * len(labels)} pictures and grid.png in {folder}")
+    return 0

@@ -1,0 +1,246 @@
+"""The pictures of a report, as matplotlib figures that no window ever shows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fer_mtl.evaluation.synthesis import Gallery
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, ORANGE, GREEN, RED = "#2563eb", "#d97706", "#059669", "#dc2626"
+
+# Which curves share a panel, and what the panel is called.
+PANELS = (
+    ("Recognition (cross-entropy)", ("classification",)),
+    ("Identity: synthesised against true target", ("identity",)),
+    ("Cycle", ("cycle",)),
+    ("Adversarial game", ("adversarial", "discriminator")),
+)
+
+
+def to_png(figure: Figure, dpi: int = 130) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.08)
+    return buffer.getvalue()
+
+
+def _tidy(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+class Sheet:
+    """A figure measured in cells: pictures are placed from the top left, in units of a cell."""
+
+    def __init__(self, columns: float, rows: float, cell: float = 1.0) -> None:
+        self.columns, self.rows = columns, rows
+        self.figure = Figure(figsize=(columns * cell, rows * cell))
+
+    def axes(self, x: float, y: float, width: float = 0.96, height: float = 0.96) -> Axes:
+        """Axes whose top left corner lies at (x, y)."""
+        return self.figure.add_axes(
+            (x / self.columns, 1 - (y + height) / self.rows, width / self.columns, height / self.rows)
+        )
+
+    def picture(self, x: float, y: float, picture: torch.Tensor, **options: Any) -> Axes:
+        """Show float ``[C, S, S]`` in [0, 1] there, without any frame."""
+        axes = self.axes(x, y)
+        array = picture.clamp(0, 1).permute(1, 2, 0).numpy()
+        shown = array if array.shape[2] == 3 else array[..., 0]
+        look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, **options}
+        axes.imshow(shown, **look)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return axes
+
+    def text(self, x: float, y: float, text: str, size: float = 9, color: str = INK, **options: Any) -> None:
+        """Write ``text``, centred at (x, y)."""
+        self.figure.text(
+            x / self.columns,
+            1 - y / self.rows,
+            text,
+            fontsize=size,
+            color=color,
+            **({"ha": "center", "va": "center"} | options),
+        )
+
+
+def loss_curves(stats: Sequence[dict[str, Any]]) -> Figure:
+    """Every loss and the accuracy over the epochs, from the lines of stats.jsonl."""
+    epochs = [line["epoch"] for line in stats]
+    panels = [(title, [name for name in names if name in stats[0]["losses"]]) for title, names in PANELS]
+    panels = [(title, names) for title, names in panels if names]
+    figure = Figure(figsize=(3.1 * (len(panels) + 1), 2.5), layout="constrained")
+    grid = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
+    marker = "o" if len(epochs) == 1 else None
+    for axes, (title, names) in zip(grid, panels, strict=False):
+        _tidy(axes, title)
+        for name, colour in zip(names, (BLUE, ORANGE), strict=False):
+            axes.plot(
+                epochs,
+                [line["losses"][name] for line in stats],
+                color=colour,
+                lw=1.8,
+                marker=marker,
+                label=name,
+            )
+        axes.set_ylim(bottom=0)
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes = grid[-1]
+    _tidy(axes, "Accuracy (%)")
+    axes.plot(
+        epochs,
+        [100 * line["train_accuracy"] for line in stats],
+        color=BLUE,
+        lw=1.8,
+        marker=marker,
+        label="training (augmented)",
+    )
+    if "validation" in stats[0]:
+        axes.plot(
+            epochs,
+            [100 * line["validation"]["accuracy"] for line in stats],
+            color=GREEN,
+            lw=1.8,
+            marker=marker,
+            label="validation subjects",
+        )
+    axes.set_ylim(0, 103)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    for axes in grid:
+        axes.set_xlabel("epoch", fontsize=8, color=MUTED)
+    return figure
+
+
+def confusion_plot(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Rows are the true expressions; each cell shows its share of the row and, small, its count."""
+    counts = torch.tensor(confusion, dtype=torch.float64)
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    size = 0.72 * len(classes)
+    figure = Figure(figsize=(size + 1.5, size + 1.0), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1.15)
+    for i in range(len(classes)):
+        for j in range(len(classes)):
+            if counts[i, j] == 0:
+                continue
+            colour = "white" if share[i, j] > 0.55 else INK
+            axes.text(
+                j, i - 0.08, f"{100 * share[i, j]:.0f}%", ha="center", va="center", fontsize=9, color=colour
+            )
+            axes.text(
+                j, i + 0.26, f"{counts[i, j]:.0f}", ha="center", va="center", fontsize=6.5, color=colour
+            )
+    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set_yticks(range(len(classes)), classes, fontsize=9)
+    axes.set_xlabel("recognised as", color=MUTED, fontsize=9)
+    axes.set_ylabel("true expression", color=MUTED, fontsize=9)
+    axes.tick_params(length=0, labelcolor=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def face_grid(rows: torch.Tensor, columns: Sequence[str]) -> Figure:
+    """Faces float ``[n, k, C, S, S]`` as n rows of k named columns."""
+    head = 0.3
+    sheet = Sheet(len(columns), len(rows) + head)
+    for x, name in enumerate(columns):
+        sheet.text(x + 0.48, head / 2, name)
+    for y, row in enumerate(rows):
+        for x, face in enumerate(row):
+            sheet.picture(x, head + y, face)
+    return sheet.figure
+
+
+def synthesis_grid(faces: Gallery, classes: Sequence[str]) -> Figure:
+    """Per subject a row of synthesised faces and beneath it, where any exist, the true ones.
+
+    First the source, then every expression; the source's own expression is framed.
+    """
+    head, margin, between = 0.3, 0.25, 0.12
+    true = [
+        bool((faces.known[i] & (torch.arange(len(classes)) != faces.label[i])).any())
+        for i in range(len(faces.source))
+    ]
+    height = head + sum(1 + shown + between for shown in true) - between
+    sheet = Sheet(1 + margin + len(classes), height)
+    sheet.text(0.48, head / 2, "source")
+    for e, name in enumerate(classes):
+        sheet.text(1 + margin + e + 0.48, head / 2, name)
+    y = head
+    for i, shown in enumerate(true):
+        own = int(faces.label[i])
+        axes = sheet.picture(0, y, faces.source[i])
+        axes.text(
+            0.03,
+            0.05,
+            classes[own],
+            transform=axes.transAxes,
+            fontsize=7,
+            color="white",
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": INK, "edgecolor": "none", "alpha": 0.8},
+        )
+        sheet.text(1 + margin / 2, y + 0.48, "synthesised", size=7, color=BLUE, rotation=90)
+        for e in range(len(classes)):
+            axes = sheet.picture(1 + margin + e, y, faces.made[i, e])
+            if e == own:
+                for spine in axes.spines.values():
+                    spine.set(visible=True, color=BLUE, linewidth=2)
+        if shown:
+            sheet.text(1 + margin / 2, y + 1.48, "true", size=7, color=MUTED, rotation=90)
+            for e in range(len(classes)):
+                if faces.known[i, e]:
+                    sheet.picture(1 + margin + e, y + 1, faces.target[i, e])
+        y += 1 + shown + between
+    return sheet.figure
+
+
+def gate_maps(images: torch.Tensor, gates: Mapping[int, Any], convention: str) -> Figure:
+    """Where each task lets the other one in: the gates' mean over the channels, per level and direction.
+
+    ``images`` float ``[n, C, S, S]``; ``gates`` a ``ShareGates`` per sharing level. z is drawn in its
+    "accept" sense (1 = take the candidate made of the other task's features) whatever the convention.
+    """
+    groups: list[tuple[str, dict[str, torch.Tensor]]] = []
+    for level, pair in gates.items():
+        for direction, unit in (
+            ("recognition from synthesis", pair.x_from_y),
+            ("synthesis from recognition", pair.y_from_x),
+        ):
+            accept = unit.z if convention == "accept" else 1 - unit.z
+            maps = {"r": unit.r.float().mean(1).cpu(), "z": accept.float().mean(1).cpu()}
+            groups.append((f"level {level}\n{direction}", maps))
+    values = torch.cat([m.flatten() for _, maps in groups for m in maps.values()])
+    low, high = float(values.min()), float(values.max())
+    head, gap = 0.75, 0.12
+    sheet = Sheet(1 + gap + len(groups) * (2 + gap) + 0.45, head + len(images))
+    for y, image in enumerate(images):
+        sheet.picture(0, head + y, image)
+    for k, (title, maps) in enumerate(groups):
+        left = 1 + gap + k * (2 + gap)
+        sheet.text(left + 0.98, 0.25, title, size=8)
+        for x, (name, found) in enumerate(maps.items()):
+            sheet.text(left + x + 0.48, 0.62, f"{name}  {found.mean():.2f}", size=8, color=MUTED)
+            for y in range(len(images)):
+                axes = sheet.picture(left + x, head + y, found[y][None], cmap="viridis", vmin=low, vmax=high)
+    bar = sheet.figure.colorbar(
+        axes.images[0], cax=sheet.axes(sheet.columns - 0.45, head, 0.1, len(images) - 0.04)
+    )
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, colors=MUTED, length=0)
+    return sheet.figure

@@ -1,0 +1,32 @@
+"""The augmentation levels of a training run: those of the data package, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fer_mtl.data.augmentation import LEVELS, Augment, center
+
+NAMES = ("none", *LEVELS)
+
+
+class CenterView:
+    """The centre crop that evaluation sees, called as :class:`fer_mtl.data.augmentation.Augment` is."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(
+        self, source: torch.Tensor, target: torch.Tensor | None = None, *, generator: torch.Generator
+    ) -> Any:
+        """uint8 ``[N, C, S, S]`` -> float ``[N, C, image_size, image_size]`` in [0, 1], or a pair of them."""
+        if target is None:
+            return center(source, self.image_size)
+        return center(source, self.image_size), center(target, self.image_size)
+
+
+def make_augmentation(level: str, image_size: int) -> Callable[..., Any]:
+    """The augmentation called ``level``. ``ValueError`` for an unknown one."""
+    return CenterView(image_size) if level == "none" else Augment(image_size, level=level)

@@ -1,0 +1,83 @@
+"""Checkpoints: single files that appear whole or not at all and load with ``weights_only=True``.
+
+``last.pt`` holds everything a run needs to go on (networks, optimisers, random generators, position);
+``best.pt`` holds the generator of the selected epoch and what is needed to use it. Both describe the model
+and its classes, so that either is enough to evaluate or synthesise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.training.files import replacing
+
+FORMAT = "fer_mtl/1"
+
+
+def save(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write ``content`` (tensors, numbers, strings, lists, dictionaries) to ``path`` in one atomic step."""
+    with replacing(Path(path)) as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises ``FileNotFoundError`` when there is none, ``ValueError`` naming the file when it is not ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is cut short or of another origin
+        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this library (format {FORMAT!r} expected)")
+    return content
+
+
+@dataclass
+class TrainedModel:
+    """A model ready for use and where it comes from."""
+
+    model: FERSNet
+    classes: tuple[str, ...]
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Of a checkpoint: ``config``, ``split`` (subjects by role) and ``epoch``. A model folder has none."""
+
+
+def model_content(model: FERSNet, classes: Sequence[str]) -> dict[str, Any]:
+    """What every checkpoint says of its model."""
+    return {"model": model.state_dict(), "model_config": dict(model.config), "classes": list(classes)}
+
+
+def resolve(source: str | Path) -> Path:
+    """The checkpoint that ``source`` means: a file, or a run folder's best (else last) checkpoint."""
+    source = Path(source)
+    if source.is_dir():
+        for name in ("best.pt", "last.pt"):
+            if (source / name).is_file():
+                return source / name
+        raise FileNotFoundError(f"{source} holds no checkpoint (best.pt or last.pt)")
+    return source
+
+
+def load_model(source: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+    """The model of a run folder, a checkpoint file or a ``save_pretrained`` folder, in eval mode."""
+    source = Path(source)
+    if (source / "model.safetensors").is_file():
+        model = FERSNet.from_pretrained(source)
+        names = tuple(model.metadata.get("expressions") or map(str, range(model.config["num_expressions"])))
+        return TrainedModel(model.to(device).eval(), names)
+    content = load(resolve(source))
+    model = FERSNet(**content["model_config"])
+    model.load_state_dict(content["model"])
+    origin: dict[str, Any] = {key: content[key] for key in ("config", "split", "epoch") if key in content}
+    return TrainedModel(model.to(device).eval(), tuple(content["classes"]), origin)

@@ -1,0 +1,65 @@
+"""The networks of a run, built from its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from fer_mtl.models.discriminator import Discriminator
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.models.identity import FeatureNetwork, IdentityEncoder, LightCNN9
+from fer_mtl.training.config import TrainConfig
+
+
+@dataclasses.dataclass
+class Networks:
+    """What is trained (generator, discriminator) and what only looks on (identity, frozen).
+
+    Recognition alone needs no more than the generator.
+    """
+
+    generator: FERSNet
+    discriminator: Discriminator | None = None
+    identity: FeatureNetwork | None = None
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """All of them by name."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def trained(self) -> dict[str, torch.nn.Module]:
+        """Those that have an optimiser, by name."""
+        return {name: module for name, module in self.modules().items() if name != "identity"}
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes a CUDA device where there is one. "cuda" without one is a ``ValueError``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be cpu or auto where torch finds no CUDA device, got 'cuda'")
+    return torch.device(name)
+
+
+def build_networks(
+    config: TrainConfig, num_expressions: int, num_subjects: int, device: torch.device
+) -> Networks:
+    """Fresh networks; the generator is drawn first, so runs of one seed that differ elsewhere start from the
+    same one. The identity encoder is still untrained, LightCNN-9 has its weights."""
+    model = config.model
+    place: dict[str, Any] = {
+        "device": device,
+        "memory_format": torch.channels_last,
+    }  # the faster convolutions
+    generator = FERSNet(num_expressions, **dataclasses.asdict(model)).to(**place)
+    if not model.synthesis:
+        return Networks(generator)
+    discriminator = Discriminator(num_expressions, model.in_channels, model.width).to(**place)
+    identity: torch.nn.Module
+    if config.identity.weights is not None:
+        identity = LightCNN9.from_file(config.identity.weights)
+    else:
+        identity = IdentityEncoder(num_subjects, model.in_channels, config.identity.width)
+    return Networks(generator, discriminator, identity.to(**place))

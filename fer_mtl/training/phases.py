@@ -1,0 +1,186 @@
+"""One training step as data: a list of phases, each a module, its optimiser, its loss and how often it is
+updated.
+
+    L_G = L_cls + L_idn + 0.3 L_adv + 0.5 L_cyc,   L_D as in :mod:`fer_mtl.training.losses`,
+
+with several updates of the discriminator for each one of the generator (Zhao et al., ICPR 2020, and its
+public training code). The discriminator comes first, so that one pass of the generator serves both: its
+detached image for the former, its graph for the latter. Without synthesis one phase is left, with L_cls
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fer_mtl.models.discriminator import Discriminator
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.models.identity import FeatureNetwork
+from fer_mtl.models.statistics import frozen_statistics
+from fer_mtl.training import losses
+from fer_mtl.training.losses import LossWeights
+from fer_mtl.training.networks import Networks
+
+Terms = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of one subject each: faces float ``[N, C, S, S]`` in [0, 1], labels int64 ``[N]``."""
+
+    source: torch.Tensor
+    source_label: torch.Tensor
+    target: torch.Tensor
+    target_label: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the phases of one batch share: the batch, and the generator's answer to it, made once."""
+
+    batch: Batch
+    logits: torch.Tensor
+    image: torch.Tensor
+    """The synthesised faces; empty in a plan without synthesis, where no phase looks at them."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``repeats`` updates of ``module`` by ``optimiser``.
+
+    ``loss`` gives the terms by name, ``total`` weighs and adds them. The ``frozen`` modules take part in the
+    loss but gather no gradient.
+    """
+
+    name: str
+    module: nn.Module
+    optimiser: Optimizer
+    loss: Callable[[Step], Terms]
+    total: Callable[[Terms], torch.Tensor]
+    repeats: int = 1
+    frozen: tuple[nn.Module, ...] = ()
+
+    def run(self, step: Step) -> Terms:
+        """Do the updates; return the last one's terms and, under the phase's name, their total, all detached.
+
+        Raises ``NotFinite`` before an update that a NaN or an infinite loss would spoil.
+        """
+        terms: Terms = {}
+        with without_gradients(self.frozen):
+            for _ in range(self.repeats):
+                terms = self.loss(step)
+                total = self.total(terms)
+                if not torch.isfinite(total):
+                    raise NotFinite(self.name, terms)
+                self.optimiser.zero_grad(set_to_none=True)
+                total.backward()
+                self.optimiser.step()
+                terms = {**terms, self.name: total}
+        return {name: term.detach() for name, term in terms.items()}
+
+
+class NotFinite(RuntimeError):
+    """A loss became NaN or infinite; the update was not made."""
+
+    def __init__(self, phase: str, terms: Mapping[str, torch.Tensor]) -> None:
+        values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
+        super().__init__(f"the {phase} loss is not finite ({values})")
+
+
+@contextmanager
+def without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """The modules' parameters gather no gradient inside; gradients still flow through to their inputs."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def take_step(batch: Batch, networks: Networks) -> Step:
+    """The one pass of the generator that all phases of a batch build on."""
+    synthesise = networks.discriminator is not None
+    outputs = networks.generator(batch.source, batch.target_label if synthesise else None)
+    return Step(batch, outputs["logits"], outputs["image"] if synthesise else batch.source[:0])
+
+
+def classification_terms(step: Step) -> Terms:
+    return {"classification": losses.classification(step.logits, step.batch.source_label)}
+
+
+def discriminator_terms(step: Step, discriminator: Discriminator) -> Terms:
+    batch = step.batch
+    real = discriminator(batch.target, batch.target_label)
+    fake = discriminator(step.image.detach(), batch.target_label)
+    return {"discriminator": losses.discriminator(real, fake)}
+
+
+def generator_terms(
+    step: Step,
+    generator: FERSNet,
+    discriminator: Discriminator,
+    identity: FeatureNetwork | None,
+    weights: LossWeights,
+) -> Terms:
+    """The terms of L_G; one whose weight is 0 is not computed."""
+    batch, image = step.batch, step.image
+    terms = classification_terms(step)
+    if weights.identity:
+        terms["identity"] = losses.identity(image, batch.target, identity)
+    if weights.adversarial:
+        terms["adversarial"] = losses.adversarial(discriminator(image, batch.target_label))
+    if weights.cycle:
+        # Synthesised faces must not move the statistics that recognition uses on real ones.
+        with frozen_statistics(generator):
+            back = generator.synthesize(image, batch.source_label)
+        terms["cycle"] = losses.cycle(back, batch.source)
+    penalty = generator.sharing_penalty() if weights.penalty else None
+    return terms if penalty is None else {**terms, "penalty": penalty}
+
+
+def plan(
+    networks: Networks, optimisers: Mapping[str, Optimizer], weights: LossWeights, discriminator_steps: int
+) -> list[Phase]:
+    """The phases of one batch, in their order.
+
+    ``optimisers`` has one per trained network, by name. Without a discriminator, or with an adversarial
+    weight of 0, the discriminator is not trained.
+    """
+    generator, discriminator = networks.generator, networks.discriminator
+    total = partial(losses.total, weights=weights)
+    if discriminator is None:
+        return [Phase("generator", generator, optimisers["generator"], classification_terms, total)]
+    terms = partial(
+        generator_terms,
+        generator=generator,
+        discriminator=discriminator,
+        identity=networks.identity,
+        weights=weights,
+    )
+    phases = [Phase("generator", generator, optimisers["generator"], terms, total, frozen=(discriminator,))]
+    if weights.adversarial:
+        phases.insert(
+            0,
+            Phase(
+                "discriminator",
+                discriminator,
+                optimisers["discriminator"],
+                partial(discriminator_terms, discriminator=discriminator),
+                lambda found: found["discriminator"],
+                repeats=discriminator_steps,
+            ),
+        )
+    return phases

@@ -1,0 +1,295 @@
+"""The training loop: epochs over shuffled training images, paired, augmented, and put through the phases.
+
+Everything that decides the next step (networks, optimisers, random generators, position in the epoch) is in
+``Trainer.state()``, so a run that was stopped between any two steps and resumed ends with the same bits as
+one that was not, on the same machine and thread count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from fer_mtl.data import FaceSet
+from fer_mtl.data.pairs import PairSampler
+from fer_mtl.evaluation.metrics import recognition_figures
+from fer_mtl.evaluation.predict import evaluate_recognition
+from fer_mtl.models.identity import IdentityEncoder, freeze
+from fer_mtl.training import checkpoints
+from fer_mtl.training.augmentation import make_augmentation
+from fer_mtl.training.config import TrainConfig, to_dict
+from fer_mtl.training.console import Console
+from fer_mtl.training.identity import train_identity
+from fer_mtl.training.interrupt import Interrupted, StepInterrupt
+from fer_mtl.training.networks import build_networks, choose_device
+from fer_mtl.training.phases import Batch, NotFinite, Terms, plan, take_step
+from fer_mtl.training.run_folder import RunFolder
+
+
+@dataclass
+class Position:
+    """Where a run is, and the running sums of the epoch it is in."""
+
+    epoch: int = 0
+    """Finished epochs."""
+    step: int = 0
+    """Finished steps of the next one."""
+    order: torch.Tensor | None = None
+    """That epoch's permutation of the training images, int64 ``[n]``; None before it has begun."""
+    sums: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    hits: int = 0
+    seconds: float = 0.0
+    """Training time in all, over every resumption."""
+    epoch_seconds: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+
+
+class Trainer:
+    """Trains the networks of ``config`` on ``train``; ``validation`` (other subjects) selects the epoch, if
+    asked to.
+
+    ``on_step`` is called after every finished step: for tests and tools that watch a run.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: FaceSet,
+        validation: FaceSet | None,
+        run: RunFolder,
+        *,
+        subjects: dict[str, list[str]] | None = None,
+        console: Console | None = None,
+        on_step: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        if len(train) < config.batch_size:
+            raise ValueError(
+                f"batch_size must be at most the {len(train)} training images, got {config.batch_size}"
+            )
+        self.config, self.train_set, self.validation, self.run = config, train, validation, run
+        self.subjects = subjects or {}
+        self.console = console or Console(quiet=True)
+        self.on_step = on_step
+        self.device = choose_device(config.device)
+        self.random = torch.Generator().manual_seed(config.seed)
+        torch.manual_seed(config.seed)
+        self.networks = build_networks(config, len(train.classes), len(set(train.subjects)), self.device)
+        self.optimisers = {
+            name: torch.optim.Adam(
+                module.parameters(),
+                lr=config.optimiser.learning_rate,
+                betas=config.optimiser.betas,
+                weight_decay=config.optimiser.weight_decay,
+            )
+            for name, module in self.networks.trained().items()
+        }
+        self.phases = plan(self.networks, self.optimisers, config.loss, config.discriminator_steps)
+        self.pairs = PairSampler(train.labels, train.subjects, len(train.classes), self.random)
+        self.augment = make_augmentation(config.augmentation, config.model.image_size)
+        self.position = Position()
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train to the last epoch.
+
+        Raises ``Interrupted`` after Ctrl-C, when ``last.pt`` holds the step it stopped at, and
+        ``RuntimeError`` when a loss is not finite, when ``last.pt`` still holds the state saved before.
+        """
+        between_steps = True
+        with StepInterrupt() as interrupt:
+            try:
+                self.prepare(interrupt)
+                while self.position.epoch < self.config.epochs:
+                    self.begin_epoch()
+                    batches = self.batches()
+                    with self.console.bar(
+                        f"epoch {self.position.epoch + 1}/{self.config.epochs}",
+                        len(batches),
+                        self.position.step,
+                    ):
+                        for indices in batches[self.position.step :]:
+                            between_steps = False
+                            self.step(indices)
+                            between_steps = True
+                            if self.on_step:
+                                self.on_step(self)
+                            interrupt.check()
+                    self.end_epoch()
+            except KeyboardInterrupt:
+                if not self.run.last.exists():
+                    raise Interrupted("stopped before the first step; nothing to resume") from None
+                if between_steps:
+                    self.save()
+                raise Interrupted(
+                    f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs} "
+                    f"after {self.position.step} of {len(self.batches())} steps; continue with: "
+                    f"fer-mtl train --resume {self.run.root}"
+                ) from None
+            except NotFinite as error:
+                raise RuntimeError(
+                    f"{error} in epoch {self.position.epoch + 1}, step {self.position.step + 1}; try a "
+                    "smaller optimiser.learning_rate"
+                ) from error
+
+    def prepare(self, interrupt: StepInterrupt) -> None:
+        """In a new run, teach the identity encoder the training subjects and write the first checkpoint."""
+        if self.run.last.exists():
+            return
+        encoder = self.networks.identity
+        if isinstance(encoder, IdentityEncoder):
+            accuracy = train_identity(
+                encoder, self.train_set, self.config, self.random, self.console, interrupt.check
+            )
+            self.console.line(
+                f"identity encoder: tells {len(set(self.train_set.subjects))} training subjects apart "
+                f"with {accuracy:.1%} accuracy"
+            )
+        self.save()
+
+    def begin_epoch(self) -> None:
+        if self.position.order is None:
+            self.position.order = torch.randperm(len(self.train_set), generator=self.random)
+        for module in self.networks.trained().values():
+            module.train()
+        rate = learning_rate(self.config, self.position.epoch)
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def batches(self) -> list[torch.Tensor]:
+        """This epoch's batches of training indices. A last batch of one image, which batch normalisation
+        could not take, is left out: the next shuffle brings that image back."""
+        order = self.position.order
+        if order is None:
+            return []
+        return [chunk for chunk in order.split(self.config.batch_size) if len(chunk) > 1]
+
+    def step(self, indices: torch.Tensor) -> None:
+        """One batch through every phase."""
+        began = time.perf_counter()
+        step = take_step(self.make_batch(indices), self.networks)
+        terms: Terms = {}
+        for phase in self.phases:
+            terms |= phase.run(step)
+        position, count = self.position, len(step.batch)
+        for name, term in terms.items():
+            position.sums[name] = position.sums.get(name, 0.0) + float(term) * count
+        position.hits += int((step.logits.argmax(1) == step.batch.source_label).sum())
+        position.images += count
+        position.step += 1
+        position.epoch_seconds += time.perf_counter() - began
+        self.console.advance(
+            f"loss {position.sums['generator'] / position.images:.3f}  "
+            f"{position.images / position.epoch_seconds:.0f} images/s"
+        )
+
+    def make_batch(self, indices: torch.Tensor) -> Batch:
+        """Pairs for the training images ``indices``, augmented alike, on the device."""
+        pairs = self.pairs.sample(indices)
+        images = self.train_set.images
+        source, target = self.augment(images[pairs.source], images[pairs.target], generator=self.random)
+        labels = self.train_set.labels[pairs.source]
+        return Batch(*(tensor.to(self.device) for tensor in (source, labels, target, pairs.target_label)))
+
+    def end_epoch(self) -> None:
+        """Selection, the line of stats.jsonl, checkpoints."""
+        position, config = self.position, self.config
+        line: dict[str, Any] = {
+            "epoch": position.epoch + 1,
+            "losses": {name: total / position.images for name, total in position.sums.items()},
+            "train_accuracy": position.hits / position.images,
+            "learning_rate": learning_rate(config, position.epoch),
+            "seconds": position.seconds + position.epoch_seconds,
+            "images_per_second": position.images / position.epoch_seconds,
+        }
+        score = None
+        if self.validation is not None:
+            _, confusion = evaluate_recognition(self.networks.generator, self.validation)
+            figures = recognition_figures(confusion, self.validation.classes)
+            line["validation"] = {key: figures[key] for key in ("accuracy", "macro_recall")}
+            score = figures["accuracy"]
+        last = position.epoch + 1 == config.epochs
+        selected = score is not None and (position.best is None or score >= position.best)
+        best, best_epoch = (
+            (score, position.epoch + 1) if selected or score is None else (position.best, position.best_epoch)
+        )
+        self.run.add_stats(line)
+        self.position = Position(
+            epoch=position.epoch + 1, seconds=line["seconds"], best=best, best_epoch=best_epoch
+        )
+        if last or selected or self.position.epoch % config.checkpoint_every == 0:
+            self.save(selected=selected or score is None)
+        self.console.line(describe(line, config.epochs))
+
+    # -- saving and resuming ---------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, as ``weights_only`` loading accepts it."""
+        return {
+            **checkpoints.model_content(self.networks.generator, self.train_set.classes),
+            "config": to_dict(self.config),
+            "split": self.subjects,
+            "epoch": self.position.epoch,
+            "networks": {
+                name: module.state_dict()
+                for name, module in self.networks.modules().items()
+                if name != "generator"
+            },
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "position": asdict(self.position),
+            "random": self.random.get_state(),
+            "torch_random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def save(self, selected: bool = False) -> None:
+        """Write ``last.pt`` and, when this epoch is ``selected``, the light ``best.pt``."""
+        state = self.state()
+        checkpoints.save(state, self.run.last)
+        if selected:
+            checkpoints.save(
+                {key: state[key] for key in ("model", "model_config", "classes", "config", "split", "epoch")},
+                self.run.best,
+            )
+
+    def resume(self) -> None:
+        """Go back to the state in ``last.pt``. ``ValueError`` when it belongs to another configuration."""
+        state = checkpoints.load(self.run.last)
+        if state["config"] != to_dict(self.config):
+            raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
+        self.networks.generator.load_state_dict(state["model"])
+        for name, weights in state["networks"].items():
+            self.networks.modules()[name].load_state_dict(weights)
+        if self.networks.identity is not None:
+            freeze(self.networks.modules()["identity"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.position = Position(**state["position"])
+        self.random.set_state(state["random"])
+        torch.set_rng_state(state["torch_random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        self.run.keep_stats(self.position.epoch)
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """The rate of the epoch after ``epoch`` finished ones; nothing else counts, so it needs no state."""
+    passed = sum(epoch >= max(1, round(fraction * config.epochs)) for fraction in config.optimiser.milestones)
+    return config.optimiser.learning_rate * config.optimiser.gamma**passed
+
+
+def describe(line: dict[str, Any], epochs: int) -> str:
+    """An epoch's line for people."""
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+    validation = f"  validation {line['validation']['accuracy']:.1%}" if "validation" in line else ""
+    return (
+        f"epoch {line['epoch']:>3}/{epochs}  {losses}  accuracy {line['train_accuracy']:.1%}{validation}  "
+        f"{line['images_per_second']:.0f} images/s"
+    )

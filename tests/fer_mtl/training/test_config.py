@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from fer_mtl.training.config import ModelConfig, OptimiserConfig, TrainConfig, from_dict, to_dict
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    config = TrainConfig()
+    assert (config.epochs, config.batch_size, config.discriminator_steps) == (500, 8, 3)
+    assert (config.optimiser.learning_rate, config.optimiser.betas) == (1e-4, (0.5, 0.999))
+    assert config.optimiser.weight_decay == 5e-4
+    assert [round(m * config.epochs) for m in config.optimiser.milestones] == [150, 400]
+    assert (config.loss.identity, config.loss.adversarial, config.loss.cycle) == (1.0, 0.3, 0.5)
+    assert (config.model.width, config.model.image_size) == (1.0, 96)
+
+
+def test_a_configuration_survives_yaml() -> None:
+    config = TrainConfig(
+        epochs=7,
+        fold=None,
+        model=ModelConfig(width=0.5, levels=[2, 3]),
+        optimiser=OptimiserConfig(milestones=(0.5,)),
+        data_options={"seed": 3},
+    )
+    assert from_dict(TrainConfig, yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"fold": 10}, "fold must be null or between 0 and 9, got 10"),
+        ({"folds": 1}, "folds must be 2 or more"),
+        ({"selection": "test"}, "selection must be one of last, validation, got 'test'"),
+        ({"fold_rule": "random"}, "fold_rule must be one of stratified, sorted"),
+        ({"augmentation": "wild"}, "augmentation must be one of"),
+        ({"device": "tpu"}, "device must be one of"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be in"),
+        ({"model": {"image_size": 50}}, "model.image_size must be a positive multiple of 32, got 50"),
+        ({"model": {"sharing": "osmosis"}}, "model.sharing must be one of convflu, none, hard"),
+        ({"model": {"kernel_size": 2}}, "model.kernel_size must be odd"),
+        ({"model": {"synthesis": False}}, "model.sharing must be none without synthesis"),
+        ({"optimiser": {"learning_rate": -1.0}}, "optimiser.learning_rate must be positive, got -1.0"),
+        ({"optimiser": {"milestones": [0.8, 0.3]}}, "optimiser.milestones must be increasing"),
+        ({"identity": {"epochs": 0}}, "identity.epochs must be 1 or more"),
+        ({"epoch": 3}, "unknown setting epoch; known are"),
+        ({"optimiser": {"lr": 3}}, "unknown setting optimiser.lr; known are learning_rate"),
+    ],
+)
+def test_a_bad_value_names_the_setting(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
+        from_dict(TrainConfig, values)
+    assert "\n" not in str(error.value)

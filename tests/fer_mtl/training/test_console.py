@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console as RichConsole
+
+from fer_mtl.training.console import Console
+
+
+def output(terminal: bool) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(output=RichConsole(file=text, force_terminal=terminal, width=60, highlight=False)), text
+
+
+def test_a_pipe_gets_plain_lines_only() -> None:
+    console, text = output(terminal=False)
+    with console.bar("epoch 1/2", 3):
+        console.advance("loss 1.0")
+        console.line("[epoch 1] " + "x" * 100)
+    assert text.getvalue() == "[epoch 1] " + "x" * 100 + "\n"
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    console, text = output(terminal=True)
+    with console.bar("epoch 1/2", 3, done=1):
+        console.advance("loss 1.0")
+    assert "epoch 1/2" in text.getvalue() and "2/3" in text.getvalue()
+    console.advance()  # outside of a bar: nothing to advance, no harm
+
+
+def test_quiet_prints_nothing(capsys) -> None:
+    console = Console(quiet=True)
+    with console.bar("epoch", 1):
+        console.advance()
+        console.line("words")
+    assert capsys.readouterr().out == ""

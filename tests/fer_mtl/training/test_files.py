@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fer_mtl.training.files import replacing, write_json, write_text
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    write_text(path, "old")
+    write_text(path, "neu: ä")
+    assert path.read_text(encoding="utf-8") == "neu: ä"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="disk full"), replacing(path) as file:
+        file.write(b"half")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_written_after_it_could_be_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"accuracy": 0.5})
+    with pytest.raises(TypeError):
+        write_json(path, {"accuracy": object()})
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}

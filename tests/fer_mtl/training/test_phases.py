@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fer_mtl.models.discriminator import Discriminator
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.models.identity import IdentityEncoder, freeze
+from fer_mtl.training import losses
+from fer_mtl.training.losses import LossWeights
+from fer_mtl.training.networks import Networks
+from fer_mtl.training.phases import (
+    Batch,
+    NotFinite,
+    Phase,
+    generator_terms,
+    plan,
+    take_step,
+    without_gradients,
+)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch(
+        torch.rand(4, 3, 32, 32),
+        torch.tensor([0, 1, 2, 0]),
+        torch.rand(4, 3, 32, 32),
+        torch.tensor([1, 2, 0, 2]),
+    )
+
+
+def make_networks(synthesis: bool = True, sharing: str = "convflu") -> Networks:
+    options = {"image_size": 32, "width": 0.125, "sharing": sharing, "synthesis": synthesis}
+    generator = FERSNet(3, **options)
+    if not synthesis:
+        return Networks(generator)
+    identity = IdentityEncoder(2, width=0.25)
+    freeze(identity)
+    return Networks(generator, Discriminator(3, width=0.125), identity)
+
+
+def make_plan(networks: Networks, weights: LossWeights | None = None, steps: int = 3) -> list[Phase]:
+    optimisers = {
+        name: torch.optim.Adam(module.parameters(), lr=1e-3) for name, module in networks.trained().items()
+    }
+    return plan(networks, optimisers, weights or LossWeights(), steps)
+
+
+def copies(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_the_plan_is_three_discriminator_updates_and_one_of_the_generator() -> None:
+    phases = make_plan(make_networks())
+    assert [(phase.name, phase.repeats) for phase in phases] == [("discriminator", 3), ("generator", 1)]
+
+
+def test_recognition_alone_has_one_phase_and_no_gan(batch: Batch) -> None:
+    networks = make_networks(synthesis=False, sharing="none")
+    (phase,) = make_plan(networks)
+    assert set(phase.run(take_step(batch, networks))) == {"classification", "generator"}
+
+
+def test_no_adversarial_weight_no_discriminator(batch: Batch) -> None:
+    networks = make_networks()
+    (phase,) = make_plan(networks, LossWeights(adversarial=0, cycle=0))
+    assert set(phase.run(take_step(batch, networks))) == {"classification", "identity", "generator"}
+
+
+def test_the_generator_loss_is_the_published_sum(batch: Batch) -> None:
+    networks = make_networks()
+    terms = make_plan(networks)[1].run(take_step(batch, networks))
+    wanted = terms["classification"] + terms["identity"] + 0.3 * terms["adversarial"] + 0.5 * terms["cycle"]
+    torch.testing.assert_close(terms["generator"], wanted)
+
+
+def test_every_phase_moves_its_own_network_only(batch: Batch) -> None:
+    networks = make_networks()
+    for phase in make_plan(networks):
+        step = take_step(batch, networks)
+        before = {name: copies(module) for name, module in networks.modules().items()}
+        phase.run(step)
+        for name, module in networks.modules().items():
+            moved = any(
+                not torch.equal(before[name][key], value) for key, value in module.state_dict().items()
+            )
+            assert moved == (name == phase.name), name
+    assert all(parameter.grad is None for parameter in networks.identity.parameters())
+
+
+def test_the_generator_phase_leaves_no_gradient_in_the_discriminator(batch: Batch) -> None:
+    networks = make_networks()
+    make_plan(networks)[1].run(take_step(batch, networks))
+    assert all(p.grad is None and p.requires_grad for p in networks.discriminator.parameters())
+
+
+def test_repeats_are_updates(batch: Batch) -> None:
+    networks = make_networks()
+    phase = make_plan(networks, steps=5)[0]
+    phase.run(take_step(batch, networks))
+    steps = {int(state["step"]) for state in phase.optimiser.state.values()}
+    assert steps == {5}
+
+
+def test_the_cycle_pass_moves_no_batch_norm_statistics(batch: Batch) -> None:
+    networks = make_networks()
+    step = take_step(batch, networks)
+    before = {name: value.clone() for name, value in networks.generator.named_buffers()}
+    terms = generator_terms(
+        step, networks.generator, networks.discriminator, networks.identity, LossWeights()
+    )
+    assert "cycle" in terms and before
+    for name, value in networks.generator.named_buffers():
+        assert torch.equal(before[name], value), name
+
+
+def test_the_cycle_goes_back_to_the_source_expression(batch: Batch) -> None:
+    networks = make_networks()
+    step = take_step(batch, networks)
+    terms = generator_terms(
+        step, networks.generator, networks.discriminator, networks.identity, LossWeights()
+    )
+    back = networks.generator.synthesize(step.image, batch.source_label)
+    torch.testing.assert_close(terms["cycle"], losses.cycle(back, batch.source))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(batch: Batch) -> None:
+    module = nn.Linear(2, 1)
+    phase = Phase(
+        "generator",
+        module,
+        torch.optim.SGD(module.parameters(), 0.1),
+        lambda step: {"identity": module(torch.ones(1, 2)).sum() * float("nan")},
+        lambda terms: terms["identity"],
+    )
+    before = copies(module)
+    with pytest.raises(NotFinite, match=r"the generator loss is not finite \(identity nan\)"):
+        phase.run(None)
+    assert torch.equal(before["weight"], module.weight)
+
+
+def test_frozen_modules_pass_gradients_on_and_thaw_after_errors() -> None:
+    frozen, x = nn.Linear(2, 2), torch.ones(1, 2, requires_grad=True)
+    frozen.bias.requires_grad_(False)
+    with pytest.raises(ZeroDivisionError), without_gradients((frozen,)):
+        frozen(x).sum().backward()
+        raise ZeroDivisionError
+    assert frozen.weight.grad is None and x.grad is not None
+    assert frozen.weight.requires_grad and not frozen.bias.requires_grad

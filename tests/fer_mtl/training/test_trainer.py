@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fer_mtl.data import FaceSet
+from fer_mtl.training import checkpoints
+from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.interrupt import Interrupted
+from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.split import make_split
+from fer_mtl.training.trainer import Trainer
+
+Tiny = Callable[..., TrainConfig]
+
+
+def make_trainer(config: TrainConfig, faces: FaceSet, folder: Path, **options: Any) -> Trainer:
+    split = make_split(config, faces)
+    run = RunFolder(folder)
+    run.root.mkdir(parents=True, exist_ok=True)
+    validation = faces.subset(split.validation) if len(split.validation) else None
+    return Trainer(config, faces.subset(split.train), validation, run, **options)
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Bitwise equality of nested states, timings aside."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            if key not in ("seconds", "epoch_seconds", "images_per_second"):
+                assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+class StopAt:
+    """Interrupts a run after a number of steps."""
+
+    def __init__(self, step: int, how: Callable[[], object]) -> None:
+        self.step, self.how = step, how
+
+    def __call__(self, trainer: Trainer) -> None:
+        self.step -= 1
+        if self.step == 0:
+            self.how()
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+# 42 training images in batches of 14: three steps an epoch, so step 3 stops between two epochs.
+@pytest.mark.parametrize(("stop", "how"), [(2, ctrl_c), (3, ctrl_c), (4, raise_interrupt)])
+@pytest.mark.parametrize("selection", ["last", "validation"])
+def test_a_resumed_run_ends_with_the_same_bits(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, stop: int, how: Callable[[], object], selection: str
+) -> None:
+    config = tiny(epochs=3, selection=selection, validation_fraction=0.3)
+    straight = make_trainer(config, faces, tmp_path / "straight")
+    straight.fit()
+
+    stopped = make_trainer(config, faces, tmp_path / "stopped", on_step=StopAt(stop, how))
+    with pytest.raises(Interrupted, match=r"continue with: fer-mtl train --resume .*stopped"):
+        stopped.fit()
+    torch.manual_seed(999)  # nothing may depend on the process the run goes on in
+    resumed = make_trainer(config, faces, tmp_path / "stopped")
+    resumed.resume()
+    assert (resumed.position.epoch, resumed.position.step) != (0, 0)
+    resumed.fit()
+
+    assert_same(straight.state(), resumed.state())
+    for name in ("last.pt", "best.pt"):
+        assert_same(
+            checkpoints.load(tmp_path / "straight" / name), checkpoints.load(tmp_path / "stopped" / name)
+        )
+    assert_same(RunFolder(tmp_path / "straight").read_stats(), RunFolder(tmp_path / "stopped").read_stats())
+
+
+def test_another_seed_ends_with_other_bits(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    ends = []
+    for seed in (0, 0, 1):
+        trainer = make_trainer(tiny(epochs=1, seed=seed), faces, tmp_path / f"{len(ends)}")
+        trainer.fit()
+        ends.append(trainer.networks.generator.state_dict()["classifier.linear.weight"])
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(epochs=2)
+    straight = make_trainer(config, faces, tmp_path / "straight")
+    straight.fit()
+
+    def die() -> None:
+        raise MemoryError
+
+    killed = make_trainer(config, faces, tmp_path / "killed", on_step=StopAt(5, die))
+    with pytest.raises(MemoryError):
+        killed.fit()
+    killed.run.add_stats({"epoch": 2})  # written just before the end
+    resumed = make_trainer(config, faces, tmp_path / "killed")
+    resumed.resume()
+    resumed.fit()
+    assert_same(straight.state(), resumed.state())
+    assert_same(straight.run.read_stats(), resumed.run.read_stats())
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing_to_resume(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tiny(), faces, tmp_path)
+    monkeypatch.setattr("fer_mtl.training.trainer.train_identity", lambda *_: ctrl_c() or ctrl_c())
+    with pytest.raises(Interrupted, match="nothing to resume"):
+        trainer.fit()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resuming_with_another_configuration_is_refused(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    make_trainer(tiny(epochs=1), faces, tmp_path).fit()
+    with pytest.raises(ValueError, match=r"last.pt was trained with another configuration"):
+        make_trainer(tiny(epochs=2), faces, tmp_path).resume()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_word(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    def spoil() -> None:
+        with torch.no_grad():
+            trainer.networks.generator.classifier.linear.weight.fill_(float("inf"))
+
+    trainer = make_trainer(tiny(), faces, tmp_path, on_step=StopAt(4, spoil))
+    with pytest.raises(
+        RuntimeError, match=r"loss is not finite .* in epoch 2, step 2; try a smaller optimiser"
+    ):
+        trainer.fit()
+    saved = checkpoints.load(trainer.run.last)["model"]
+    assert all(bool(torch.isfinite(value).all()) for value in saved.values())
+
+
+def test_every_epoch_has_its_line(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny(epochs=5), faces, tmp_path)
+    trainer.fit()
+    lines = [json.loads(line) for line in trainer.run.stats.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert set(lines[0]["losses"]) == {
+        "discriminator",
+        "classification",
+        "identity",
+        "adversarial",
+        "cycle",
+        "generator",
+    }
+    assert all(math.isfinite(value) for line in lines for value in line["losses"].values())
+    # Milestones at 0.3 and 0.8 of five epochs: after the second and the fourth.
+    rate = trainer.config.optimiser.learning_rate
+    assert [line["learning_rate"] for line in lines] == pytest.approx(
+        [rate, rate, rate / 10, rate / 10, rate / 100]
+    )
+
+
+def test_the_best_epoch_on_the_validation_subjects_is_kept(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tiny(epochs=4, selection="validation", validation_fraction=0.3), faces, tmp_path)
+    trainer.fit()
+    scores = [line["validation"]["accuracy"] for line in trainer.run.read_stats()]
+    best = max(range(4), key=lambda i: (scores[i], i)) + 1
+    assert checkpoints.load(trainer.run.best)["epoch"] == best
+    assert checkpoints.load(trainer.run.last)["epoch"] == 4
+
+
+def test_recognition_alone_trains_without_the_gan(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny(epochs=1, model={"synthesis": False, "sharing": "none"}), faces, tmp_path)
+    trainer.fit()
+    assert list(trainer.networks.modules()) == ["generator"]
+    assert set(trainer.run.read_stats()[0]["losses"]) == {"classification", "generator"}
+
+
+def test_it_learns(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny(epochs=8, augmentation="none"), faces, tmp_path)
+    trainer.fit()
+    first, last = trainer.run.read_stats()[0]["losses"], trainer.run.read_stats()[-1]["losses"]
+    for term in ("classification", "identity", "cycle"):
+        assert last[term] < 0.75 * first[term], term
+
+
+def test_too_few_images_for_a_batch_are_named(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most the 42 training images, got 64"):
+        make_trainer(tiny(batch_size=64), faces, tmp_path)
