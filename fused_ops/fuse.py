@@ -28,11 +28,6 @@ from fused_ops.norm_act.module import (
 )
 from fused_ops.recording import Unproven, record
 
-FUSED: dict[type[nn.Module], type[WithActivation]] = {
-    nn.BatchNorm2d: FusedBatchNormAct2d,
-    nn.InstanceNorm2d: FusedInstanceNormAct2d,
-    nn.GroupNorm: FusedGroupNormAct,
-}
 NO_ACTIVATION = "no activation of the table follows it directly"
 
 
@@ -86,12 +81,38 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     return Fused(fusion.run(), fusion.report)
 
 
-def norm_add_act(norm: WithActivation, x: Tensor, residual: Any) -> Tensor:
-    """``norm(x, residual)``; in torch's own steps where the residual is broadcast or changes the dtype."""
-    if isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype:
-        return norm(x, residual)
-    z = super(WithActivation, norm).forward(x) + residual
-    return ACTIVATIONS[norm.activation].function(z, resolve(norm.activation, norm.negative_slope)[1])
+class _AddsAnything(WithActivation):
+    """For residuals of which only a run will tell whether they are like x; the others go torch's own way."""
+
+    def forward(self, x: Tensor, residual: Any = None) -> Tensor:
+        if residual is None or (
+            isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+        ):
+            result: Tensor = super().forward(x, residual)
+            return result
+        stock = next(kind for kind in type(self).__mro__ if kind in FUSED)
+        z = stock.forward(self, x) + residual
+        return ACTIVATIONS[self.activation].function(z, resolve(self.activation, self.negative_slope)[1])
+
+
+class BatchNormAddAct2d(_AddsAnything, FusedBatchNormAct2d):
+    """What :func:`fuse` makes of batch norm + add + activation."""
+
+
+class InstanceNormAddAct2d(_AddsAnything, FusedInstanceNormAct2d):
+    """What :func:`fuse` makes of instance norm + add + activation."""
+
+
+class GroupNormAddAct(_AddsAnything, FusedGroupNormAct):
+    """What :func:`fuse` makes of group norm + add + activation."""
+
+
+# torch's module -> ours, and ours with a residual.
+FUSED: dict[type[nn.Module], tuple[type[WithActivation], type[WithActivation]]] = {
+    nn.BatchNorm2d: (FusedBatchNormAct2d, BatchNormAddAct2d),
+    nn.InstanceNorm2d: (FusedInstanceNormAct2d, InstanceNormAddAct2d),
+    nn.GroupNorm: (FusedGroupNormAct, GroupNormAddAct),
+}
 
 
 # --- activations as they appear in models -------------------------------------------------------------------
@@ -259,7 +280,7 @@ class _Fusion:
             raise Unproven("there are hooks on it or on its activation")
 
     def convert(self, norm: nn.Module, found: _Found, adds: bool = False) -> None:
-        norm.__class__ = FUSED[type(norm)]
+        norm.__class__ = FUSED[type(norm)][adds]
         assert isinstance(norm, WithActivation)
         norm._set_activation(*found)
         self.report.fused[self.norms[id(norm)]] = ("add + " if adds else "") + found[0]
@@ -305,8 +326,7 @@ def _rewrite(graph: fx.Graph, chain: _Chain) -> None:
     result = chain.norm
     if chain.add is not None:
         with graph.inserting_before(chain.add):
-            norm = graph.get_attr(str(chain.norm.target))
-            result = graph.call_function(norm_add_act, (norm, chain.norm.args[0], chain.residual))
+            result = graph.call_module(str(chain.norm.target), (chain.norm.args[0], chain.residual))
     chain.activation.replace_all_uses_with(result)
     graph.erase_node(chain.activation)
     if chain.add is not None:
