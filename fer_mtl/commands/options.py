@@ -35,7 +35,7 @@ def normalise(arguments: Sequence[str], switches: Sequence[str] = ()) -> list[st
     ``switches`` names the options that hold a boolean.
     """
     result: list[str] = []
-    following = [*arguments[1:], "--"]
+    following = [*arguments[1:], "--"][: len(arguments)]
     for argument, after in zip(arguments, following, strict=True):
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
