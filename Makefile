@@ -9,13 +9,14 @@ FUSED_OPS_BUILD ?= auto
 export FUSED_OPS_BUILD
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 comma := ,
 # What was installed last: a changed source, build script or pin, or another FUSED_OPS_BUILD, installs again.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(FUSED_OPS_BUILD))
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_support/*.py csrc/*/*)
 
-.PHONY: setup test lint format demo clean
+.PHONY: setup test lint format bench bench-full demo clean
 
 setup: $(INSTALLED)
 
@@ -43,6 +44,13 @@ lint: setup
 format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# One process on an idle machine; BENCH_ARGS="--op norm_act --dtypes float32" for some of it.
+bench: setup
+	$(PY) -m pytest benchmarks --quick $(BENCH_ARGS)
+
+bench-full: setup
+	$(PY) -m pytest benchmarks --full $(BENCH_ARGS)
 
 demo: setup
 	$(VENV)/bin/fer-mtl demo --out runs/demo
