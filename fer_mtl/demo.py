@@ -1,7 +1,8 @@
 """The demonstration: three ways of sharing on drawn faces, with the same budget, seed and people.
 
-FERSNet with the ConvFLU exchange, with hard sharing (one encoder for both tasks) and without sharing are trained
-on some people and tested on others; then each run's own report and one page that compares them are written.
+FERSNet with the ConvFLU exchange, with hard sharing (one encoder for both tasks) and without sharing are
+trained on some people and tested on others; then each run's own report and one page that compares them are
+written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SHARINGS = {
 
 
 def demo_config(**overrides: Any) -> TrainConfig:
-    """What the demonstration trains: the preset "small" on grey drawn faces, shortened to about a minute a run.
+    """What the demonstration trains: the preset "small" on grey drawn faces, about a minute a run.
 
     The adversarial and the cycle term need far more steps than a minute holds before they help, so they are
     left out; the recipe in full is ``fer-mtl train``.
@@ -53,7 +54,11 @@ def demo_config(**overrides: Any) -> TrainConfig:
 
 
 def run_demo(
-    folder: str | Path, *, config: TrainConfig | None = None, console: Console | None = None, overwrite: bool = False
+    folder: str | Path,
+    *,
+    config: TrainConfig | None = None,
+    console: Console | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train, test and compare; returns the content of ``folder/report.json``.
 
@@ -73,7 +78,7 @@ def run_demo(
     shared = RunFolder(folder / "convflu")
     model = checkpoints.load_model(shared.best).model
     console.line("\ntime per image, fused ops against the same network on plain PyTorch")
-    report = {
+    report: dict[str, Any] = {
         "runs": {name: summary(run) for name, run in runs.items()},
         "time_per_image": time_per_image(model),
         "seconds": time.perf_counter() - began,
@@ -150,8 +155,8 @@ def write_comparison(folder: Path, report: dict[str, Any], evaluated: Evaluated)
     pictures = Pictures(folder / "pictures")
     tables = html.section(
         "Three ways of sharing",
-        "Trained for the same number of steps, from the same seed, on the same drawn people, and tested on others. "
-        "One short run each: differences of a few points are within what another seed would give.",
+        "Trained for the same number of steps, from the same seed, on the same drawn people, and tested on "
+        "others. One short run each: differences of a few points are within what another seed would give.",
         html.table(rows(report), HEADER, numbers=range(1, len(HEADER))),
         html.verbatim(timing_text(report["time_per_image"])),
     )
