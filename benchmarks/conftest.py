@@ -41,6 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("benchmarks share one machine and cannot run side by side; leave out -n")
     try:
         _selection(config)
+        for name, least in (("seconds", 0), ("rounds", 1)):
+            value = config.getoption(name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} must be {least} or more, got {value}")
         check_names("device", (config.getoption("device") or default_device(),), ("cpu", "cuda"))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None

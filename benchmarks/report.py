@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if not machines:
         parser.error(f"--results {options.results} holds no figures; measure some first: make bench")
-    console = Console()
+    console = wide_console()
     sections = []
     for machine, stores in machines.items():
         section = [f"### {machine}", environments(stores)]
@@ -76,6 +76,12 @@ def environments(stores: dict[str, Store]) -> str:
 def folded(table: Table) -> str:
     """A table that readers open if they want it."""
     return f"<details><summary>{table.title}</summary>\n\n{table.markdown()}\n\n</details>"
+
+
+def wide_console() -> Console:
+    """The terminal as it is; in a file or pipe, room for whole rows."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 200))
 
 
 def to_rich(table: Table) -> RichTable:
