@@ -30,22 +30,21 @@ class Problem:
     """One op on given tensors.
 
     ``features`` are the inputs that get a gradient, ``extras`` those that get none; both go to the module in
-    this order. ``bounds`` gives, per mode, the roofline's work alone.
+    this order. ``dtype`` is that of the case, to which also the float64 twin's values are rounded. ``bounds``
+    gives, per mode, the roofline's work alone.
     """
 
+    dtype: str
     fused: nn.Module
     features: tuple[Tensor, ...]
     extras: tuple[Tensor, ...]
     bounds: dict[str, Step]
     copy: Step
-    grads: tuple[Tensor, ...] = field(init=False)
+    stock: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
         self.stock = to_stock(self.fused)
-        with torch.no_grad():
-            outputs = self.call(copy.deepcopy(self.stock))
-        generator = torch.Generator().manual_seed(SEED + 1)
-        self.grads = tuple(_random_like(output, generator) for output in outputs)
+        self._grads: dict[tuple[int, ...], Tensor] = {}
 
     def call(self, module: nn.Module) -> tuple[Tensor, ...]:
         outputs = module(*self.features, *self.extras)
@@ -55,7 +54,17 @@ class Problem:
         return *self.features, *module.parameters()
 
     def gradients(self, module: nn.Module, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, self.leaves(module), self.grads)
+        grads = [self._grad(index, output) for index, output in enumerate(outputs)]
+        return torch.autograd.grad(outputs, self.leaves(module), grads)
+
+    def _grad(self, index: int, output: Tensor) -> Tensor:
+        """What the next layer would send back: in the memory format of the output that it got."""
+        key = index, *output.stride()
+        if key not in self._grads:
+            generator = torch.Generator().manual_seed(SEED + 1 + index)
+            value = torch.randn(output.shape, generator=generator).to(output.device, DTYPES[self.dtype])
+            self._grads[key] = torch.empty_like(output).copy_(value)
+        return self._grads[key]
 
     def results(self, module: nn.Module, with_gradients: bool) -> tuple[Tensor, ...]:
         """What the error is measured on: outputs, or outputs and all gradients."""
@@ -73,7 +82,7 @@ class Problem:
         twin.stock = copy.deepcopy(self.stock).double()
         twin.features = tuple(x.detach().double().requires_grad_(x.requires_grad) for x in self.features)
         twin.extras = tuple(x.double() for x in self.extras)
-        twin.grads = tuple(grad.double() for grad in self.grads)
+        twin._grads = {}
         return twin
 
 
@@ -82,11 +91,6 @@ def make_problem(case: Case, device: str) -> Problem:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return _MAKERS[case.op](case, device)
-
-
-def _random_like(template: Tensor, generator: torch.Generator) -> Tensor:
-    value = torch.randn(template.shape, generator=generator).to(template.device, template.dtype)
-    return torch.empty_like(template).copy_(value)
 
 
 def _features(case: Case, device: str) -> Tensor:
@@ -108,7 +112,12 @@ def _share(case: Case, device: str, recompute: bool = False) -> Problem:
         backward()
 
     return Problem(
-        module, (x, y), (), {"forward": forward, "backward": backward, "full": full}, _copies(x, 2)
+        case.dtype,
+        module,
+        (x, y),
+        (),
+        {"forward": forward, "backward": backward, "full": full},
+        _copies(x, 2),
     )
 
 
@@ -155,6 +164,7 @@ def _norm(module: nn.Module, case: Case, device: str, *extras: Tensor, residual:
     fewest = {mode: op.cost(case.shape, mode, dtype.itemsize).bytes or 0 for mode in op.modes}
     bounds = {mode: _copies(features[0], moved / one_copy) for mode, moved in fewest.items()}
     return Problem(
+        case.dtype,
         module.to(device, dtype),
         features,
         tuple(extra.to(device, dtype) for extra in extras),
