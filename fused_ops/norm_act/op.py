@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ops import backends, native
+from fused_ops import backends, native, triton_support
 from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
@@ -172,4 +172,36 @@ backends.register(
     "cpu",
     _native_backward,
     lambda grad, x, y, gamma, beta, *rest: _native_refuses(x, gamma, beta, rest[6]),
+)
+
+
+def _triton(function: str, *args: Any) -> tuple[Tensor, ...]:
+    from fused_ops.norm_act import triton_launch  # imports triton, so only where it serves
+
+    results: tuple[Tensor, ...] = getattr(triton_launch, function)(*args)
+    return results
+
+
+def _triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+    if reason := triton_support.why_not(x):
+        return reason
+    per_sample = [value.dim() == 2 for value in (gamma, beta) if value is not None]
+    if any(per_sample) and not (groups and all(per_sample)):
+        return "it takes gamma and beta per sample only together, and with statistics per sample"
+    if x.numel() // x.size(1) >= 2**31:
+        return "it counts the pixels of a tensor in 31 bits"
+    return None
+
+
+backends.register(
+    "norm_act",
+    "triton",
+    lambda *args: _triton("forward", *args),
+    lambda x, gamma, beta, *rest: _triton_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
+)
+backends.register(
+    "norm_act_backward",
+    "triton",
+    lambda *args: _triton("backward", *args),
+    lambda grad, x, y, gamma, beta, *rest: _triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
 )

@@ -1,0 +1,290 @@
+"""The forward of ``norm_act`` in Triton; :mod:`.triton_launch` chooses among these kernels and starts them.
+
+Every kernel works on a tile ``[C, K]`` of channels and elements. A *row* is what is normalized together:
+with ``BATCH`` a channel over all samples (element k is pixel ``k % plane`` of sample ``k // plane``), else a
+channel of one sample or, with ``WHOLE``, all ``SPAN`` channels of a group of one sample.
+
+    row fits on chip    forward_row: one pass; the variance is taken from deviations that stay in registers
+    else                partial_statistics -> finish_statistics -> forward_apply: one pass more over x
+    given statistics    forward_apply
+
+Large tensors lie either as planes (``CHANNELS_LAST`` false: pixels adjacent, then planes) or with their
+channels adjacent. One ``step`` says where the next sample (planes) or pixel (channels last)
+begins, so slices along the channels need no copy. The plane's size comes as ``units * UNIT``, from which the
+compiler learns how far pixels are aligned, and so how wide it may load. Offsets into large tensors are 64
+bits wide.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# (arguments of kernels are values of Triton's own language)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fused_ops.triton_math import activate
+
+# --- where things lie ---------------------------------------------------------------------------------------
+
+
+@triton.jit
+def channels_of_program(index, channels, SPAN: tl.constexpr, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr):
+    """The channels of the index-th block of SPAN, their mask, and how often all blocks came before."""
+    blocks = tl.cdiv(channels, SPAN)
+    lane = tl.arange(0, BLOCK_C)
+    channel = (index % blocks) * SPAN + lane  # [C]
+    if EVEN_C:
+        inside = tl.full((BLOCK_C,), True, tl.int1)
+    elif SPAN == BLOCK_C:
+        inside = channel < channels
+    else:
+        inside = (lane < SPAN) & (channel < channels)
+    return channel, inside, index // blocks
+
+
+@triton.jit
+def locate(sample, k, plane, BATCH: tl.constexpr):
+    """Sample and pixel of the elements k of a row."""
+    if BATCH:
+        return k // plane, k % plane
+    else:
+        return sample, k
+
+
+@triton.jit
+def offsets(sample, channel, pixel, plane, step, CHANNELS_LAST: tl.constexpr):
+    """Offsets [C, K] of a tile of a large tensor; sample is a scalar or [K]."""
+    if CHANNELS_LAST:
+        start = (sample * plane + pixel).to(tl.int64) * step  # [K]
+        return start[None, :] + channel[:, None]
+    else:
+        start = tl.cast(sample, tl.int64) * step + pixel  # [K]
+        return start[None, :] + channel.to(tl.int64)[:, None] * plane
+
+
+@triton.jit
+def load_tile(pointer, at, mask):
+    return tl.load(pointer + at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def add_noise(x, noise_ptr, noise_scale_ptr, sample, pixel, plane, inside):
+    """x [C, K] + noise_scale * noise [K]; noise is dense, [N, plane]."""
+    if noise_ptr is not None:
+        scale = tl.load(noise_scale_ptr).to(tl.float32)
+        at = (sample * plane + pixel).to(tl.int64)
+        x += scale * tl.load(noise_ptr + at, mask=inside, other=0.0).to(tl.float32)[None, :]
+    return x
+
+
+@triton.jit
+def load_affine(pointer, sample, step, channel, inside, default):
+    """gamma or beta as [C, 1]; step is 0 for one value per channel, else the distance between samples."""
+    if pointer is not None:
+        value = tl.load(pointer + sample * step + channel, mask=inside, other=0.0).to(tl.float32)
+        return value[:, None]
+    else:
+        return tl.zeros_like(channel).to(tl.float32)[:, None] + default
+
+
+@triton.jit
+def add_over(values, WHOLE: tl.constexpr):
+    """Sum of a tile per row: [C, 1], or [1, 1] where all channels are one row."""
+    totals = tl.sum(values, 1, keep_dims=True)
+    if WHOLE:
+        totals = tl.sum(totals, 0, keep_dims=True)
+    return totals
+
+
+@triton.jit
+def statistic_offsets(
+    sample, channel, channels, SPAN: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr
+):  # fmt: skip
+    """Where the row of a channel keeps its mean and variance: [C], or [N * groups]."""
+    if BATCH:
+        return channel
+    elif WHOLE:
+        return sample * (channels // SPAN) + channel // SPAN
+    else:
+        return sample * channels + channel
+
+
+@triton.jit
+def store_statistic(pointer, value, at, inside, WHOLE: tl.constexpr):
+    """Store [C, 1] per channel, or [1, 1] once."""
+    if WHOLE:
+        first = tl.min(at, 0)
+        tl.store(pointer + first + tl.arange(0, 1), tl.reshape(value, (1,)))
+    else:
+        tl.store(pointer + at[:, None], value, mask=inside[:, None])
+
+
+@triton.jit
+def inverse_deviation(variance, eps):
+    return 1.0 / tl.sqrt_rn(variance + eps)
+
+
+@triton.jit
+def finish(xhat, residual_ptr, residual_at, gamma, beta, mask, slope, ACTIVATION: tl.constexpr):
+    """activation(xhat * gamma + beta + residual)"""
+    z = xhat * gamma + beta
+    if residual_ptr is not None:
+        z += load_tile(residual_ptr, residual_at, mask)
+    return activate(z, slope, ACTIVATION)
+
+
+# --- kernels ------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def forward_row(
+    x_ptr, residual_ptr, noise_ptr, noise_scale_ptr, gamma_ptr, beta_ptr,
+    y_ptr, mean_ptr, var_ptr,
+    samples, channels, units, x_step, residual_step, y_step, gamma_step, beta_step, eps, slope,
+    UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Statistics and result of whole rows in one pass. Grid: samples x blocks of channels (BATCH: blocks)."""
+    plane = units * UNIT
+    count = samples * plane if BATCH else plane
+    channel, inside_c, sample = channels_of_program(tl.program_id(0), channels, SPAN, BLOCK_C, EVEN_C)
+    k = tl.arange(0, BLOCK_K)
+    inside_k = k < count
+    mask = inside_c[:, None] & inside_k[None, :]
+    of_sample, pixel = locate(sample, k, plane, BATCH)
+
+    x = load_tile(x_ptr, offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST), mask)
+    x = add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k)
+    size = tl.cast(count * SPAN if WHOLE else count, tl.float32)
+    rough = add_over(tl.where(mask, x, 0.0), WHOLE) / size
+    mean = rough + add_over(tl.where(mask, x - rough, 0.0), WHOLE) / size  # as exact as float32 can hold it
+    deviation = x - mean
+    variance = add_over(tl.where(mask, deviation * deviation, 0.0), WHOLE) / size
+
+    at = statistic_offsets(sample, channel, channels, SPAN, BATCH, WHOLE)
+    store_statistic(mean_ptr, mean, at, inside_c, WHOLE)
+    store_statistic(var_ptr, variance, at, inside_c, WHOLE)
+    y = finish(
+        deviation * inverse_deviation(variance, eps),
+        residual_ptr,
+        offsets(of_sample, channel, pixel, plane, residual_step, CHANNELS_LAST),
+        load_affine(gamma_ptr, sample, gamma_step, channel, inside_c, 1.0),
+        load_affine(beta_ptr, sample, beta_step, channel, inside_c, 0.0),
+        mask, slope, ACTIVATION,
+    )  # fmt: skip
+    y_at = offsets(of_sample, channel, pixel, plane, y_step, CHANNELS_LAST)
+    tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def partial_statistics(
+    x_ptr, noise_ptr, noise_scale_ptr, partial_ptr, partial_rows, chunks,
+    samples, channels, units, x_step,
+    UNIT: tl.constexpr, BATCH: tl.constexpr, EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """Mean and sum of squared deviations of a chunk of TILES * BLOCK_K elements of each channel.
+
+    Grid: chunks over all samples x blocks of channels. Writes partial [2, partial_rows, channels], the
+    chunks of a sample one after the other. Each lane keeps its own running mean (Welford, 1962); the lanes
+    are merged at the end (Chan et al., 1979), so nothing waits for anything while x is read.
+    """
+    plane = units * UNIT
+    count = samples * plane if BATCH else plane
+    channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    sample, chunk = row // chunks, row % chunks
+    seen = tl.zeros((BLOCK_K,), tl.float32)
+    mean = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
+    squares = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
+    for tile in tl.static_range(TILES):
+        k = (chunk * TILES + tile) * BLOCK_K + tl.arange(0, BLOCK_K)
+        inside_k = k < count
+        of_sample, pixel = locate(sample, k, plane, BATCH)
+        at = offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST)
+        x = load_tile(x_ptr, at, inside_c[:, None] & inside_k[None, :])
+        x = add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k)
+        seen += tl.where(inside_k, 1.0, 0.0)
+        delta = tl.where(inside_k[None, :], x - mean, 0.0)
+        mean += delta * (1.0 / (tile + 1))  # lanes beyond the end keep what they have
+        squares += delta * tl.where(inside_k[None, :], x - mean, 0.0)
+
+    total = tl.sum(seen, 0)
+    first = tl.sum(tl.where((tl.arange(0, BLOCK_K) == 0)[None, :], mean, 0.0), 1, keep_dims=True)
+    center = first + tl.sum((mean - first) * seen[None, :], 1, keep_dims=True) / total
+    apart = mean - center
+    squares = tl.sum(squares + apart * apart * seen[None, :], 1, keep_dims=True)
+    at = row.to(tl.int64) * channels + channel[:, None]
+    tl.store(partial_ptr + at, center, mask=inside_c[:, None])
+    tl.store(partial_ptr + tl.cast(partial_rows, tl.int64) * channels + at, squares, mask=inside_c[:, None])
+
+
+@triton.jit
+def finish_statistics(
+    partial_ptr, mean_ptr, var_ptr, partial_rows, chunks, chunk_size, samples, channels, units,
+    UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOOPS: tl.constexpr,
+):  # fmt: skip
+    """Merge the chunks of each row into its mean and biased variance. Grid as in forward_row."""
+    count = samples * units * UNIT if BATCH else units * UNIT
+    channel, inside_c, sample = channels_of_program(tl.program_id(0), channels, SPAN, BLOCK_C, EVEN_C)
+    start = tl.cast(sample * chunks, tl.int64) * channels
+    squares_ptr = partial_ptr + tl.cast(partial_rows, tl.int64) * channels
+    size = tl.cast(count * SPAN if WHOLE else count, tl.float32)
+    own_first = tl.load(partial_ptr + start + channel, mask=inside_c, other=0.0)[:, None]
+    first = tl.sum(own_first, 0, keep_dims=True) / SPAN if WHOLE else own_first
+
+    shift = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
+    for loop in range(LOOPS):
+        chunk = loop * BLOCK_R + tl.arange(0, BLOCK_R)
+        weight = tl.minimum(tl.maximum(count - chunk * chunk_size, 0), chunk_size).to(tl.float32)[None, :]
+        mask = inside_c[:, None] & (chunk < chunks)[None, :]
+        at = start + chunk[None, :] * channels + channel[:, None]
+        shift += tl.where(mask, tl.load(partial_ptr + at, mask=mask, other=0.0) - first, 0.0) * weight
+    mean = first + add_over(shift, WHOLE) / size
+
+    squares = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
+    for loop in range(LOOPS):
+        chunk = loop * BLOCK_R + tl.arange(0, BLOCK_R)
+        weight = tl.minimum(tl.maximum(count - chunk * chunk_size, 0), chunk_size).to(tl.float32)[None, :]
+        mask = inside_c[:, None] & (chunk < chunks)[None, :]
+        at = start + chunk[None, :] * channels + channel[:, None]
+        apart = tl.where(mask, tl.load(partial_ptr + at, mask=mask, other=0.0) - mean, 0.0)
+        squares += tl.load(squares_ptr + at, mask=mask, other=0.0) + apart * apart * weight
+    at = statistic_offsets(sample, channel, channels, SPAN, BATCH, WHOLE)
+    store_statistic(mean_ptr, mean, at, inside_c, WHOLE)
+    store_statistic(var_ptr, add_over(squares, WHOLE) / size, at, inside_c, WHOLE)
+
+
+@triton.jit
+def forward_apply(
+    x_ptr, residual_ptr, noise_ptr, noise_scale_ptr, gamma_ptr, beta_ptr, y_ptr, mean_ptr, var_ptr,
+    chunks, samples, channels, units, x_step, residual_step, y_step, gamma_step, beta_step, eps, slope,
+    UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The result from mean and variance. Grid: chunks of BLOCK_K over all samples x blocks of channels."""
+    plane = units * UNIT
+    count = samples * plane if BATCH else plane
+    channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    sample, chunk = row // chunks, row % chunks
+    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside_k = k < count
+    mask = inside_c[:, None] & inside_k[None, :]
+    of_sample, pixel = locate(sample, k, plane, BATCH)
+
+    x = load_tile(x_ptr, offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST), mask)
+    x = add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k)
+    at = statistic_offsets(sample, channel, channels, SPAN, BATCH, WHOLE)
+    mean = tl.load(mean_ptr + at, mask=inside_c, other=0.0).to(tl.float32)[:, None]
+    variance = tl.load(var_ptr + at, mask=inside_c, other=0.0).to(tl.float32)[:, None]
+    y = finish(
+        (x - mean) * inverse_deviation(variance, eps),
+        residual_ptr,
+        offsets(of_sample, channel, pixel, plane, residual_step, CHANNELS_LAST),
+        load_affine(gamma_ptr, sample, gamma_step, channel, inside_c, 1.0),
+        load_affine(beta_ptr, sample, beta_step, channel, inside_c, 0.0),
+        mask, slope, ACTIVATION,
+    )  # fmt: skip
+    y_at = offsets(of_sample, channel, pixel, plane, y_step, CHANNELS_LAST)
+    tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)

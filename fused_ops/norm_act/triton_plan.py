@@ -1,0 +1,182 @@
+"""How a call of ``norm_act`` is cut into tiles and programs for the kernels of :mod:`.triton_kernels`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops.norm_act.layout import memory_format
+from fused_ops.triton_support import ceil_div, next_power_of_two
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a call sees its large tensors, and what one program normalizes together."""
+
+    samples: int
+    channels: int
+    plane: int
+    channels_last: bool
+    format: torch.memory_format
+    batch: bool  # rows reach over the samples
+    span: int  # channels of a row
+
+    @classmethod
+    def of(cls, x: Tensor, groups: int, given: bool) -> Geometry:
+        plane = math.prod(x.shape[2:])
+        layout = memory_format(x)
+        batch = given or not groups
+        span = 1 if batch else x.size(1) // groups
+        # Single pixels lie as in channels_last, whatever the format is called.
+        last = layout != torch.contiguous_format or plane == 1
+        return cls(x.size(0), x.size(1), plane, last, layout, batch, span)
+
+    @property
+    def count(self) -> int:
+        """Elements of one channel of a row."""
+        return self.plane * self.samples // self.repeats
+
+    @property
+    def repeats(self) -> int:
+        """How often all channels are gone through."""
+        return 1 if self.batch else self.samples
+
+    @property
+    def whole(self) -> bool:
+        return self.span > 1
+
+    @property
+    def statistics(self) -> int:
+        return self.channels if self.batch else self.samples * self.channels // self.span
+
+    def rows(self, tensor: Tensor | None) -> tuple[Tensor | None, int]:
+        """The tensor and its step, see triton_kernels; a copy where it lies otherwise."""
+        if tensor is None:
+            return None, 0
+        step = self._step(tensor)
+        if step is None:
+            tensor = tensor.contiguous(memory_format=self.format)
+            step = self._step(tensor)
+        assert step is not None
+        return tensor, step
+
+    def _step(self, tensor: Tensor) -> int | None:
+        strides = tensor.stride()
+        if self.channels_last:
+            if self.channels > 1 and strides[1] != 1:
+                return None
+            order = [*range(tensor.dim() - 1, 1, -1), 0]  # pixels from the innermost to the outermost
+            step = next((strides[d] for d in order if tensor.size(d) > 1), self.dense_step)
+            expected = step
+        else:
+            order, step, expected = [*range(tensor.dim() - 1, 0, -1)], self.dense_step, 1
+            if self.samples > 1:
+                step = strides[0]
+        for dim in order:
+            if tensor.size(dim) > 1 and strides[dim] != expected:
+                return None
+            expected *= tensor.size(dim)
+        return step
+
+    @property
+    def dense_step(self) -> int:
+        return self.channels if self.channels_last else self.channels * self.plane
+
+    def sizes(self) -> tuple[int, int, int]:
+        """samples, channels and units as the kernels take them."""
+        return self.samples, self.channels, self.plane // self.unit
+
+    @property
+    def unit(self) -> int:
+        return math.gcd(self.plane, 16)
+
+    def constants(self) -> dict[str, Any]:
+        return {"UNIT": self.unit, "BATCH": self.batch, "WHOLE": self.whole}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shape of a kernel's tiles and of its grid."""
+
+    block_c: int
+    block_k: int
+    span: int
+    warps: int
+    even: bool
+    tiles: int = 1
+
+    def constants(self) -> dict[str, Any]:
+        blocks = {"BLOCK_C": self.block_c, "BLOCK_K": self.block_k, "EVEN_C": self.even}
+        return {**blocks, "num_warps": self.warps}
+
+
+def row_plan(g: Geometry, itemsize: int, limits: Mapping[str, int]) -> Plan | None:
+    """Tiles that hold whole rows, or None where a row is too long for that."""
+    block_k = next_power_of_two(g.count)
+    if g.whole:
+        block_c, span = next_power_of_two(g.span), g.span
+    else:
+        # Adjacent channels share memory sectors (32 bytes) in channels_last; short planes share a program.
+        least, most = (32 // itemsize, 128 // itemsize) if g.channels_last else (1, 64)
+        wanted = min(max(least, limits["wanted"] // block_k), most)
+        block_c = span = min(wanted, next_power_of_two(g.channels))
+    if block_c * block_k > limits["row"]:
+        return None
+    even = span == block_c and g.channels % span == 0
+    return Plan(block_c, block_k, span, _warps(block_c * block_k, limits), even)
+
+
+def tile_plan(g: Geometry, itemsize: int, limits: Mapping[str, int], processors: int) -> Plan:
+    """Tiles of part of a row, of full memory transactions; ``tiles`` of them make a program's chunk."""
+    most = 128 // itemsize if g.channels_last else max(1, 512 // next_power_of_two(g.count))
+    block_c = min(next_power_of_two(g.channels), most)
+    block_k = min(limits["tile"] // block_c, next_power_of_two(g.count))
+    programs = ceil_div(g.count, block_k) * g.repeats * ceil_div(g.channels, block_c)
+    tiles = 1
+    while tiles < limits["tiles"] and programs > 8 * tiles * processors:  # four rounds on the whole card
+        tiles *= 2
+    even = g.channels % block_c == 0
+    return Plan(block_c, block_k, block_c, _warps(block_c * block_k, limits), even, tiles)
+
+
+def _warps(elements: int, limits: Mapping[str, int]) -> int:
+    return max(1, min(16, elements // (32 * limits["per_thread"])))
+
+
+def row_grid(g: Geometry, span: int) -> tuple[int]:
+    return (ceil_div(g.channels, span) * g.repeats,)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How the rows are cut for the kernels that see part of a row."""
+
+    per_sample: int
+    rows: int  # of the partial results
+    size: int
+    grid: tuple[int]
+
+    @classmethod
+    def of(cls, g: Geometry, plan: Plan, tiles: int) -> Chunks:
+        size = plan.block_k * tiles
+        per_sample = ceil_div(g.count, size)
+        rows = per_sample * g.repeats
+        return cls(per_sample, rows, size, (rows * ceil_div(g.channels, plan.block_c),))
+
+
+def finish_constants(g: Geometry, rows: int) -> dict[str, Any]:
+    """Tiles for the kernels that merge ``rows`` partial results of each row."""
+    span = g.span if g.whole else min(16, next_power_of_two(g.channels))
+    block_c = next_power_of_two(span)
+    block_r = max(1, min(next_power_of_two(rows), 4096 // block_c, 256))
+    even = span == block_c and g.channels % span == 0
+    return {
+        "BATCH": g.batch, "WHOLE": g.whole, "SPAN": span, "EVEN_C": even, "BLOCK_C": block_c,
+        "BLOCK_R": block_r, "LOOPS": next_power_of_two(ceil_div(rows, block_r)),
+        "num_warps": max(1, min(8, block_c * block_r // 512)),
+    }  # fmt: skip

@@ -1,0 +1,160 @@
+"""What the Triton backends of all ops share: who may be served, on which card, and how a kernel is launched.
+
+Nothing here imports triton at module level, so ``import fused_ops`` works, and stays quick, without it.
+:func:`rehearse` runs a backend's host code without a device and keeps the launches it would have made: so the
+compiler sees every kernel in exactly the configurations that calls use (``fused_ops/tuning/aot.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops import backends
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+OLDEST_CARD = (8, 0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the choice of a launch needs to know of a GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    processors: int  # streaming multiprocessors
+    shared_bytes: int  # the most that one program may ask for
+
+    @property
+    def architecture(self) -> str:
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+# Compiled for, and tuned on paper, where no such card is at hand. The interpreter counts as the second.
+CARDS = {
+    card.architecture: card
+    for card in (
+        Card("NVIDIA A100", (8, 0), 108, 166_912),
+        Card("NVIDIA H100", (9, 0), 132, 232_448),
+        Card("NVIDIA B200", (10, 0), 148, 232_448),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch as a backend's host code asks for it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+_rehearsed: list[Launch] | None = None
+_rehearsed_card: Card | None = None
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter (the variable must be set before triton is imported)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _why_no_triton() -> str | None:
+    return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+
+
+@functools.cache
+def card_of(device: torch.device) -> Card:
+    """The card of a CUDA device; H100's numbers for any other device."""
+    if device.type != "cuda":
+        return CARDS["sm_90"]
+    properties = torch.cuda.get_device_properties(device)
+    return Card(
+        properties.name,
+        (properties.major, properties.minor),
+        properties.multi_processor_count,
+        getattr(properties, "shared_memory_per_block_optin", CARDS["sm_80"].shared_bytes),
+    )
+
+
+def card_for(tensor: Tensor) -> Card:
+    """The card that will compute on this tensor."""
+    return _rehearsed_card or card_of(tensor.device)
+
+
+def why_not(*tensors: Tensor | None) -> str | None:
+    """Why Triton kernels cannot serve tensors of this device and dtype, or None when they can."""
+    if reason := _why_no_triton():
+        return reason
+    first = next(tensor for tensor in tensors if tensor is not None)
+    if first.device.type == "cuda":
+        card = card_of(first.device)
+        if card.capability < OLDEST_CARD:
+            oldest = ".".join(map(str, OLDEST_CARD))
+            return f"it serves cards of compute capability {oldest} and later, this is {card.architecture}"
+    elif first.device.type != "cpu" or not interpreting():
+        return f"the tensors are on {first.device}"
+    elif backends.requested() != "triton":
+        return "the interpreter serves CPU tensors only where 'triton' is asked for"
+    elif first.dtype == torch.bfloat16:
+        return "the interpreter computes bfloat16 wrongly"
+    if first.dtype not in DTYPES:
+        return f"it has no kernel for {first.dtype}"
+    if any(tensor is not None and tensor.numel() == 0 for tensor in tensors):
+        return "the tensors are empty"
+    return None
+
+
+@contextlib.contextmanager
+def on_device(tensor: Tensor) -> Iterator[None]:
+    """Make the tensor's device the current one, where it is not: Triton launches on the current device."""
+    if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
+        yield
+    else:
+        with torch.cuda.device(tensor.device):
+            yield
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int = 1, **constants: Any
+) -> None:
+    """Start a kernel; ``constants`` are its compile-time arguments."""
+    if _rehearsed is not None:
+        _rehearsed.append(Launch(kernel, grid, args, constants, num_warps, num_stages))
+        return
+    kernel[grid](
+        *args, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True
+    )  # fused multiply-add: said so, since Triton 3.10 changes the default
+
+
+@contextlib.contextmanager
+def rehearse(card: Card) -> Iterator[list[Launch]]:
+    """Within the context kernels are noted, not started, as for this card; use it with tensors on "meta"."""
+    global _rehearsed, _rehearsed_card
+    if _rehearsed is not None:
+        raise RuntimeError("rehearse is already active; it does not nest")
+    _rehearsed, _rehearsed_card = [], card
+    try:
+        yield _rehearsed
+    finally:
+        _rehearsed, _rehearsed_card = None, None
+
+
+def next_power_of_two(value: int) -> int:
+    return 1 << max(0, value - 1).bit_length()
+
+
+def ceil_div(value: int, by: int) -> int:
+    return -(-value // by)

@@ -1,0 +1,56 @@
+"""Launch parameters as data: a table per card beside this file, and one of defaults for all cards.
+
+A table is JSON: for each kernel family a list of rows ``{"when": {...}, "launch": {...}}``. The first row
+whose conditions hold is taken, from the card's own table (``sm_90.json``) if it has one that fits, else from
+``default.json``. A condition is a fact of the call with its value (``"itemsize": 2``), or, with ``_most``
+appended, the largest value it may have (``"channels_most": 64``). ``note`` says where a row comes from.
+
+The defaults follow from the compiler's report (:mod:`fused_ops.tuning.aot`) and the cost model
+(:mod:`fused_ops.tuning.cost_model`); nothing is tried out at run time.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+DEFAULTS = "default"
+
+
+@functools.cache
+def table(name: str) -> Mapping[str, list[dict[str, Any]]]:
+    """The table of an architecture ("sm_90") or of the defaults; empty where there is none."""
+    path = FOLDER / f"{name}.json"
+    content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
+@functools.cache
+def _choose(architecture: str, family: str, facts: tuple[tuple[str, int | str], ...]) -> Mapping[str, Any]:
+    known = dict(facts)
+    for name in (architecture, DEFAULTS):
+        for row in table(name).get(family, ()):
+            if all(_holds(condition, value, known) for condition, value in row["when"].items()):
+                launch: Mapping[str, Any] = row["launch"]
+                return launch
+    raise LookupError(f"no row of the launch tables fits {family} with {known} on {architecture}")
+
+
+def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, Any]:
+    """The launch parameters for a call of a kernel family with these facts on this architecture.
+
+    Raises:
+        LookupError: no row fits.
+    """
+    return _choose(architecture, family, tuple(facts.items()))
+
+
+def _holds(condition: str, value: int | str, facts: Mapping[str, Any]) -> bool:
+    if condition.endswith("_most"):
+        fact: int = facts[condition.removesuffix("_most")]
+        return fact <= int(value)
+    return bool(facts[condition] == value)

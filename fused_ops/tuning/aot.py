@@ -1,0 +1,230 @@
+"""Compiles every Triton kernel ahead of time, without a card, and reads what the assembler made of it.
+
+The host code of the backends is rehearsed on tensors without data
+(:func:`fused_ops.triton_support.rehearse`), so the kernels are compiled in the very launches that calls use.
+For each one the report has
+
+* registers per thread, and the bytes and instructions of local memory (spills),
+* shared memory of a program against what the card has,
+* tensor-core instructions (HGMMA is wgmma of sm_90, HMMA the warp's mma, UTC*MMA tcgen05 of sm_100),
+* the width of global memory accesses.
+
+``python -m fused_ops.tuning.aot`` compiles all cases for all architectures and prints the table, with
+``--out FOLDER`` also ``triton_aot.json`` and ``triton_aot.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops.triton_support import CARDS, Card, Launch, rehearse
+
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+# One instruction of the disassembly: "  /*0120*/  @!P0 LDG.E.128 R4, ...".
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the assembler says of one kernel in one configuration on one architecture."""
+
+    case: str
+    kernel: str
+    architecture: str
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    shared_limit: int
+    instructions: dict[str, int]
+
+    def count(self, *prefixes: str) -> int:
+        return sum(n for name, n in self.instructions.items() if name.startswith(prefixes))
+
+    @cached_property
+    def spills(self) -> int:
+        """Loads from and stores to local memory."""
+        return self.count("LDL", "STL")
+
+    @cached_property
+    def tensor_core(self) -> str:
+        """The tensor-core instructions, "HGMMA 48"; empty where there are none."""
+        kinds = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA", "UTCOMMA")
+        return " ".join(f"{kind} {self.count(kind)}" for kind in kinds if self.count(kind))
+
+    @cached_property
+    def widths(self) -> dict[int, int]:
+        """How many global loads and stores move how many bits per thread."""
+        found: Counter[int] = Counter()
+        for name, n in self.instructions.items():
+            if name.startswith(("LDG", "STG")):
+                width = re.search(r"\.(128|64|U16|U8|S16|S8)(?:\.|$)", name)
+                found[int(width[1].lstrip("US")) if width else 32] += n
+        return dict(sorted(found.items(), reverse=True))
+
+    def row(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        derived = {"spills": self.spills, "tensor_core": self.tensor_core, "access_bits": self.widths}
+        return {**asdict(self), **derived, "instructions": sum(self.instructions.values())}
+
+
+def compile_launch(case: str, launch: Launch, card: Card) -> Report:
+    """Compile one rehearsed launch for a card and read the result."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, attributes = _specialize(launch)
+    major, minor = card.capability
+    compiled = triton.compile(
+        ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes),
+        target=GPUTarget("cuda", 10 * major + minor, 32),
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True},
+    )
+    usage, assembly = _disassemble(compiled.asm["cubin"])
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[-1]
+    return Report(
+        case=case,
+        kernel=launch.kernel.__name__,
+        architecture=card.architecture,
+        constants=dict(launch.constants),
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+        registers=int(registers),
+        stack_bytes=int(stack),
+        shared_bytes=compiled.metadata.shared,
+        shared_limit=card.shared_bytes,
+        instructions=dict(Counter(_INSTRUCTION.findall(assembly))),
+    )
+
+
+def _specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
+    """Types, constants and hints as Triton's own launcher would find them for aligned tensors."""
+    names = launch.kernel.arg_names
+    values = {**dict(zip(names, launch.args, strict=False)), **launch.constants}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], Any] = {}
+    for index, name in enumerate(names):
+        value = values[name]
+        if isinstance(value, Tensor):
+            signature[name] = _TYPES[value.dtype]
+            aligned = True
+        elif value is None or name in launch.constants or (value == 1 and isinstance(value, int)):
+            signature[name], constants[name], aligned = "constexpr", value, False
+        elif isinstance(value, int):
+            signature[name], aligned = ("i32" if -(2**31) <= value < 2**31 else "i64"), value % 16 == 0
+        else:
+            signature[name], aligned = "fp32", False
+        if aligned:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def _disassemble(binary: bytes) -> tuple[str, str]:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        usage, assembly = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    return usage, assembly
+
+
+def rehearsals(cases: Iterable[tuple[str, Callable[[], object]]], card: Card) -> Iterator[tuple[str, Launch]]:
+    """Every different launch that the cases would make on a card."""
+    seen = set()
+    for name, call in cases:
+        with rehearse(card) as launches:
+            call()
+        for launch in launches:
+            key = repr((launch.kernel.__name__, _specialize(launch), launch.num_warps, launch.num_stages))
+            if key not in seen:
+                seen.add(key)
+                yield name, launch
+
+
+COLUMNS = (
+    "architecture", "case", "kernel", "num_warps", "num_stages", "registers", "spills", "shared_bytes",
+    "tensor_core", "access_bits",
+)  # fmt: skip
+
+
+def as_markdown(reports: Iterable[Report]) -> str:
+    """The table of reports."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for report in reports:
+        row = report.row()
+        row["access_bits"] = ", ".join(f"{n} x {bits}" for bits, n in report.widths.items())
+        lines.append("| " + " | ".join(str(row[column]) for column in COLUMNS) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from fused_ops.tuning.cases import CASES
+
+    summary = (__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m fused_ops.tuning.aot", description=summary)
+    parser.add_argument("--arch", nargs="+", choices=tuple(CARDS), default=tuple(CARDS))
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--out", type=Path, help="folder for triton_aot.json and triton_aot.md")
+    options = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("TRITON_INTERPRET=1 is set; the interpreter's kernels cannot be compiled")
+    cases = [(name, call) for name, call in CASES.items() if options.only in name]
+    reports = []
+    for architecture in options.arch:
+        for name, launch in rehearsals(cases, CARDS[architecture]):
+            report = compile_launch(name, launch, CARDS[architecture])
+            reports.append(report)
+            print(as_markdown([report]).splitlines()[-1], flush=True)
+    if options.out:
+        write(options.out, reports)
+    bad = [report for report in reports if report.spills or report.shared_bytes > report.shared_limit]
+    print(f"{len(reports)} kernels, {len(bad)} that spill or ask for too much shared memory")
+    return bool(bad)
+
+
+def write(folder: Path, reports: list[Report]) -> None:
+    """Write triton_aot.json and triton_aot.md, whole or not at all."""
+    import triton
+
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"triton": triton.__version__, "torch": torch.__version__}
+    rows = json.dumps({**about, "kernels": [report.row() for report in reports]}, indent=1, default=str)
+    title = "# Triton kernels, compiled ahead of time\n\n" + ", ".join(f"{k} {v}" for k, v in about.items())
+    for name, text in (("triton_aot.json", rows), ("triton_aot.md", f"{title}\n\n{as_markdown(reports)}")):
+        part = folder / f"{name}.tmp"
+        part.write_text(text)
+        os.replace(part, folder / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

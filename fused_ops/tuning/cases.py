@@ -1,0 +1,81 @@
+"""The calls whose kernels are compiled ahead of time: both op families, in the shapes that FERSNet has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fused_ops.activations import ACTIVATIONS
+
+LAYOUTS = {"planes": torch.contiguous_format, "last": torch.channels_last}
+NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+Call = Callable[[], object]
+
+
+def _features(n: int, c: int, size: int, dtype: torch.dtype, layout: str, width: int | None = None) -> Tensor:
+    shape = (n, c, size, size if width is None else width)
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=LAYOUTS[layout])
+
+
+# --- norm_act -----------------------------------------------------------------------------------------------
+
+
+def norm_act(
+    norm: str, activation: str, n: int, c: int, size: int, dtype: torch.dtype, layout: str, residual: bool
+) -> None:
+    """Forward and backward of a norm: "batch", "running", "instance", "group" (32 groups) or "adain"."""
+    from fused_ops.norm_act import triton_launch
+
+    x = _features(n, c, size, dtype, layout)
+    other = torch.empty_like(x) if residual else None
+    per = (n, c) if norm == "adain" else (c,)
+    gamma, beta = (torch.empty(per, device="meta") for _ in range(2))
+    noise = torch.empty((n, 1, size, size), dtype=dtype, device="meta") if norm == "adain" else None
+    scale = None if noise is None else torch.empty((), device="meta")
+    groups = {"batch": 0, "running": 0, "instance": c, "group": 32, "adain": c}[norm]
+    given = norm == "running"
+    mean, var = (torch.empty((c,), device="meta") for _ in range(2))
+    row = ACTIVATIONS[activation]
+    how = (groups, 1e-5, row.index, 0.2)
+    y, used_mean, used_var = triton_launch.forward(
+        x, gamma, beta, other, noise, scale, mean if given else None, var if given else None, *how
+    )
+    kept_y = y if residual and row.backward_needs == "output" else None
+    triton_launch.backward(
+        torch.empty_like(x), x, kept_y, gamma, beta, other if row.backward_needs == "input" else None,
+        noise, scale, mean if given else used_mean, var if given else used_var, given, *how,
+        True, True, residual, False, noise is not None,
+    )  # fmt: skip
+
+
+_NORMS = {
+    # norm, activation, N, C, H = W, residual
+    "stem": ("batch", "relu", 64, 64, 96, False),
+    "block": ("batch", "relu", 64, 128, 48, True),
+    "deep": ("batch", "relu", 64, 512, 6, True),
+    "frozen": ("running", "relu", 64, 128, 48, True),
+    "image": ("instance", "leaky_relu", 64, 64, 96, False),
+    "map": ("instance", "relu", 64, 256, 24, True),
+    "small": ("instance", "gelu", 64, 512, 6, True),
+    "groups": ("group", "silu", 16, 256, 24, False),
+    "few": ("group", "silu", 2, 256, 96, True),
+    "style": ("adain", "identity", 64, 256, 12, False),
+    "large style": ("adain", "identity", 64, 64, 48, False),
+}
+
+CASES: Mapping[str, Call] = {
+    f"norm_act {name} {NAMES[dtype]} {layout}": partial(
+        norm_act, norm, activation, n, c, size, dtype, layout, residual
+    )
+    for name, (norm, activation, n, c, size, residual) in _NORMS.items()
+    for dtype in (torch.bfloat16, torch.float32)
+    for layout in LAYOUTS
+} | {
+    f"norm_act activation {name}": partial(
+        norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True
+    )
+    for name in ACTIVATIONS
+}  # fmt: skip

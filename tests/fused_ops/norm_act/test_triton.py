@@ -1,0 +1,48 @@
+"""The Triton kernels of norm_act in the interpreter (triton_interpreted.py); whom the backend refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fused_ops
+from fused_ops import explain, triton_support, use
+from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
+
+
+@needs_triton
+def test_in_the_interpreter() -> None:
+    pass_in_interpreter(Path(__file__).with_name("triton_interpreted.py"))
+
+
+def test_cpu_tensors_are_refused_with_a_reason() -> None:
+    x = torch.randn(2, 4, 3, 3)
+    with use("triton"), pytest.raises(RuntimeError, match=r"tensors are on cpu|triton is not installed"):
+        fused_ops.group_norm_act(x, 2)
+    assert "triton" in explain(fused_ops.group_norm_act, x, 2)[0].reasons
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_support._why_no_triton.cache_clear()
+    monkeypatch.setattr(triton_support.importlib.util, "find_spec", lambda name: None)
+    try:
+        assert explain(fused_ops.group_norm_act, torch.randn(2, 4, 3, 3), 2)[0].reasons["triton"] == (
+            "the package triton is not installed"
+        )
+    finally:
+        triton_support._why_no_triton.cache_clear()
+
+
+def test_an_old_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = triton_support.Card("NVIDIA V100", (7, 0), 80, 98_304)
+    monkeypatch.setattr(triton_support, "card_of", lambda device: card)
+    monkeypatch.setattr(triton_support, "_why_no_triton", lambda: None)
+
+    class OnCard:
+        device = torch.device("cuda", 0)
+
+    assert triton_support.why_not(OnCard()) == (  # type: ignore[arg-type]
+        "it serves cards of compute capability 8.0 and later, this is sm_70"
+    )

@@ -1,0 +1,54 @@
+"""The launch tables: which row a call gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fused_ops import tuning
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    default = [{"when": {"channels_most": 64}, "launch": {"tile": 1}}, {"when": {}, "launch": {"tile": 2}}]
+    own = [{"when": {"channels_most": 128, "layout": "last"}, "launch": {"tile": 3}}]
+    (tmp_path / "default.json").write_text(json.dumps({"family": default}))
+    (tmp_path / "sm_90.json").write_text(json.dumps({"family": own}))
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
+    for function in (tuning.table, tuning._choose):
+        function.cache_clear()
+    yield tmp_path
+    for function in (tuning.table, tuning._choose):
+        function.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "channels", "layout", "tile"),
+    [
+        ("sm_80", 64, "last", 1),
+        ("sm_80", 65, "last", 2),
+        ("sm_90", 65, "last", 3),
+        ("sm_90", 65, "planes", 2),
+    ],
+)
+def test_the_first_row_that_fits_is_taken(
+    tables: Path, architecture: str, channels: int, layout: str, tile: int
+) -> None:
+    assert tuning.choose(architecture, "family", channels=channels, layout=layout) == {"tile": tile}
+
+
+def test_a_missing_row_is_named(tables: Path) -> None:
+    with pytest.raises(LookupError, match="no row of the launch tables fits other with .*3.* on sm_80"):
+        tuning.choose("sm_80", "other", channels=3)
+
+
+def test_the_shipped_tables_are_well_formed() -> None:
+    for path in tuning.FOLDER.glob("*.json"):
+        for rows in json.loads(path.read_text()).values():
+            for row in rows:
+                assert set(row) <= {"when", "launch", "note"} and row["launch"]
+            if path.stem == tuning.DEFAULTS:
+                assert rows[-1]["when"] == {}, "the last default serves whatever no other row does"
