@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.accuracy import error_in_roundings
 from benchmarks.measure import Runner
 from benchmarks.memory import saved_bytes
 from benchmarks.problems import Problem
@@ -88,12 +89,6 @@ class OpProviders:
         ours = self.problem.results(module, with_gradients)
         true = exact.results(exact.stock, with_gradients)
         return max(error_in_roundings(our, one) for our, one in zip(ours, true, strict=True))
-
-
-def error_in_roundings(value: Tensor, exact: Tensor) -> float:
-    """The largest error, in units of the dtype's rounding of the largest exact value."""
-    rounding = torch.finfo(value.dtype).eps * exact.abs().max().item()
-    return (value.double() - exact).abs().max().item() / max(rounding, torch.finfo(value.dtype).tiny)
 
 
 def why_not_compile() -> str | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy import error_in_roundings
+from benchmarks.memory import saved_bytes
+
+__all__ = ["assert_as_accurate_as_eager", "error_in_roundings", "saved_bytes"]
+
 FEW = 64  # results with fewer elements are judged together: the largest of few errors is a matter of luck
-
-
-def error_in_roundings(value: Tensor, exact: Tensor) -> float:
-    """The largest error, in units of the dtype's rounding of the largest exact value."""
-    rounding = torch.finfo(value.dtype).eps * exact.abs().max().item()
-    return (value.double() - exact).abs().max().item() / max(rounding, torch.finfo(value.dtype).tiny)
 
 
 def assert_as_accurate_as_eager(
@@ -36,20 +35,3 @@ def assert_as_accurate_as_eager(
             assert error <= allowed, f"{name}: error {error:.3g} roundings, allowed {allowed:.3g}"
         worst, worst_allowed = max(worst, error), max(worst_allowed, allowed)
     assert worst <= worst_allowed, f"all results: error {worst:.3g} roundings, allowed {worst_allowed:.3g}"
-
-
-def saved_bytes(function: Callable[[], object], ignore: Sequence[Tensor] = ()) -> int:
-    """Bytes that autograd keeps for a call's backward: each storage once, those of ``ignore`` left out."""
-    storages: dict[int, int] = {}
-    ignored = {tensor.untyped_storage().data_ptr() for tensor in ignore}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ignored:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = function()  # alive until counted, so that no storage is freed and its address used again
-    del kept
-    return sum(storages.values())
