@@ -45,12 +45,15 @@ format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# One process on an idle machine; BENCH_ARGS="--op norm_act --dtypes float32" for some of it.
+# One process on an idle machine; BENCH_ARGS="--op adain --dtypes float32" for some of it. bench-full goes on
+# where it was stopped.
 bench: setup
-	$(PY) -m pytest benchmarks --quick $(BENCH_ARGS)
+	$(PY) -m pytest benchmarks --quick --benchmark-columns=median,iqr,rounds $(BENCH_ARGS)
+	$(PY) -m benchmarks.report
 
 bench-full: setup
-	$(PY) -m pytest benchmarks --full $(BENCH_ARGS)
+	$(PY) -m pytest benchmarks --full --resume --benchmark-columns=median,iqr,rounds $(BENCH_ARGS)
+	$(PY) -m benchmarks.report
 
 demo: setup
 	$(VENV)/bin/fer-mtl demo --out runs/demo

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import matplotlib.image
+import pytest
+
+from benchmarks import report
+from benchmarks.results import Store
+from benchmarks.tables import groups, size, suite_tables, summary
+
+ENVIRONMENT = {
+    "device": "cpu",
+    "processor": "A processor",
+    "isa": "AVX2",
+    "threads": 2,
+    "python": "3.11",
+    "versions": {"torch": "2.13"},
+    "commit": "abc",
+}
+
+
+def record(provider: str, time: float, shape: str = "b8-c64-s96", **changes) -> dict:
+    """``time`` is in multiples of eager's 1 ms and of the bound's 0.25 ms."""
+    found = {"op": "adain", "mode": "full", "shape": shape, "dtype": "float32", "layout": "contiguous"}
+    ratios = {f"to_{base}": time / of for base, of in (("eager", 1), ("bound", 0.25)) if provider != base}
+    spreads = {f"{name}_{p}": value for name, value in ratios.items() for p in ("p20", "p80")}
+    elements = 8 * 64 * 96 * 96
+    return {
+        **found,
+        "provider": provider,
+        "median_ms": time,
+        "p20_ms": time,
+        "p80_ms": time,
+        **ratios,
+        **spreads,
+        "bound_share": 0.25 / time,
+        "saved_bytes": 4 * elements * (2 if provider == "eager" else 1),
+        "peak_bytes": 4 * elements,
+        **changes,
+    }
+
+
+RECORDS = [
+    record("eager", 1.0),
+    record("compile", 0.5),
+    record("cpu", 0.25),
+    {**record("cuda", 1.0), "skipped": "no card"},
+]
+RECORDS[-1].pop("median_ms")
+
+
+@pytest.fixture
+def results(tmp_path):
+    store = Store(tmp_path / "results" / "a-machine" / "norm_act.json")
+    store.put(RECORDS, ENVIRONMENT)
+    (tmp_path / "README.md").write_text(f"Above\n\n{report.BEGIN}\nold\n{report.END}\n\nBelow\n")
+    return tmp_path
+
+
+def cells(table, row: int = 0) -> dict[str, str]:
+    return dict(zip(table.columns, table.rows[row], strict=True))
+
+
+def test_means_are_geometric_and_against_each_base() -> None:
+    other = [record(name, time, "b8-c128-s48") for name, time in (("eager", 1), ("compile", 0.5), ("cpu", 1))]
+    found = cells(summary("norm_act", groups([*RECORDS, *other])))
+    assert found["cases"] == "2"
+    assert found["speed to eager"] == "2.00x"  # of 4 and 1
+    assert found["speed to compile"] == "1.00x"  # of 2 and 1/2
+    assert (found["time / bound"], found["worst"]) == ("2", "4")
+
+
+def test_every_case_shows_time_memory_and_bound() -> None:
+    _, details, skipped = suite_tables("norm_act", RECORDS)
+    found = cells(details)
+    assert details.title == "adain, full"
+    assert (found["shape"], found["backend"], found["x eager"]) == ("b8-c64-s96", "cpu", "4.00x")
+    assert (found["kept"], found["eager kept"]) == ("1.00", "2.00")
+    assert found["time / bound (p20-p80)"] == "1.00 (1.00-1.00)"
+    assert "copies" not in found  # nothing to show
+    assert skipped.rows == [("cuda", "1", "no card")]
+
+
+def test_steps_show_images_per_second_and_whole_peaks() -> None:
+    step = {"op": "fersnet_step", "mode": "train", "resident_bytes": 1 << 20}
+    records = [
+        record("eager", 10.0, "small-b8", **step, **{"peak_bytes": 3 << 20}),
+        record("cpu", 5.0, "small-b8", **step, **{"peak_bytes": 1 << 20, "to_eager": 0.5}),
+    ]
+    (table,) = suite_tables("fersnet_step", records)
+    found = next(cells(table, row) for row in range(2) if cells(table, row)["provider"] == "cpu")
+    assert found["images/s"] == "1.6e+03"
+    assert found["speed to eager"] == "2.00x"
+    assert found["peak / eager's"] == "0.5"  # 2 of 4 MiB
+
+
+def test_figures_go_between_the_markers_with_pictures(results, capsys) -> None:
+    arguments = ["--results", str(results / "results"), "--readme", str(results / "README.md")]
+    assert report.main(arguments) == 0
+    text = (results / "README.md").read_text()
+    assert text.startswith(f"Above\n\n{report.BEGIN}\n") and text.endswith(f"{report.END}\n\nBelow\n")
+    assert "old" not in text
+    assert "A processor, AVX2, 2 threads, Python 3.11, torch 2.13, commit abc" in text
+    for name in ("speed", "bound", "kept", "peak"):
+        path = f"results/a-machine/norm_act-{name}.png"
+        assert path in text
+        assert matplotlib.image.imread(results / path).std() > 0.05  # something is drawn
+    assert "4.00x" in capsys.readouterr().out
+    assert report.main(arguments) == 0
+    assert (results / "README.md").read_text() == text
+
+
+def test_printing_writes_nothing(results) -> None:
+    before = (results / "README.md").read_text()
+    arguments = ["--results", str(results / "results"), "--readme", str(results / "README.md")]
+    report.main([*arguments, "--print-only"])
+    assert (results / "README.md").read_text() == before
+    assert not list(results.rglob("*.png"))
+
+
+def test_without_figures_it_says_what_to_do(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        report.main(["--results", str(tmp_path)])
+    assert "make bench" in capsys.readouterr().err
+
+
+def test_missing_markers_are_named(tmp_path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("nothing here")
+    with pytest.raises(ValueError, match="figures: begin"):
+        report.write_between_markers(path, "text")
+    assert path.read_text() == "nothing here"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(None, ""), (0, "0 B"), (1536, "1.5 KiB"), (3 << 20, "3 MiB"), (5 << 30, "5 GiB")]
+)
+def test_sizes(count, text: str) -> None:
+    assert size(count) == text
