@@ -5,6 +5,7 @@ chooses one, :func:`explain` says which serves a call, ``python -m fused_ops doc
 """
 
 from fused_ops.backends import explain, use
+from fused_ops.fuse import fuse
 from fused_ops.norm_act import (
     FusedAdaIN,
     FusedBatchNormAct2d,
@@ -28,6 +29,7 @@ __all__ = [
     "batch_norm_act",
     "conv_flu",
     "explain",
+    "fuse",
     "group_norm_act",
     "instance_norm_act",
     "selective_share",

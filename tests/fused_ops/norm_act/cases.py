@@ -139,7 +139,7 @@ CASES = [
 ]
 
 # Planes and rows shorter and longer than a vector, channels that fill none, some or all of one, a single
-# element, other ranks, and enough elements for several threads with too few and with enough channels for them.
+# element, other ranks, and enough elements for several threads with too few and enough channels for them.
 SHAPES = [
     (3, 8, 9, 7),
     (2, 3, 4, 4),
