@@ -261,7 +261,7 @@ class Selection:
     def __post_init__(self) -> None:
         check_names("tier", (self.tier,), ("quick", "full"))
         known = {
-            "ops": OPS,
+            "ops": dict.fromkeys((*OPS, *SUITES)),
             "modes": dict.fromkeys(mode for op in OPS.values() for mode in op.modes),
             "shapes": SHAPES,
             "dtypes": DTYPES,
@@ -275,7 +275,7 @@ class Selection:
         """The cases of one suite, those with the same tensors side by side."""
         found = []
         for op in OPS.values():
-            if op.suite != suite or (self.ops is not None and op.name not in self.ops):
+            if op.suite != suite or not self._wants(op):
                 continue
             shapes = [shape for shape in op.shapes if self._takes(shape)]
             axes = (
@@ -290,6 +290,10 @@ class Selection:
                 for shape, dtype, layout, mode in itertools.product(*axes)
             ]
         return found
+
+    def _wants(self, op: Op) -> bool:
+        """An op by its own name or, where no op is called so, by its suite's: ``norm_act``."""
+        return self.ops is None or op.name in self.ops or (op.suite in self.ops and op.suite not in OPS)
 
     def _takes(self, shape: Shape) -> bool:
         if self.shapes is not None:

@@ -153,9 +153,10 @@ class StepProviders:
         """Memory kept, FLOPs of the convolutions, and how far the losses are from eager's; checks the
         answers."""
         step, context = self._step(provider)
-        found: dict[str, Any] = {"resident_bytes": step.resident_bytes()}
+        found: dict[str, Any] = {}
         with context():
             if mode == "train":
+                found["resident_bytes"] = step.resident_bytes()
                 step.set_training(True)
                 found["saved_bytes"] = saved_bytes(
                     lambda: step.answer(self.batch), ignore=tuple(step.networks.generator.parameters())

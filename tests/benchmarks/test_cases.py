@@ -91,6 +91,13 @@ def test_the_selection_narrows_every_axis() -> None:
     assert selection.cases("selective_share") == []
 
 
+def test_a_suite_names_its_ops_unless_an_op_is_called_so() -> None:
+    norms = {case.op for case in Selection("full", ops=("norm_act",)).cases("norm_act")}
+    assert norms == {name for name, op in OPS.items() if op.suite == "norm_act"}
+    shares = {case.op for case in Selection("full", ops=("selective_share",)).cases("selective_share")}
+    assert shares == {"selective_share"}
+
+
 def test_cases_with_the_same_tensors_are_neighbours() -> None:
     setups = [case.setup for case in Selection("full").cases("norm_act")]
     changes = sum(one != other for one, other in itertools.pairwise(setups))
