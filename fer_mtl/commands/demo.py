@@ -8,8 +8,8 @@ from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.demo import demo_config, run_demo
 from fer_mtl.training.console import Console
 
-DESCRIPTION = """Train FERSNet on drawn faces with selective sharing, with hard sharing and without sharing, test
-the three on people they have not seen, redraw those with every expression, and compare. Takes under five
+DESCRIPTION = """Train FERSNet on drawn faces with selective sharing, with hard sharing and without sharing,
+test the three on people they have not seen, redraw those with every expression, and compare. Takes under five
 minutes on two CPU cores and needs no data."""
 
 
