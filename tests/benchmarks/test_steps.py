@@ -53,6 +53,7 @@ def test_inference_takes_no_gradients_and_training_moves_weights(providers) -> N
     providers.runner("eager", "train").once()
     assert not before.equal(step.networks.generator.classifier.linear.weight)
     step.restart(providers.networks)
+    assert not any(optimiser.state for optimiser in step.optimisers.values())
     assert providers.networks.generator.classifier.linear.weight.equal(
         step.networks.generator.classifier.linear.weight
     )

@@ -40,7 +40,7 @@ def measured(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str], 
         *("benchmarks/test_selective_share.py", "benchmarks/test_norm_act.py"),
         *("--op", "selective_share,selective_share_recompute,adain", "--shapes", "b2-c4-s5,b2-c8-s5"),
         *("--dtypes", "float32", "--layouts", "channels_last", "--rounds", 5),
-        *("--providers", "eager,reference,triton,bound,copy"),
+        *("--modes", "forward,backward,full", "--providers", "eager,reference,triton,bound,copy"),
         *("--device", "cpu", "--results", folder, "--benchmark-json", folder / "table.json"),
     )
     return folder, done, json.loads((folder / "table.json").read_text()) if done.returncode == 0 else {}
