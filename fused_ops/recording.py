@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import inspect
 import sys
 import sysconfig
@@ -79,12 +80,15 @@ def _called_code() -> Iterator[set[CodeType]]:
         if not file.startswith(standard_library) or "site-packages" in file:
             called.add(frame.f_code)
 
-    previous = sys.getprofile()
+    previous, collecting = sys.getprofile(), gc.isenabled()
+    gc.disable()  # callbacks of the garbage collector (hypothesis has one) are no part of the forward
     sys.setprofile(note)
     try:
         yield called
     finally:
         sys.setprofile(previous)
+        if collecting:
+            gc.enable()
 
 
 def _check_branches(code: CodeType) -> None:
