@@ -39,7 +39,9 @@ SUITES = ("selective_share", "norm_act", "fersnet_step")
 class Shape:
     """Features [batch, channels, side, side], or the images of a network preset.
 
-    ``tier`` is the smallest set that measures it: "quick", "full", or "test" (only where asked for by name).
+    ``tier`` says what measures it: "quick" (the full suite too), "full", "sweep" (the full suite, but one mode
+    and no plain reference: small calls and odd sizes, to see that nothing is slower than eager), or "test"
+    (only where asked for by name).
     """
 
     batch: int
@@ -123,19 +125,19 @@ class Op:
     quick_providers: tuple[str, ...] = ("eager", "compile", "cpu", "triton", "cuda", "bound", "copy")
 
 
-# The shapes of FERSNet's three levels and a larger first one; then a sweep for small calls and odd sizes.
+# The shapes of FERSNet's three levels and a larger first one, then a sweep.
 SHARE_SHAPES = (
     Shape(16, 64, 48, "quick"),
     Shape(32, 128, 24, "quick"),
     Shape(32, 256, 12, "quick"),
     Shape(32, 512, 6, "quick"),
     Shape(1, 16, 4, "quick"),
-    Shape(1, 1, 1),
-    Shape(1, 64, 48),
-    Shape(1, 1024, 3),
-    Shape(8, 24, 17),
-    Shape(8, 128, 24),
-    Shape(8, 8, 96),
+    Shape(1, 1, 1, "sweep"),
+    Shape(1, 64, 48, "sweep"),
+    Shape(1, 1024, 3, "sweep"),
+    Shape(8, 24, 17, "sweep"),
+    Shape(8, 128, 24, "sweep"),
+    Shape(8, 8, 96, "sweep"),
     Shape(2, 4, 5, "test"),
 )
 NORM_SHAPES = (
@@ -144,10 +146,10 @@ NORM_SHAPES = (
     Shape(8, 128, 48),
     Shape(8, 256, 12),
     Shape(8, 512, 6),
-    Shape(32, 1024, 3),
-    Shape(1, 8, 2),
-    Shape(1, 64, 96),
-    Shape(3, 24, 17),
+    Shape(32, 1024, 3, "sweep"),
+    Shape(1, 8, 2, "sweep"),
+    Shape(1, 64, 96, "sweep"),
+    Shape(3, 24, 17, "sweep"),
     Shape(2, 8, 5, "test"),
 )
 STEP_SHAPES = (
@@ -278,17 +280,15 @@ class Selection:
             if op.suite != suite or not self._wants(op):
                 continue
             shapes = [shape for shape in op.shapes if self._takes(shape)]
-            axes = (
-                shapes,
-                self._names(op, "dtypes"),
-                self._names(op, "layouts"),
-                self._names(op, "modes"),
-            )
-            providers = self._names(op, "providers")
-            found += [
-                Case(op.name, mode, shape, dtype, layout, providers)
-                for shape, dtype, layout, mode in itertools.product(*axes)
-            ]
+            for shape, dtype, layout in itertools.product(
+                shapes, self._names(op, "dtypes"), self._names(op, "layouts")
+            ):
+                modes, providers = self._names(op, "modes"), self._names(op, "providers")
+                if shape.tier == "sweep" and self.modes is None:
+                    modes = modes[-1:]
+                if shape.tier == "sweep" and self.providers is None:
+                    providers = tuple(name for name in providers if name != "reference")
+                found += [Case(op.name, mode, shape, dtype, layout, providers) for mode in modes]
         return found
 
     def _wants(self, op: Op) -> bool:
@@ -298,7 +298,7 @@ class Selection:
     def _takes(self, shape: Shape) -> bool:
         if self.shapes is not None:
             return shape.name in self.shapes
-        return shape.tier == "quick" or (self.tier == "full" and shape.tier == "full")
+        return shape.tier == "quick" or (self.tier == "full" and shape.tier != "test")
 
     def _names(self, op: Op, field: str) -> tuple[str, ...]:
         asked, all_names = getattr(self, field), getattr(op, field)

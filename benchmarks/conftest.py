@@ -15,7 +15,7 @@ from benchmarks.results import FOLDER
 from benchmarks.session import Session, default_device
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the memory profiler announces each of its runs
-EFFORTS = {"quick": Effort(seconds=2.5), "full": Effort(seconds=6.0, max_rounds=301)}
+EFFORTS = {"quick": Effort(seconds=4.0), "full": Effort(seconds=6.0, max_rounds=301)}
 _LISTS = ("ops", "modes", "shapes", "dtypes", "layouts", "providers")
 _timer = ReplayTimer()
 

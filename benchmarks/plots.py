@@ -152,6 +152,7 @@ def _panel(axis: Axes, metric: Metric, title: str, bars: list[tuple[str, Group]]
     names = [n for n in metric.providers if any(is_measured(group.get(n)) for _, group in bars)]
     thickness = 0.8 / max(1, len(names))
     handles: dict[str, object] = {}
+    start = 1.0 if metric.log else 0.0  # on a logarithmic axis bars grow from "as fast as", to either side
     for place, name in enumerate(names):
         for row, (_, group) in enumerate(bars):
             record = group.get(name)
@@ -159,15 +160,16 @@ def _panel(axis: Axes, metric: Metric, title: str, bars: list[tuple[str, Group]]
             if value is None:
                 continue
             middle = row + (place - (len(names) - 1) / 2) * thickness
-            handles[name] = axis.barh(middle, value, thickness * 0.92, color=COLOURS[name])
-            axis.annotate(f"{value:.2g}" if value < 10 else f"{value:.0f}", (value, middle),
+            handles[name] = axis.barh(
+                middle, value - start, thickness * 0.92, left=start, color=COLOURS[name]
+            )
+            axis.annotate(f"{value:.2g}" if value < 10 else f"{value:.0f}", (max(value, start), middle),
                           xytext=(2, 0), textcoords="offset points", va="center", fontsize=7)  # fmt: skip
     axis.set_yticks(range(len(bars)), [shape for shape, _ in bars], fontsize=8)
     axis.invert_yaxis()
     if metric.log:
-        axis.set_xscale("log")
+        axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.xaxis.set_minor_formatter(lambda value, _: "")
     if metric.reference is not None:
         axis.axvline(metric.reference, color="black", linewidth=0.8)
     axis.margins(x=0.12)

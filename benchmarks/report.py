@@ -81,15 +81,13 @@ def folded(table: Table) -> str:
 def wide_console() -> Console:
     """The terminal as it is; in a file or pipe, room for whole rows."""
     console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 200))
+    return console if console.is_terminal else Console(width=max(console.width, 240))
 
 
 def to_rich(table: Table) -> RichTable:
     shown = RichTable(title=table.title, caption=table.note or None)
     for place, column in enumerate(table.columns):
-        shown.add_column(
-            column, overflow="fold", no_wrap=place == 0, justify="left" if place < 4 else "right"
-        )
+        shown.add_column(column, overflow="fold", no_wrap=place < 4, justify="left" if place < 4 else "right")
     for row in table.rows:
         shown.add_row(*row)
     return shown

@@ -11,6 +11,7 @@ from benchmarks.cases import DTYPES, OPS, SHAPES
 from benchmarks.results import CASE_FIELDS, Record
 
 FUSED = ("cpu", "triton", "cuda")
+_SHORT = {"float32": "fp32", "bfloat16": "bf16", "channels_last": "NHWC", "contiguous": "NCHW"}
 Group = dict[str, Record]  # the records of one case by provider
 
 
@@ -170,17 +171,17 @@ def _of(provider: str, show: Callable[..., str], name: str) -> Callable[..., str
 # The columns of the details: a head, and the cell of (shape, dtype, layout), the fused record and its group.
 _DETAILS: dict[str, Callable[[list[str], Record, Group], str]] = {
     "shape": lambda case, record, group: case[0],
-    "dtype": lambda case, record, group: case[1],
-    "layout": lambda case, record, group: case[2],
+    "dtype": lambda case, record, group: _SHORT.get(case[1], case[1]),
+    "layout": lambda case, record, group: _SHORT.get(case[2], case[2]),
     "backend": lambda case, record, group: record["provider"],
     "ms": lambda case, record, group: _number(record["median_ms"]),
     "eager ms": _of("eager", _number, "median_ms"),
     "compile ms": _of("compile", _number, "median_ms"),
     "x eager": lambda case, record, group: _times(record.get("to_eager")),
     "x compile": lambda case, record, group: _times(over_compile(record, group)),
-    "time / bound (p20-p80)": lambda case, record, group: _range(record, "to_bound"),
-    "eager": _of("eager", _number, "to_bound"),
-    "compile": _of("compile", _number, "to_bound"),
+    "/ bound (p20-p80)": lambda case, record, group: _range(record, "to_bound"),
+    "eager / bound": _of("eager", _number, "to_bound"),
+    "compile / bound": _of("compile", _number, "to_bound"),
     "copies": lambda case, record, group: _number(record.get("to_copy")),
     "kept": lambda case, record, group: _elements(case, record),
     "eager kept": lambda case, record, group: _elements(case, group.get("eager")),

@@ -75,6 +75,15 @@ def test_the_quick_cases_are_some_of_the_full_ones() -> None:
         assert not any(case.shape.tier == "test" for case in full.values())
 
 
+def test_a_sweep_takes_one_mode_unless_more_are_asked_for() -> None:
+    def modes(**asked) -> set[str]:
+        cases = Selection("full", ops=("adain",), shapes=("b1-c8-s2",), **asked).cases("norm_act")
+        return {case.mode for case in cases}
+
+    assert modes() == {"full"}
+    assert modes(modes=("forward", "backward")) == {"forward", "backward"}
+
+
 def test_the_selection_narrows_every_axis() -> None:
     selection = Selection(
         "full",

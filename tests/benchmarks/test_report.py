@@ -75,7 +75,7 @@ def test_every_case_shows_time_memory_and_bound() -> None:
     assert details.title == "adain, full"
     assert (found["shape"], found["backend"], found["x eager"]) == ("b8-c64-s96", "cpu", "4.00x")
     assert (found["kept"], found["eager kept"]) == ("1.00", "2.00")
-    assert found["time / bound (p20-p80)"] == "1.00 (1.00-1.00)"
+    assert found["/ bound (p20-p80)"] == "1.00 (1.00-1.00)"
     assert "copies" not in found  # nothing to show
     assert skipped.rows == [("cuda", "1", "no card")]
 
