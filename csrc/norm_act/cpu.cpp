@@ -124,6 +124,18 @@ void write(const Tensor& to, const std::vector<double>& values) {
   }
 }
 
+// A new vector on the CPU, by the C shim: for the small results the dispatcher would cost more than the work.
+Tensor new_vector(int64_t size, ScalarType dtype) {
+  const int64_t stride = 1;
+  const int32_t code = dtype == ScalarType::Double     ? aoti_torch_dtype_float64()
+                       : dtype == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
+                                                       : aoti_torch_dtype_float32();
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &size, &stride, code, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 struct Arguments {
   Tensor x;
   OptionalTensor gamma, beta, residual, noise, noise_scale;
@@ -300,8 +312,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Arguments& a, const OptionalTen
   const bool given = given_mean.has_value();
   const int64_t statistics = given ? 0 : a.groups ? norm.n * a.groups : norm.c;
   const Tensor y = norm.format.empty_like(norm.x);
-  const Tensor mean = torch::stable::new_empty(norm.x, {statistics}, kDtype<S>);
-  const Tensor var = torch::stable::new_empty(norm.x, {statistics}, kDtype<S>);
+  const Tensor mean = new_vector(statistics, kDtype<S>);
+  const Tensor var = new_vector(statistics, kDtype<S>);
   if (norm.x.numel() == 0) {
     if (statistics) {
       torch::stable::fill_(mean, std::numeric_limits<double>::quiet_NaN());
@@ -409,14 +421,16 @@ struct Sums {
   }
 };
 
-// A parameter's gradient, [C] or [N, C], from sums per sample and channel.
+// A parameter's gradient, shaped like it, from sums per sample and channel.
 Tensor parameter_gradient(const Tensor& parameter, std::vector<double> sums, int64_t c) {
-  const auto shape = parameter.sizes();
-  const Tensor grad = torch::stable::new_empty(parameter, std::vector<int64_t>(shape.begin(), shape.end()));
   if (parameter.numel() == c) {
     for (size_t i = c; i < sums.size(); ++i) sums[i % c] += sums[i];
     sums.resize(c);
   }
+  const auto shape = parameter.sizes();
+  const Tensor grad = shape.size() == 1
+                          ? new_vector(shape[0], parameter.scalar_type())
+                          : torch::stable::empty(shape, parameter.scalar_type());
   write(grad, sums);
   return grad;
 }
@@ -434,7 +448,7 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
   Normalization<T> norm(a);
   const Layout& layout = norm.layout;
   const bool want_x = need.x || need.noise_scale;
-  const auto none = [&] { return torch::stable::new_empty(norm.x, {0}); };
+  const auto none = [] { return new_vector(0, kDtype<T>); };
   const Tensor grad_x = want_x ? norm.format.empty_like(norm.x) : none();
   const Tensor grad_residual = need.residual ? norm.format.empty_like(norm.x) : none();
   const Tensor grad = norm.dense(grad_of_y);

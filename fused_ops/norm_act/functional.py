@@ -173,13 +173,12 @@ def _call(x: Tensor, *args: object) -> tuple[Tensor, Tensor, Tensor]:
     return result
 
 
-@torch.no_grad()
 def _update_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, count: int
 ) -> None:
     """Move the running statistics, in place; the batch's variance is biased and over `count` values."""
-    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-    running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
 
 # --- checks -------------------------------------------------------------------------------------------------
