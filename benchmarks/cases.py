@@ -39,9 +39,9 @@ SUITES = ("selective_share", "norm_act", "fersnet_step")
 class Shape:
     """Features [batch, channels, side, side], or the images of a network preset.
 
-    ``tier`` says what measures it: "quick" (the full suite too), "full", "sweep" (the full suite, but one mode
-    and no plain reference: small calls and odd sizes, to see that nothing is slower than eager), or "test"
-    (only where asked for by name).
+    ``tier`` says what measures it: "quick" (the full suite too), "full", "sweep" (the full suite, but in one
+    mode and without the reference: small calls and odd sizes, to see that nothing is slower than eager), or
+    "test" (only where asked for by name).
     """
 
     batch: int

@@ -160,7 +160,8 @@ def test_a_backward_takes_no_memory_but_its_gradients(op: str, layout: str) -> N
         given.gradients(given.fused, given.call(given.fused))
         outputs = given.call(given.fused)
         peak = peak_bytes(lambda: given.gradients(given.fused, outputs))
-    assert gradients <= peak <= gradients + SMALL
+    # What the graph kept of small tensors is freed on the way, sooner or later.
+    assert gradients - SMALL <= peak <= gradients + SMALL
 
 
 # --- instructions -------------------------------------------------------------------------------------------
