@@ -17,7 +17,7 @@ import fused_ops
 from fused_ops import backends, native, use
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act import reference
-from tests.fused_ops.norm_act.cases import CASES, SHAPES, Case, results
+from tests.fused_ops.norm_act.cases import CASES, SHAPES, SHAPES_FOR_THREADS, Case, results
 from tests.numerics import assert_as_accurate_as_eager, error_in_roundings, saved_bytes
 
 OP = torch.ops.fused_ops.norm_act.default
@@ -60,6 +60,15 @@ def test_values_and_gradients_are_as_accurate_as_eagers(
             for channels_last in (False, True) if len(shape) > 3 else (False,):
                 if case.serves(shape):
                     check_accuracy(case, shape, channels_last, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES_FOR_THREADS, ids=str)
+def test_accuracy_with_several_threads(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.set_num_threads(2)
+    for case in CASES:
+        for channels_last in (False, True):
+            check_accuracy(case, shape, channels_last, dtype)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
