@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,8 +11,8 @@ from typing import Any
 
 import torch
 
+from fer_mtl.evaluation.stock import stock_twin
 from fer_mtl.models.fersnet import FERSNet
-from fused_ops import use
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -27,10 +28,10 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 
 
 def time_per_image(model: FERSNet, batch_size: int = 16, rounds: int = 15) -> dict[str, Any]:
-    """Milliseconds per image of ``model`` with the fused backends and with plain PyTorch ("reference").
+    """Milliseconds per image of ``model`` with its fused ops and of its twin in stock PyTorch modules.
 
     "inference" recognises and redraws a batch without gradients in eval mode; "training" is forward and
-    backward of the same in training mode, with the network's state put back afterwards.
+    backward of the same in training mode. Both work on copies; ``model`` stays as it is.
     """
     config = model.config
     parameter = next(model.parameters())
@@ -39,34 +40,25 @@ def time_per_image(model: FERSNet, batch_size: int = 16, rounds: int = 15) -> di
     images = torch.rand(shape, generator=generator).to(parameter)
     labels = torch.randint(config["num_expressions"], (batch_size,), generator=generator).to(parameter.device)
     wanted = labels if config["synthesis"] else None
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    was_training = model.training
+    networks = {"fused": copy.deepcopy(model), "unfused": stock_twin(model)}
 
-    def forward() -> torch.Tensor:
-        outputs = model(images, wanted)
-        loss: torch.Tensor = outputs["logits"].square().mean()
-        if outputs["image"] is not None:
-            loss = loss + outputs["image"].square().mean()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        return loss
-
-    def inference(backend: str) -> None:
-        with use(backend), torch.no_grad():
-            forward()
-
-    def training(backend: str) -> None:
-        with use(backend):
-            forward().backward()
+    def run(network: torch.nn.Module, training: bool) -> None:
+        with torch.set_grad_enabled(training):
+            outputs = network(images, wanted)
+        if training:
+            loss = sum(
+                outputs[key].square().mean() for key in ("logits", "image") if outputs[key] is not None
+            )
+            loss.backward()
         if images.is_cuda:
             torch.cuda.synchronize()
 
     result: dict[str, Any] = {"batch": batch_size, "rounds": rounds, "unit": "ms per image, median"}
-    for mode, call in (("inference", inference), ("training", training)):
-        model.train(mode == "training")
-        seconds = interleaved({"fused": partial(call, "auto"), "unfused": partial(call, "reference")}, rounds)
+    for mode in ("inference", "training"):
+        calls = {
+            name: partial(run, network.train(mode == "training"), mode == "training")
+            for name, network in networks.items()
+        }
+        seconds = interleaved(calls, rounds)
         result[mode] = {name: 1000 * value / batch_size for name, value in seconds.items()}
-    model.zero_grad(set_to_none=True)
-    model.load_state_dict(state)
-    model.train(was_training)
     return result
