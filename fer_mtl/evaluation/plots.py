@@ -18,7 +18,7 @@ BLUE, ORANGE, GREEN, RED = "#2563eb", "#d97706", "#059669", "#dc2626"
 # Which curves share a panel, and what the panel is called.
 PANELS = (
     ("Recognition (cross-entropy)", ("classification",)),
-    ("Identity: synthesised against true target", ("identity",)),
+    ("Identity (to the true target)", ("identity",)),
     ("Cycle", ("cycle",)),
     ("Adversarial game", ("adversarial", "discriminator")),
 )
