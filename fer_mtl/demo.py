@@ -43,7 +43,7 @@ def demo_config(**overrides: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "data": "procedural:num_subjects=60,images_per_expression=2",
         "folds": 5,
-        "epochs": 8,
+        "epochs": 12,
         "augmentation": "paper",
         "model": {"in_channels": 1},
         "loss": {"adversarial": 0.0, "cycle": 0.0},
