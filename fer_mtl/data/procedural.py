@@ -29,7 +29,7 @@ _GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     "procedural",
     summary="drawn faces, made on the spot: every subject shows every expression",
     layout="no files",
-    obtain="embedded; options num_subjects, images_per_expression, seed, classes",
+    obtain="embedded; options num_subjects, images_per_expression, variation, seed, classes",
     needs_folder=False,
 )
 def load_procedural(
@@ -38,11 +38,14 @@ def load_procedural(
     channels: int = 3,
     num_subjects: int = 48,
     images_per_expression: int = 3,
+    variation: float = 1.0,
     seed: int = 0,
     classes: Sequence[str] = EXPRESSIONS,
 ) -> FaceSet:
     """Draw num_subjects x len(classes) x images_per_expression faces, ordered by subject, class, repetition.
 
+    variation: how much pose and light differ between the pictures of a subject, 0 (not at all, as in pictures
+        aligned by the eyes and taken in one studio) to 1
     classes: any of the seven expressions and "neutral", in the order of the labels
     """
     for name, value in (("num_subjects", num_subjects), ("images_per_expression", images_per_expression)):
@@ -50,6 +53,8 @@ def load_procedural(
             raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
+    if isinstance(variation, bool) or not isinstance(variation, int | float) or not 0 <= variation <= 1:
+        raise ValueError(f"variation must be a number between 0 and 1, got {variation!r}")
     unknown = [name for name in classes if name not in VARIANTS]
     if unknown or not classes:
         raise ValueError(f"classes must be some of {tuple(VARIANTS)}, got {tuple(classes)}")
@@ -59,7 +64,7 @@ def load_procedural(
     images = torch.empty(num_subjects, len(shown), check_channels(channels), side, side, dtype=torch.uint8)
 
     def draw(subject: int) -> None:
-        pixels = _draw_subject(subject, shown, seed, side)
+        pixels = _draw_subject(subject, shown, seed, side, variation)
         if channels == 1:
             pixels = (pixels * _GREY).sum(1, keepdim=True)
         images[subject] = (pixels * 255).round_().to(torch.uint8)
@@ -76,32 +81,39 @@ def load_procedural(
     )
 
 
-def _draw_subject(subject: int, shown: list[tuple[str, int]], seed: int, side: int) -> torch.Tensor:
+def _draw_subject(
+    subject: int, shown: list[tuple[str, int]], seed: int, side: int, variation: float
+) -> torch.Tensor:
     """float32 [len(shown), 3, side, side] in 0..1, sensor noise included."""
     person = sample_identity(np.random.default_rng([seed, subject]))
     shots, noise = [], []
     for name, repetition in shown:
         code = tuple(VARIANTS).index(name)
         rng = np.random.default_rng([seed, subject, code, repetition])
-        shots.append(_sample_shot(name, rng))
+        shots.append(_sample_shot(name, rng, variation))
         noise.append(rng.standard_normal((1, side, side), dtype=np.float32) * rng.uniform(0.0, 0.02))
     pixels = render(person, shots, side, _EXTENT)
     return pixels.add_(torch.from_numpy(np.stack(noise))).clamp_(0, 1)
 
 
-def _sample_shot(expression: str, rng: np.random.Generator) -> Shot:
+def _sample_shot(expression: str, rng: np.random.Generator, variation: float) -> Shot:
     """Expression intensity, pose and light of one picture."""
     controls = controls_of(sample_units(expression, rng.uniform(0.55, 1.0), rng))
-    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.22)
+
+    def around(middle: float, low: float, high: float) -> float:
+        """Between low and high, drawn towards the middle where there is less variation."""
+        return middle + variation * (float(rng.uniform(low, high)) - middle)
+
+    angle, strength = rng.uniform(0, 2 * np.pi), around(0.0, 0.0, 0.22)
     return Shot(
         controls=controls,
-        roll=rng.uniform(-0.14, 0.14),
-        yaw=rng.uniform(-0.10, 0.10),
-        pitch=rng.uniform(-0.06, 0.06),
-        scale=rng.uniform(0.92, 1.06),
-        shift=(rng.uniform(-0.08, 0.08), rng.uniform(-0.10, 0.04)),
+        roll=around(0.0, -0.14, 0.14),
+        yaw=around(0.0, -0.10, 0.10),
+        pitch=around(0.0, -0.06, 0.06),
+        scale=around(1.0, 0.92, 1.06),
+        shift=(around(0.0, -0.08, 0.08), around(0.0, -0.10, 0.04)),
         light=(strength * np.cos(angle), strength * np.sin(angle)),
-        gain=rng.uniform(0.82, 1.1),
-        warmth=rng.uniform(-0.05, 0.05),
-        gaze=(rng.uniform(-0.03, 0.03), rng.uniform(-0.01, 0.01)),
+        gain=around(1.0, 0.82, 1.1),
+        warmth=around(0.0, -0.05, 0.05),
+        gaze=(around(0.0, -0.03, 0.03), around(0.0, -0.01, 0.01)),
     )

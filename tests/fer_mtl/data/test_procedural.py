@@ -80,6 +80,7 @@ def test_neutral_can_be_asked_for() -> None:
     [
         ({"num_subjects": 0}, "num_subjects must be an int of at least 1, got 0"),
         ({"images_per_expression": 1.5}, "images_per_expression must be an int"),
+        ({"variation": 1.5}, "variation must be a number between 0 and 1, got 1.5"),
         ({"seed": -1}, "seed must be an int of at least 0, got -1"),
         ({"classes": ("joy",)}, r"classes must be some of .*got \('joy',\)"),
         ({"classes": ()}, "classes must be some of"),
@@ -89,6 +90,18 @@ def test_neutral_can_be_asked_for() -> None:
 def test_bad_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw(**options)
+
+
+def test_variation_scales_pose_and_light() -> None:
+    """How much the pictures of one person with one expression differ beside the face's middle."""
+
+    def spread(variation: float) -> float:
+        spec = f"procedural:num_subjects=4,images_per_expression=6,classes=neutral,variation={variation}"
+        pictures = load(spec, image_size=32, channels=1).images.float().unflatten(0, (4, 6))
+        return float(pictures.std(1).mean())
+
+    assert spread(0) < 0.2 * spread(1)
+    assert spread(0) < spread(0.3) < spread(1)
 
 
 def test_a_linear_model_on_pixels_stays_under_70_percent() -> None:
