@@ -164,7 +164,7 @@ class _Axes:
 
     def statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of values, shaped like x: [C] or [N * groups]."""
-        if values.numel() == 0:  # torch warns of the variance of nothing, also where no statistic is asked for
+        if values.numel() == 0:  # torch warns of the variance of nothing, even of no statistics
             mean = self._split(values).mean(self._dims()).flatten()
             return mean, torch.zeros_like(mean)
         var, mean = torch.var_mean(self._split(values), self._dims(), correction=0)
