@@ -9,15 +9,16 @@ triton      Triton kernels, CUDA tensors (CPU tensors under ``TRITON_INTERPRET=1
 cuda        the CUDA C++ library built from ``csrc/*/cuda.cu``
 =========== ==================================================================================
 
-``auto`` asks them in the order of :data:`AUTO_ORDER` and takes the first that does not refuse. A backend
-named by :func:`use` or by the environment variable ``FUSED_OPS_BACKEND`` is taken or the call raises: it is
-never replaced in silence.
+``auto`` asks those at home on the tensors' device (:data:`HOME`) in the order of :data:`AUTO_ORDER` and
+takes the first that does not refuse. A backend named by :func:`use` or by the environment variable
+``FUSED_OPS_BACKEND`` (read at the first call) is taken or the call raises: it is never replaced in silence.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ import torch
 
 AUTO_ORDER = ("cuda", "triton", "cpu", "reference")
 NAMES = ("auto", *reversed(AUTO_ORDER))
+# The device whose tensors a backend serves by itself; the reference serves all.
+HOME = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
 ENVIRONMENT_VARIABLE = "FUSED_OPS_BACKEND"
 
 Refuses = Callable[..., "str | None"]
@@ -85,8 +88,12 @@ def ops() -> tuple[str, ...]:
 
 def requested() -> str:
     """The backend asked for now: that of the innermost :func:`use`, else the environment's, else ``auto``."""
-    if _override is not None:
-        return _override
+    return _override or _environments_wish()
+
+
+@functools.cache
+def _environments_wish() -> str:
+    """Read once: a look into the environment at every call would cost as much as a small op."""
     name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     _check_name(name, where=ENVIRONMENT_VARIABLE)
     return name
@@ -114,21 +121,29 @@ def use(backend: str) -> Iterator[None]:
 
 def compute(op: str, *args: Any) -> Any:
     """Compute ``op`` of ``args`` by the backend that is asked for, or by the first one that serves it."""
-    wish = _override or requested()
+    wish = _override or _environments_wish()
     candidates = _implementations[op]
-    reasons: dict[str, str] = {}
+    device = args[0].device.type
     for name in AUTO_ORDER if wish == "auto" else (wish,):
-        reason = (
-            candidates[name].refuses(*args) if name in candidates else "it has no implementation of this op"
-        )
-        if reason is None:
+        if _why_not(candidates, name, wish, device, args) is None:
             if _log is not None:
-                _log.append(_complete(Decision(op, name, reasons), args, wish))
+                _log.append(_decision(op, name, wish, args))
             return candidates[name].run(*args)
-        reasons[name] = reason
+    reason = _why_not(candidates, wish, wish, device, args)
     raise RuntimeError(
-        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reasons[wish]}"
+        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reason}"
     )
+
+
+def _why_not(
+    candidates: dict[str, Implementation], name: str, wish: str, device: str, args: tuple[Any, ...]
+) -> str | None:
+    """Why this backend does not serve the call, or None where it would."""
+    if name not in candidates:
+        return "it has no implementation of this op"
+    if wish == "auto" and HOME.get(name, device) != device:
+        return f"the tensors are on {args[0].device}"
+    return candidates[name].refuses(*args)
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
@@ -153,18 +168,16 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         _log = previous
 
 
-def _complete(decision: Decision, args: tuple[Any, ...], wish: str) -> Decision:
-    reasons = dict(decision.reasons)
-    for name in AUTO_ORDER:
-        if name == decision.backend or name in reasons:
-            continue
-        candidate = _implementations[decision.op].get(name)
-        reason = candidate.refuses(*args) if candidate else "it has no implementation of this op"
-        chosen = (
-            f"{decision.backend!r} was asked for" if wish != "auto" else f"{decision.backend!r} goes first"
-        )
-        reasons[name] = reason or f"it could, but {chosen}"
-    return Decision(decision.op, decision.backend, reasons)
+def _decision(op: str, taken: str, wish: str, args: tuple[Any, ...]) -> Decision:
+    """What :func:`explain` tells: the backend taken, and every other one's reason."""
+    candidates, device = _implementations[op], args[0].device.type
+    first = f"{taken!r} goes first" if wish == "auto" else f"{taken!r} was asked for"
+    others = (name for name in AUTO_ORDER if name != taken)
+    return Decision(
+        op,
+        taken,
+        {name: _why_not(candidates, name, wish, device, args) or f"it could, but {first}" for name in others},
+    )
 
 
 def _check_name(name: str, where: str) -> None:

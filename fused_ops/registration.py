@@ -8,6 +8,10 @@ On top come
 * second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;
 * vmap: a loop over the mapped dimension, for any op (what ``is_grads_batched`` and torchjd need);
 * autocast: one function from arguments to arguments.
+
+The way through the dispatcher costs more than a small call's work. So a plain eager call, where no mode,
+transform or subclass wants to see the op, goes straight from the functional twin to the backend, with the
+same context setter and backward: see :func:`_is_observed`.
 """
 
 from __future__ import annotations
@@ -32,11 +36,11 @@ def define_op(
     schema: str,
     *,
     fake: Callable[..., Any],
-    setup_context: Callable[..., None] | None = None,
-    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
     autocast: Callable[..., Sequence[Any]] | None = None,
 ) -> Any:
-    """Define ``fused_ops::name`` and return its overload, ready to call.
+    """Define ``fused_ops::name`` and return what calls it: its overload, or a short cut to the same results.
 
     Args:
         name: the op's name, also its name in :mod:`fused_ops.backends`.
@@ -49,14 +53,58 @@ def define_op(
     _library.define(name + schema)
     _library.impl(name, functools.partial(backends.compute, name), "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=_library)
-    if backward is not None:
-        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
+    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
     torch.library.register_vmap(qualified, functools.partial(_vmap_by_loop, overload), lib=_library)
     if autocast is not None:
         for device, key in AUTOCAST_DEVICES.items():
             _library.impl(name, functools.partial(_with_autocast, overload, autocast, device), key)
-    return overload
+    directly = _direct_function(name, setup_context, backward)
+
+    def call(*args: Any) -> Any:
+        if _is_observed():
+            return overload(*args)
+        differentiated = False
+        for arg in args:
+            kind = type(arg)
+            if kind is Tensor or kind is torch.nn.Parameter:
+                if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
+                    return overload(*args)
+                differentiated = differentiated or arg.requires_grad
+            elif isinstance(arg, Tensor):
+                return overload(*args)
+        if differentiated and torch.is_grad_enabled():
+            return directly.apply(*args)
+        return backends.compute(name, *args)
+
+    return call
+
+
+def _is_observed() -> bool:
+    """Whether anything but autograd has to see a call: tracing, a mode, a transform or autocast."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _direct_function(
+    name: str, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """The op's autograd without the dispatcher. Its backward calls a registered op, so transforms of the
+    backward pass (vmap) work on it as well."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = backends.compute(name, *args)
+        setup_context(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), methods)
 
 
 def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> dict[str, Callable[..., Any]]:

@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ops import backends
-
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_CARD = (8, 0)
 
@@ -65,6 +63,7 @@ _rehearsed: list[Launch] | None = None
 _rehearsed_card: Card | None = None
 
 
+@functools.cache
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (the variable must be set before triton is imported)."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -106,8 +105,6 @@ def why_not(*tensors: Tensor | None) -> str | None:
             return f"it serves cards of compute capability {oldest} and later, this is {card.architecture}"
     elif first.device.type != "cpu" or not interpreting():
         return f"the tensors are on {first.device}"
-    elif backends.requested() != "triton":
-        return "the interpreter serves CPU tensors only where 'triton' is asked for"
     elif first.dtype == torch.bfloat16:
         return "the interpreter computes bfloat16 wrongly"
     if first.dtype not in DTYPES:

@@ -97,9 +97,9 @@ def test_a_forward_is_one_fused_call(op: str, layout: str) -> None:
     with torch.no_grad(), use("cpu"):
         calls = calls_of(lambda: given.call(given.fused))
     kernel = "selective_share" if op in SHARES else "norm_act"
-    assert calls[f"fused_ops::{kernel}"] == 1
-    assert calls[f"fused_ops_cpu::{kernel}"] == 1
-    assert sum(count for name, count in calls.items() if name.startswith("fused_ops")) == 2
+    assert {name: calls[name] for name in calls if name.startswith("fused_ops")} == {
+        f"fused_ops_cpu::{kernel}": 1
+    }
 
 
 @needs_native
@@ -120,7 +120,7 @@ def test_a_backward_is_one_fused_call(op: str, layout: str) -> None:
     calls = Counter(event.name() for event in profiler.profiler.kineto_results.events())
     kernel = "selective_share_backward" if op in SHARES else "norm_act_backward"
     fused = {name: count for name, count in calls.items() if name.startswith("fused_ops")}
-    assert fused == {f"fused_ops::{kernel}": 1, f"fused_ops_cpu::{kernel}": 1}
+    assert fused == {f"fused_ops_cpu::{kernel}": 1}
 
 
 @needs_native

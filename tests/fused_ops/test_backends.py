@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
@@ -51,12 +53,24 @@ def test_a_wish_that_cannot_be_met_raises_with_the_reason(share: FusedSelectiveS
         larger(*FEATURES)
 
 
+@pytest.fixture
+def set_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets FUSED_OPS_BACKEND as if the process had started with it."""
+
+    def set_to(name: str) -> None:
+        monkeypatch.setenv("FUSED_OPS_BACKEND", name)
+        backends._environments_wish.cache_clear()
+
+    yield set_to
+    backends._environments_wish.cache_clear()
+
+
 def test_the_environment_sets_the_default(
-    share: FusedSelectiveShare, monkeypatch: pytest.MonkeyPatch
+    share: FusedSelectiveShare, set_environment: Callable[[str], None]
 ) -> None:
-    monkeypatch.setenv("FUSED_OPS_BACKEND", "reference")
+    set_environment("reference")
     assert explain(share, *FEATURES)[0].backend == "reference"
-    monkeypatch.setenv("FUSED_OPS_BACKEND", "fast")
+    set_environment("fast")
     with pytest.raises(
         ValueError, match=r"FUSED_OPS_BACKEND is 'fast'; known backends are 'auto', 'reference', 'cpu'"
     ):
