@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from fer_mtl.memory import keep_freed_memory
+
 COMMANDS = {
     "demo": "train on drawn faces with three ways of sharing and show what was learnt, in minutes",
     "datasets": "list the data sets, or check a folder of faces",
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fer-mtl{f' {name}' if name in COMMANDS else ''}: {text}", file=sys.stderr)
         return code
 
+    keep_freed_memory()
     try:
         command = load_command(name)
         return int(command.main(rest) or 0)
