@@ -28,7 +28,7 @@ import torch
 
 AUTO_ORDER = ("cuda", "triton", "cpu", "reference")
 NAMES = ("auto", *reversed(AUTO_ORDER))
-# The device whose tensors a backend serves by itself; the reference serves all.
+# The device whose tensors a backend serves without being asked for; the reference serves all.
 HOME = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
 ENVIRONMENT_VARIABLE = "FUSED_OPS_BACKEND"
 
@@ -133,6 +133,16 @@ def compute(op: str, *args: Any) -> Any:
     raise RuntimeError(
         f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reason}"
     )
+
+
+def note(op: str, backend: str, x: Any, reason: str) -> None:
+    """Tell :func:`explain` of a call that was computed without :func:`compute`, for one reason."""
+    if _log is not None:
+        here = {
+            name: f"the tensors are on {x.device}" for name in AUTO_ORDER if HOME.get(name) != x.device.type
+        }
+        others = {name: here.get(name, reason) for name in AUTO_ORDER if name != backend}
+        _log.append(Decision(op, backend, others))
 
 
 def _why_not(

@@ -11,7 +11,7 @@ On top come
 
 The way through the dispatcher costs more than a small call's work. So a plain eager call, where no mode,
 transform or subclass wants to see the op, goes straight from the functional twin to the backend, with the
-same context setter and backward: see :func:`_is_observed`.
+same context setter and backward: see :func:`is_observed`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def define_op(
     directly = _direct_function(name, setup_context, backward)
 
     def call(*args: Any) -> Any:
-        if _is_observed():
+        if is_observed():
             return overload(*args)
         differentiated = False
         for arg in args:
@@ -80,7 +80,7 @@ def define_op(
     return call
 
 
-def _is_observed() -> bool:
+def is_observed() -> bool:
     """Whether anything but autograd has to see a call: tracing, a mode, a transform or autocast."""
     return (
         torch.compiler.is_compiling()

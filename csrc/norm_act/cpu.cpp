@@ -145,6 +145,25 @@ struct Arguments {
   double slope;
 };
 
+// 1 / sqrt(variance + eps) of one statistic after the other.
+template <typename S>
+class Reciprocal {
+ public:
+  Reciprocal(const S* vars, double eps) : vars_(vars), eps_(eps) {}
+  double at(int64_t statistic) {
+    if (statistic != last_) {
+      last_ = statistic;
+      value_ = 1 / std::sqrt(double(vars_[statistic]) + eps_);
+    }
+    return value_;
+  }
+
+ private:
+  const S* vars_;
+  double eps_, value_ = 0;
+  int64_t last_ = -1;
+};
+
 // What forward and backward share: dense arguments, the work's layout, and the coefficients of z.
 template <typename T>
 struct Normalization {
@@ -197,27 +216,22 @@ struct Normalization {
     return tensor ? OptionalTensor(dense(*tensor)) : std::nullopt;
   }
 
-  double gamma_at(int64_t coefficient) const {
-    return gamma.empty() ? 1 : gamma[affine_index(gamma, coefficient)];
-  }
-  int64_t affine_index(const std::vector<S>& values, int64_t coefficient) const {
-    const int64_t channel = layout.channel(coefficient);
-    return int64_t(values.size()) == c ? channel : layout.sample(coefficient) * c + channel;
-  }
-
-  template <typename F>
-  void each_coefficient(int64_t unit, F&& work) const {
-    for (int64_t i = 0; i < layout.coefficients_per_unit(); ++i) work(layout.coefficient(unit, i));
+  // gamma or beta of a unit, indexed by channel, or null.
+  const S* of_unit(const std::vector<S>& values, int64_t unit) const {
+    if (values.empty()) return nullptr;
+    return values.data() + (int64_t(values.size()) == c ? 0 : layout.sample(unit) * c);
   }
 
   // The coefficients of a unit from its statistics. The variance is taken as stored, so that the backward finds the
   // very same coefficients.
   void set_coefficients(int64_t unit, const S* means, const S* vars) {
-    each_coefficient(unit, [&](int64_t i) {
-      const int64_t statistic = layout.statistic(unit, layout.channel(i));
+    const S *gammas = of_unit(gamma, unit), *betas = of_unit(beta, unit);
+    Reciprocal<S> rstd(vars, eps);
+    layout.each_coefficient(unit, [&](int64_t i, int64_t channel, int64_t statistic) {
+      const double factor = rstd.at(statistic);
       mean[i] = means[statistic];
-      scale[i] = S(gamma_at(i) / std::sqrt(double(vars[statistic]) + eps));
-      shift[i] = beta.empty() ? S(0) : beta[affine_index(beta, i)];
+      scale[i] = S(gammas ? gammas[channel] * factor : factor);
+      shift[i] = betas ? betas[channel] : S(0);
     });
   }
 
@@ -272,33 +286,53 @@ struct Measured {
     norm.run.channel_moments(block, 0, &means[at], &m2s[at], scratch.data());
   }
 
-  static void merge(Moments& into, const Moments& other) {
-    const double total = into.count + other.count, delta = other.mean - into.mean;
-    if (total == 0) return;
-    into.m2 += other.m2 + delta * delta * (into.count * other.count / total);
-    into.mean += delta * (other.count / total);
-    into.count = total;
+  // Writes the statistics of a unit: the mean of its parts' means, and of the squared deviations those of the parts
+  // and between them.
+  void settle(int64_t unit, Arithmetic<T>* mean, Arithmetic<T>* var) const {
+    if (!layout.channels) {
+      const Moments* parts = &planes[unit * layout.pieces];
+      double total = 0, count = 0, m2 = 0;
+      for (int64_t piece = 0; piece < layout.pieces; ++piece) {
+        count += parts[piece].count;
+        total += parts[piece].count * parts[piece].mean;
+      }
+      const double middle = layout.pieces == 1 ? parts->mean : total / count;
+      for (int64_t piece = 0; piece < layout.pieces; ++piece) {
+        const double off = parts[piece].mean - middle;
+        m2 += parts[piece].m2 + parts[piece].count * off * off;
+      }
+      mean[unit] = Arithmetic<T>(middle);
+      var[unit] = Arithmetic<T>(m2 / count);
+      return;
+    }
+    const int64_t first = layout.first_statistic(unit), statistics = layout.statistics_per_unit();
+    const double share = 1 / layout.count();
+    std::vector<double> middle(statistics), m2(statistics);
+    each_column(unit, [&](int64_t at, int64_t statistic, double rows) {
+      middle[statistic - first] += rows * means[at];
+    });
+    for (int64_t i = 0; i < statistics; ++i) middle[i] *= share;
+    each_column(unit, [&](int64_t at, int64_t statistic, double rows) {
+      const double off = means[at] - middle[statistic - first];
+      m2[statistic - first] += m2s[at] + rows * off * off;
+    });
+    for (int64_t i = 0; i < statistics; ++i) {
+      mean[first + i] = Arithmetic<T>(middle[i]);
+      var[first + i] = Arithmetic<T>(m2[i] * share);
+    }
   }
 
-  // Writes the statistics of a unit.
-  void settle(int64_t unit, Arithmetic<T>* mean, Arithmetic<T>* var) const {
-    std::vector<Moments> merged(layout.statistics_per_unit());
-    const int64_t first = layout.statistic(unit, 0);
+ private:
+  // work(index into means, statistic, rows measured) for each column of each piece.
+  template <typename F>
+  void each_column(int64_t unit, F&& work) const {
     for (int64_t piece = 0; piece < layout.pieces; ++piece) {
-      const int64_t slot = unit * layout.pieces + piece;
-      if (!layout.channels) {
-        merge(merged[0], planes[slot]);
-        continue;
-      }
       const double rows = double((piece + 1) * layout.rows / layout.pieces - piece * layout.rows / layout.pieces);
-      for (int64_t col = 0; col < layout.cols; ++col) {
-        const int64_t at = slot * layout.cols + col;
-        merge(merged[layout.statistic(unit, col % layout.c) - first], {rows, means[at], m2s[at]});
+      const int64_t first = (unit * layout.pieces + piece) * layout.cols;
+      for (int64_t col = 0; col < layout.cols; col += layout.c) {
+        layout.each_channel(unit, first + col,
+                            [&](int64_t at, int64_t, int64_t statistic) { work(at, statistic, rows); });
       }
-    }
-    for (size_t i = 0; i < merged.size(); ++i) {
-      mean[first + i] = Arithmetic<T>(merged[i].mean);
-      var[first + i] = Arithmetic<T>(merged[i].m2 / merged[i].count);
     }
   }
 };
@@ -375,49 +409,49 @@ struct Sums {
     norm.way.sums[activation](norm.block(part), norm.slope, gradient, &to[at], &to_x[at], scratch.data());
   }
 
-  double rstd(int64_t unit, int64_t channel) const {
-    return 1 / std::sqrt(double(vars[layout.statistic(unit, channel)]) + norm.eps);
-  }
-
   // Completes a unit's sums, and from them the coefficients of
   // grad_x = rstd * (gamma * grad_z - mean(gamma * grad_z) - xhat * mean(gamma * grad_z * xhat)).
   void settle(int64_t unit) {
-    gather(unit);
+    if (layout.channels) gather(unit);
+    Reciprocal<Arithmetic<T>> rstd(vars.data(), norm.eps);
+    layout.each_sum(unit, [&](int64_t at, int64_t, int64_t statistic) { sum_x[at] *= rstd.at(statistic); });
     if (given) return;
-    const int64_t first = layout.statistic(unit, 0);
-    std::vector<double> mean(layout.statistics_per_unit()), mean_x(mean.size());
-    each_sum(unit, [&](int64_t at, int64_t channel, double gamma) {
-      const int64_t statistic = layout.statistic(unit, channel) - first;
-      mean[statistic] += gamma * sum[at] / layout.count();
-      mean_x[statistic] += gamma * sum_x[at] / layout.count();
-    });
-    norm.each_coefficient(unit, [&](int64_t i) {
-      const int64_t channel = layout.channel(i), statistic = layout.statistic(unit, channel) - first;
-      const double scale = rstd(unit, channel);
-      slope[i] = Arithmetic<T>(-scale * scale * mean_x[statistic]);
-      offset[i] = Arithmetic<T>(-scale * mean[statistic]);
-    });
+    if (layout.channels) {
+      std::vector<double> means(2 * layout.statistics_per_unit());
+      set_slopes(unit, means.data(), means.data() + layout.statistics_per_unit());
+    } else {
+      double means[2] = {};
+      set_slopes(unit, means, means + 1);
+    }
   }
 
  private:
-  template <typename F>
-  void each_sum(int64_t unit, F&& work) const {
-    const int64_t count = layout.channels ? layout.c : layout.rows;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t coefficient = layout.coefficient(unit, i), channel = layout.channel(coefficient);
-      work(layout.channels ? unit * layout.c + i : coefficient, channel, norm.gamma_at(coefficient));
-    }
+  // mean and mean_x, of the unit's statistics, start at 0.
+  void set_slopes(int64_t unit, double* mean, double* mean_x) {
+    const Arithmetic<T>* gammas = norm.of_unit(norm.gamma, unit);
+    const double share = 1 / layout.count();
+    const int64_t first = layout.first_statistic(unit);
+    layout.each_sum(unit, [&](int64_t at, int64_t channel, int64_t statistic) {
+      const double weight = gammas ? gammas[channel] * share : share;
+      mean[statistic - first] += weight * sum[at];
+      mean_x[statistic - first] += weight * sum_x[at];
+    });
+    Reciprocal<Arithmetic<T>> rstd(vars.data(), norm.eps);
+    layout.each_coefficient(unit, [&](int64_t i, int64_t, int64_t statistic) {
+      const double scale = rstd.at(statistic);
+      slope[i] = Arithmetic<T>(-scale * scale * mean_x[statistic - first]);
+      offset[i] = Arithmetic<T>(-scale * mean[statistic - first]);
+    });
   }
 
   void gather(int64_t unit) {
-    if (layout.channels) {
-      for (int64_t i = unit * layout.pieces * layout.cols; i < (unit + 1) * layout.pieces * layout.cols; ++i) {
-        const int64_t at = unit * layout.c + i % layout.cols % layout.c;
-        sum[at] += parts[i];
-        sum_x[at] += parts_x[i];
+    const int64_t rows = layout.pieces * layout.cols;
+    for (int64_t i = unit * rows; i < (unit + 1) * rows; i += layout.c) {
+      for (int64_t channel = 0; channel < layout.c; ++channel) {
+        sum[unit * layout.c + channel] += parts[i + channel];
+        sum_x[unit * layout.c + channel] += parts_x[i + channel];
       }
     }
-    each_sum(unit, [&](int64_t at, int64_t channel, double) { sum_x[at] *= rstd(unit, channel); });
   }
 };
 

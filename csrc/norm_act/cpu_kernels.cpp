@@ -192,6 +192,10 @@ struct GradientRow : Row<T, Way> {
 // corrects the first mean's rounding. Blocks are merged in double by the rule of Chan, Golub and LeVeque (1979).
 
 FUSED_OPS_INLINE void merge(Moments& into, double count, double mean, double m2) {
+  if (into.count == 0) {
+    into = {count, mean, m2};
+    return;
+  }
   const double total = into.count + count, delta = mean - into.mean;
   into.m2 += m2 + delta * delta * (into.count * count / total);
   into.mean += delta * (count / total);

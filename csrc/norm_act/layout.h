@@ -53,6 +53,9 @@ struct Layout {
 
   int64_t per_sample() const { return channels ? (groups ? n : 1) : n; }   // samples that sums are kept for
   int64_t statistics_per_unit() const { return channels ? (groups ? groups : c) : 1; }
+  int64_t first_statistic(int64_t unit) const { return !channels ? unit : groups ? unit * groups : 0; }
+  // The sample of a unit that lies within one.
+  int64_t sample(int64_t unit) const { return !groups ? 0 : channels ? unit : unit / groups; }
   // Values that one statistic is over.
   double count() const { return double(groups ? c / groups : n) * double(s); }
 
@@ -61,20 +64,44 @@ struct Layout {
   int64_t coefficient(int64_t unit, int64_t index) const {
     return channels ? unit * cols + index : groups ? unit * rows + index : index * c + unit;
   }
-  int64_t coefficients_per_unit() const { return channels ? cols : rows; }
   int64_t coefficient_step() const { return channels || groups ? 1 : c; }
-  int64_t channel(int64_t coefficient) const { return (channels ? coefficient % cols : coefficient) % c; }
-  int64_t sample(int64_t coefficient) const { return coefficient / (channels ? cols : c); }
-  // The statistic that a unit's coefficient of this channel follows.
-  int64_t statistic(int64_t unit, int64_t channel) const {
-    if (!channels) return unit;
-    return groups ? unit * groups + channel / (c / groups) : channel;
+
+  // work(coefficient, channel, statistic) for all of a unit; statistics in ascending order, `channels` of a repeated row
+  // again and again. No division within: it would cost more than the work.
+  template <typename F>
+  void each_coefficient(int64_t unit, F&& work) const {
+    if (channels) {
+      for (int64_t i = unit * cols, end = i + cols; i < end; i += c) each_channel(unit, i, work);
+    } else if (groups) {
+      const int64_t first = unit % groups * rows;
+      for (int64_t r = 0; r < rows; ++r) work(unit * rows + r, first + r, unit);
+    } else {
+      for (int64_t r = 0; r < rows; ++r) work(r * c + unit, unit, unit);
+    }
+  }
+  // The same for what is kept per sample and channel, [per_sample(), c].
+  template <typename F>
+  void each_sum(int64_t unit, F&& work) const {
+    if (channels) {
+      each_channel(unit, unit * c, work);
+    } else {
+      each_coefficient(unit, work);
+    }
   }
 
   // From row to row of a unit, and a part's first element.
   int64_t ld() const { return channels || groups ? cols : c * s; }
   int64_t offset(const Part& part) const {
     return channels || groups ? (part.unit * rows + part.row) * cols : (part.row * c + part.unit) * s;
+  }
+
+  // work(index, channel, statistic) for the channels of a unit of the way `channels`, from `index` on.
+  template <typename F>
+  void each_channel(int64_t unit, int64_t index, F&& work) const {
+    const int64_t together = groups ? c / groups : 1;
+    for (int64_t channel = 0, statistic = first_statistic(unit); channel < c; ++statistic) {
+      for (const int64_t end = channel + together; channel < end; ++channel, ++index) work(index, channel, statistic);
+    }
   }
 
   template <typename F>

@@ -20,9 +20,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fused_ops.activations import resolve
+from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.layout import statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
 
@@ -56,6 +58,9 @@ def batch_norm_act(
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
         )
+    if stepwise.is_better(x, False, weight, bias, residual, running_mean, running_var):
+        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return stepwise.finish(y, residual, kernel_index, slope)
     mean, var = (None, None) if training else (running_mean, running_var)
     y, mean, var = _call(x, weight, bias, residual, None, None, mean, var, 0, eps, kernel_index, slope)
     if training and running_mean is not None and running_var is not None:
@@ -86,11 +91,15 @@ def instance_norm_act(
     """
     kernel_index, slope = _check(x, 3, weight, bias, residual, eps, activation, negative_slope)
     _check_running(x, running_mean, running_var, required=not use_input_stats)
+    if use_input_stats:
+        _check_spatial(x)
+    if stepwise.is_better(x, use_input_stats, weight, bias, residual, running_mean, running_var):
+        y = F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        return stepwise.finish(y, residual, kernel_index, slope)
     if not use_input_stats:
         return _call(
             x, weight, bias, residual, None, None, running_mean, running_var, 0, eps, kernel_index, slope
         )[0]
-    _check_spatial(x)
     y, mean, var = _call(
         x, weight, bias, residual, None, None, None, None, x.size(1), eps, kernel_index, slope
     )
@@ -127,6 +136,9 @@ def group_norm_act(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)} "
             f"for {num_groups} groups"
         )
+    if stepwise.is_better(x, num_groups == x.size(1), weight, bias, residual):
+        y = F.group_norm(x, num_groups, weight, bias, eps)
+        return stepwise.finish(y, residual, kernel_index, slope)
     return _call(x, weight, bias, residual, None, None, None, None, num_groups, eps, kernel_index, slope)[0]
 
 

@@ -1,0 +1,57 @@
+"""The same layers in torch's own steps: norm, residual, activation, each with its own autograd.
+
+One fused op costs more to call than torch's kernels do, some 30 microseconds, and its kernels gain only on
+tensors that are worth it. So the automatic choice leaves small calls to torch (and all calls that no native
+kernel would serve: the reference is there to be read, not to be fast). What is kept for the backward is then
+what torch keeps; on tensors of this size that is little.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fused_ops import backends, native
+from fused_ops.activations import BY_INDEX
+from fused_ops.registration import is_observed
+
+# Measured forward + backward on one thread of an AVX-512 processor. Elements up to which a call is small; the
+# same for instance norm in channels_last, where torch's kernels are slow; and for planes of few elements in
+# channels_last, where they are quick (with contiguous ones they always are).
+SMALL, SMALL_INSTANCE, SMALL_SHORT = 1 << 15, 1 << 12, 1 << 16
+SHORT = 64
+
+
+def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
+    """Whether ``auto`` takes torch's own steps for this call, which :func:`backends.explain` then tells.
+
+    ``others`` are the tensors that take part; where one is of another dtype than x the op is called, which
+    knows how to mix them.
+    """
+    if x.device.type != "cpu" or backends.requested() != "auto" or is_observed() or x.numel() == 0:
+        return False
+    if not all(value is None or (type(value) in _PLAIN and value.dtype == x.dtype) for value in (x, *others)):
+        return False
+    if reason := _reason(x, instance):
+        backends.note("norm_act", "reference", x, reason)
+        return True
+    return False
+
+
+def finish(y: Tensor, residual: Tensor | None, activation: int, slope: float) -> Tensor:
+    return BY_INDEX[activation].function(y if residual is None else y + residual, slope)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _reason(x: Tensor, instance: bool) -> str | None:
+    library = native.cpu_library()
+    if not library.loaded:
+        return library.reason
+    size, plane, contiguous = x.numel(), x.numel() // (x.size(0) * x.size(1)), x.is_contiguous()
+    if size <= (SMALL_INSTANCE if instance and not contiguous else SMALL):
+        return f"torch's own kernels are quicker for {size} elements"
+    if plane < SHORT and (contiguous or (not instance and size <= SMALL_SHORT)):
+        return f"torch's own kernels are quicker for planes of {plane} elements"
+    return None

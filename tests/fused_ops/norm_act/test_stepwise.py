@@ -1,0 +1,85 @@
+"""torch's own steps for small calls: when they are taken, and that they compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fused_ops import (
+    FusedBatchNormAct2d,
+    FusedGroupNormAct,
+    FusedInstanceNormAct2d,
+    explain,
+    native,
+    use,
+)
+from fused_ops.norm_act import stepwise
+
+needs_native = pytest.mark.skipif(
+    not native.cpu_library().loaded, reason=native.cpu_library().reason or "no native library"
+)
+MODULES = {
+    "batch": lambda: FusedBatchNormAct2d(8, activation="leaky_relu", negative_slope=0.2),
+    "instance": lambda: FusedInstanceNormAct2d(8, affine=True, track_running_stats=True, activation="elu"),
+    "group": lambda: FusedGroupNormAct(2, 8, activation="silu"),
+}
+SMALL, LARGE = torch.randn(2, 8, 9, 9), torch.randn(8, 8, 32, 32)
+
+
+def outcome(module: nn.Module, x: Tensor, residual: Tensor | None) -> list[Tensor]:
+    """Output, gradients and running statistics after one training step."""
+    module.zero_grad()
+    x = x.clone().requires_grad_()
+    y = module(x, residual)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in module.parameters()), *module.buffers()]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", MODULES)
+def test_the_same_as_the_reference(name: str, training: bool, with_residual: bool) -> None:
+    residual = torch.randn_like(SMALL) if with_residual else None
+    modules = [MODULES[name]().train(training) for _ in range(2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    assert explain(modules[0], SMALL)[0].backend == "reference"
+    ours = outcome(modules[0], SMALL, residual)
+    with use("reference"):
+        reference = outcome(modules[1], SMALL, residual)
+    for one, other in zip(ours, reference, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@needs_native
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_large_enough_goes_to_the_kernels(name: str) -> None:
+    assert explain(MODULES[name](), LARGE)[0].backend == "cpu"
+    with use("cpu"):
+        assert explain(MODULES[name](), SMALL)[0].backend == "cpu"
+
+
+@needs_native
+def test_the_reason_names_the_size() -> None:
+    reasons = explain(MODULES["group"](), SMALL)[0].reasons
+    assert reasons["cpu"] == "torch's own kernels are quicker for 1296 elements"
+    planes = torch.randn(32, 64, 5, 5)
+    assert (
+        explain(FusedGroupNormAct(8, 64), planes)[0].reasons["cpu"]
+        == "torch's own kernels are quicker for planes of 25 elements"
+    )
+    last = torch.randn(4, 8, 16, 16).contiguous(memory_format=torch.channels_last)
+    assert explain(MODULES["instance"](), last)[0].backend == "cpu"
+
+
+def test_without_a_native_library_torch_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "cpu_library", lambda: native.Status(False, "it was never built", build={}))
+    reasons = explain(MODULES["batch"](), LARGE)[0].reasons
+    assert reasons["cpu"] == "it was never built"
+    assert stepwise.is_better(LARGE, False)
+
+
+def test_mixed_dtypes_and_empty_batches_go_to_the_op() -> None:
+    half = SMALL.bfloat16()
+    assert not stepwise.is_better(half, False, torch.ones(8))
+    assert not stepwise.is_better(SMALL[:0], False)
