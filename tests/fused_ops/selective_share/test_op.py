@@ -370,3 +370,15 @@ def good() -> dict[str, object]:
 def test_bad_input_is_named(change: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fused_ops.selective_share(**{**good(), **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
+def test_few_pixels_of_many_channels_are_left_to_torch() -> None:
+    share = fused_ops.FusedSelectiveShare(256)
+    few, many = torch.randn(3, 256, 4, 5), torch.randn(4, 256, 4, 4)
+    assert fused_ops.explain(share, few, few)[0].reasons["cpu"] == (
+        "torch's own products are quicker for 60 pixels of 512 channels"
+    )
+    assert fused_ops.explain(share, many, many)[0].backend == "cpu"
+    with use("cpu"):
+        assert fused_ops.explain(share, few, few)[0].backend == "cpu"
