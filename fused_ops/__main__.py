@@ -21,10 +21,10 @@ from fused_ops import backends, native
 
 DISTRIBUTION = "selective-feature-sharing"
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
-# Differences between two float32 summation orders on the tiny problems below stay well under this.
+# Relative to the largest value; two float32 summation orders differ by well below.
 _TOLERANCE = 1e-4
 
-_IMAGE = (2, 8, 5, 3)
+_IMAGE = (2, 8, 67, 61)  # just too large to be left to torch's own kernels
 # One small problem for each public module: its arguments and the shapes of its inputs.
 _PROBLEMS: dict[str, tuple[tuple[int, ...], dict[str, str], tuple[tuple[int, ...], ...]]] = {
     "FusedSelectiveShare": ((8,), {}, (_IMAGE, _IMAGE)),
@@ -32,7 +32,7 @@ _PROBLEMS: dict[str, tuple[tuple[int, ...], dict[str, str], tuple[tuple[int, ...
     "FusedBatchNormAct2d": ((8,), {"activation": "silu"}, (_IMAGE, _IMAGE)),
     "FusedInstanceNormAct2d": ((8,), {"activation": "relu"}, (_IMAGE, _IMAGE)),
     "FusedGroupNormAct": ((4, 8), {"activation": "gelu"}, (_IMAGE, _IMAGE)),
-    "FusedAdaIN": ((8, 6), {"activation": "tanh"}, (_IMAGE, (2, 6), (2, 1, 5, 3))),
+    "FusedAdaIN": ((8, 6), {"activation": "tanh"}, (_IMAGE, (2, 6), (2, 1, *_IMAGE[2:]))),
 }
 
 
@@ -63,10 +63,12 @@ def self_check() -> Iterator[tuple[str, str, bool]]:
         except Exception as error:  # a broken op is a finding to print, whatever it raises
             yield name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", False
             continue
+        largest = max(float(tensor.detach().abs().max()) for tensor in reference)
         difference = max(
-            float((one - other).detach().abs().max()) for one, other in zip(ours, reference, strict=True)
+            float((one - other).detach().abs().max()) / largest
+            for one, other in zip(ours, reference, strict=True)
         )
-        right = difference <= _TOLERANCE * max(float(tensor.detach().abs().max()) for tensor in reference)
+        right = difference <= _TOLERANCE
         yield name, f"served by {' and '.join(served)}, differs from reference by {difference:.1e}", right
 
 

@@ -32,6 +32,8 @@ const Kernels<T>& chosen_kernels() {
   FUSED_OPS_RETURN_FOR_ISA(kernels<T>());
 }
 
+constexpr int64_t kCached = 512 * 1024;  // bytes of a unit of x that, with its gradients, stay in the second-level cache
+
 template <typename T>
 constexpr ScalarType kDtype = ScalarType::Float;
 template <>
@@ -495,6 +497,11 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
     for (int64_t unit = 0; unit < layout.units; ++unit) {
       norm.set_coefficients(unit, means.data(), sums.vars.data());
     }
+    const bool measures = need.affine || (want_x && !given);
+    const bool applies = want_x || need.residual;
+    // In low precision grad_z would be rounded.
+    const bool keeps = measures && want_x && std::is_same_v<T, S> && is_costly(Activation(a.activation)) && layout.pieces == 1 &&
+                       layout.rows * layout.cols * int64_t(sizeof(T)) <= kCached;
     const auto gradient_of = [&](const Part& part) {
       const int64_t at = layout.offset(part);
       const int64_t first = layout.channels ? part.unit * layout.cols : layout.coefficient(part.unit, part.row);
@@ -503,11 +510,10 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
                          sums.slope.data() + first,
                          sums.offset.data() + first,
                          want_x ? data<T>(grad_x) + at : nullptr,
+                         keeps ? data<T>(grad_x) + at : nullptr,
                          need.residual ? data<T>(grad_residual) + at : nullptr,
                          need.noise_scale ? &noise_sums[part.slot] : nullptr};
     };
-    const bool measures = need.affine || (want_x && !given);
-    const bool applies = want_x || need.residual;
     layout.run(
         [&](const Part& part) {
           if (measures) sums.measure(part, a.activation, gradient_of(part));

@@ -170,12 +170,14 @@ struct GradientRow : Row<T, Way> {
   using S = Arithmetic<T>;
   using V = Vec<S>;
   const T *grad, *y;
+  T* kept;
   S activation_slope;
 
   FUSED_OPS_INLINE GradientRow(const Block<T>& block, int64_t row, const Gradient<T>& gradient, S activation_slope)
       : Row<T, Way>(block, row),
         grad(gradient.grad + row * block.ld),
         y(gradient.y ? gradient.y + row * block.ld : nullptr),
+        kept(is_costly(kind) && gradient.grad_z ? gradient.grad_z + row * block.ld : nullptr),
         activation_slope(activation_slope) {}
 
   template <typename At>
@@ -184,6 +186,19 @@ struct GradientRow : Row<T, Way> {
     if constexpr (kind == Activation::identity) return g;
     if (y) return g * derivative_from_output<kind, S>(at.get(y), activation_slope);
     return g * derivative<kind, S>(this->z(at, centred), activation_slope);
+  }
+  template <typename At>
+  FUSED_OPS_INLINE void keep(At at, V grad_z) const {
+    if constexpr (is_costly(kind)) {
+      if (kept) at.put(kept, grad_z);
+    }
+  }
+  template <typename At>
+  FUSED_OPS_INLINE V kept_grad_z(At at, V centred) const {
+    if constexpr (is_costly(kind)) {
+      if (kept) return at.get(kept);
+    }
+    return grad_z(at, centred);
   }
 };
 
@@ -328,6 +343,7 @@ void plane_sums(const Block<T>& block, Arithmetic<T> activation_slope, const Gra
         0, block.cols,
         [&](auto at) {
           const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
+          row.keep(at, grad_z);
           run += grad_z;
           run_x += grad_z * centred;
         },
@@ -356,6 +372,7 @@ void channel_sums(const Block<T>& block, Arithmetic<T> activation_slope, const G
         for (int i = 0; i < number.value; ++i) {
           const GradientRow<kind, T, Channels> row(block, first + i, gradient, activation_slope);
           const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
+          row.keep(at, grad_z);
           part += grad_z;
           part_x += grad_z * centred;
         }
@@ -382,7 +399,7 @@ void backward(const Block<T>& block, Arithmetic<T> activation_slope, const Gradi
     T* grad_residual_to = gradient.grad_residual ? gradient.grad_residual + i * block.ld : nullptr;
     Vec<S> with_noise{};
     const auto body = [&](auto at) {
-      const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
+      const Vec<S> centred = row.centred(at), grad_z = row.kept_grad_z(at, centred);
       if (grad_residual_to) at.put(grad_residual_to, grad_z);
       if (!grad_x_to) return;
       const Vec<S> grad_x = grad_z * row.scale.get(at) + (centred * slope.get(at) + offset.get(at));

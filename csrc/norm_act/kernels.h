@@ -7,9 +7,14 @@
 #pragma once
 #include <cstdint>
 
+#include "common/activations.h"
+
 namespace fused_ops::norm_act {
 
 constexpr int kActivations = 9;
+
+// Activations whose derivative takes an exponential: worth keeping while it is in cache (Gradient::grad_z).
+constexpr bool is_costly(Activation kind) { return kind == Activation::silu || kind == Activation::gelu; }
 
 template <typename T>
 struct ArithmeticOf {
@@ -49,6 +54,7 @@ struct Gradient {
   // grad_x = grad_z * scale + (x' - mean) * slope + offset; indexed as the block's mean
   const S *slope, *offset;
   T* grad_x;         // or null
+  T* grad_z;         // or null: where the sums leave grad_z for the backward; may be grad_x
   T* grad_residual;  // or null
   double* noise_sum; // or null: receives the sum of grad_x * noise
 };
