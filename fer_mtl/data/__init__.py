@@ -1,6 +1,20 @@
 """Faces in memory: data sets by name, subject-independent folds, pairs of one subject, augmentation."""
 
-from fer_mtl.data import ck48, folder, procedural  # noqa: F401  (each enters itself into DATASETS)
+from fer_mtl.data import (  # noqa: F401  (each enters itself into DATASETS)
+    affectnet,
+    bu4dfe,
+    ck48,
+    ckplus,
+    ckplus48n,
+    fer2013,
+    ferplus,
+    folder,
+    jaffe,
+    mmi,
+    oulu_casia,
+    procedural,
+    rafdb,
+)  # fmt: skip  # isort: skip
 from fer_mtl.data.augmentation import Augment, center
 from fer_mtl.data.expressions import EXPRESSIONS
 from fer_mtl.data.faceset import FaceSet

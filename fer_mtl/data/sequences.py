@@ -1,0 +1,47 @@
+"""Which frames of a sequence are pictures of its expression: the last ones or the middle ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from fer_mtl.data.expressions import NEUTRAL
+
+Frame = TypeVar("Frame")
+
+BASIC = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+"""The six basic expressions in canonical order."""
+
+
+def check_frames(frames: int) -> int:
+    """The number of frames itself. ValueError unless it is an int of at least 1."""
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        raise ValueError(f"frames must be an int of at least 1, got {frames!r}")
+    return frames
+
+
+def onset_to_apex(
+    sequence: Sequence[Frame], where: Path, expression: str, classes: Sequence[str], frames: int
+) -> list[tuple[Frame, str]]:
+    """Labelled frames of a sequence that begins neutral and ends at the apex.
+
+    The last `frames` show the expression, and the first one is a neutral face if the classes have that.
+    Raises ValueError, naming the folder, for a sequence too short for it.
+    """
+    needed = check_frames(frames) + (NEUTRAL in classes)
+    if len(sequence) < needed:
+        raise ValueError(f"{where} has {len(sequence)} frames, at least {needed} are needed")
+    first = [(sequence[0], NEUTRAL)] if NEUTRAL in classes else []
+    return first + [(frame, expression) for frame in sequence[-frames:]]
+
+
+def middle(sequence: Sequence[Frame], where: Path, frames: int) -> list[Frame]:
+    """The `frames` in the middle of a sequence that rises from neutral to the apex and falls back again.
+
+    Raises ValueError, naming the folder or video, for a sequence too short for it.
+    """
+    if len(sequence) < check_frames(frames):
+        raise ValueError(f"{where} has {len(sequence)} frames, at least {frames} are needed")
+    start = (len(sequence) - frames) // 2
+    return list(sequence[start : start + frames])
