@@ -19,7 +19,7 @@ from fer_mtl.data.images import Picture, read_images
 from fer_mtl.data.registry import Finder, check_options, lookup, register, require_folder
 
 _CLUTTER = {"thumbs.db", "desktop.ini"}
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
