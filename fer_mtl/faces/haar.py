@@ -21,6 +21,7 @@ _FACES = "haarcascade_frontalface_default.xml"
 # The first finds eyes behind glasses too, but fewer of them.
 _EYES = ("haarcascade_eye_tree_eyeglasses.xml", "haarcascade_eye.xml")
 _SMALLEST = 1 / 8  # of the picture's shorter side
+_LARGEST = 1000  # longer side in pixels at which a picture is searched: the time grows with its area
 
 
 class HaarDetector:
@@ -42,10 +43,20 @@ class HaarDetector:
         return self._cv2.CascadeClassifier(str(path))
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        grey = self._cv2.equalizeHist(self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY))
+        grey = self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY)
+        factor = max(1.0, max(grey.shape) / _LARGEST)
+        if factor > 1:
+            size = round(grey.shape[1] / factor), round(grey.shape[0] / factor)
+            grey = self._cv2.resize(grey, size, interpolation=self._cv2.INTER_AREA)
+        grey = self._cv2.equalizeHist(grey)
         smallest = max(20, int(min(grey.shape) * _SMALLEST))
         boxes = self._faces.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-        return [Face(box, self._find_eyes(grey, box)) for box in (_floats(box) for box in boxes)]
+        faces = []
+        for box in (_floats(box) for box in boxes):
+            left, top, width, height = (factor * v for v in box)
+            eyes = tuple((factor * x, factor * y) for x, y in self._find_eyes(grey, box))
+            faces.append(Face((left, top, width, height), eyes))
+        return faces
 
     def _find_eyes(self, grey: np.ndarray, face: Box) -> tuple[Point, ...]:
         left, top, width, height = (int(v) for v in face)
