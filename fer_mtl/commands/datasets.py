@@ -9,7 +9,7 @@ from rich.console import Console as RichConsole
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data import card, check, contact_sheet, datasets_table, describe, describe_findings, load
-from fer_mtl.data.check import DUPLICATES
+from fer_mtl.data.check import DUPLICATES, check_duplicates
 from fer_mtl.data.registry import lookup
 
 DESCRIPTION = """List the known data sets with the layout each expects and how to obtain it. Given NAME,
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         "--sheet", type=str, metavar="FILE", help="draw a contact sheet: PNG, subjects x expressions"
     )
     options = parse(parser, arguments)
+    check_duplicates(options.duplicates)
     console = RichConsole()
     if options.data is None:
         console.print(datasets_table())

@@ -22,7 +22,7 @@ from fer_mtl.training.console import Console
 DESCRIPTION = """Find the face in every picture, turn and scale it so that the eyes (or five points) come to
 fixed places, and crop it to SIZE x SIZE. OUT is laid out as IN, with the same names, and label files (.txt,
 .csv, .xml) are copied, so that a data set is read from OUT as it was from IN. IN is a folder, or NAME:FOLDER
-for those pictures alone that the data set takes; the frames that it takes of videos become pictures. A run
+for those pictures alone that the data set takes with these options; frames of videos become pictures. A run
 that was stopped goes on when it is started again; what failed is listed in OUT/.prepare/failed.csv. Pictures
 of 110 x 110 are what training at 96 x 96 keeps. Example: fer-mtl prepare ckplus:data/CK+ data/CK+110"""
 

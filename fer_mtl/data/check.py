@@ -33,10 +33,15 @@ class Findings:
     problems: list[str]
 
 
-def check(faces: FaceSet, duplicates: str = "near") -> Findings:
-    """Look for everything; `duplicates` is one of `DUPLICATES`, else ValueError."""
+def check_duplicates(duplicates: str) -> None:
+    """ValueError unless it is one of `DUPLICATES`."""
     if duplicates not in DUPLICATES:
         raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")
+
+
+def check(faces: FaceSet, duplicates: str = "near") -> Findings:
+    """Look for everything; `duplicates` is one of `DUPLICATES`, else ValueError."""
+    check_duplicates(duplicates)
     exact = exact_duplicates(faces.images) if duplicates != "none" else None
     near = near_duplicates(faces.images) if duplicates == "near" else None
     leaks = [

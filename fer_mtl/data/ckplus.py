@@ -74,7 +74,9 @@ def find_ckplus(
                 continue
             records += [
                 Record(frame, shown, subject.name)
-                for frame, shown in onset_to_apex(sequence, folder, expression, wanted, frames)
+                for frame, shown in onset_to_apex(
+                    sequence, folder, expression, wanted, frames, _begins(sequence)
+                )
             ]
     _refuse_lonely_labels(labels, images)
     notes = [f"{counted(unlabelled, 'sequence')} without a label left out"] if unlabelled else []
@@ -108,6 +110,10 @@ def _sequence(folder: Path) -> list[Path]:
         if match is None or (match["subject"], match["sequence"]) != (folder.parent.name, folder.name):
             raise ValueError(f"{path}: the name is not like {folder.parent.name}_{folder.name}_00000001.png")
     return frames
+
+
+def _begins(sequence: list[Path]) -> bool:
+    return bool(sequence) and sequence[0].stem.endswith("_00000001")
 
 
 def _refuse_lonely_labels(labels: Path, images: Path) -> None:

@@ -56,10 +56,10 @@ def find_oulu_casia(root: Path, *, classes: Sequence[str] = BASIC, frames: int =
         for folder in subfolders(subject):
             expression = expression_of(folder.name, BASIC, str(folder))
             if expression in wanted:
-                records += [
-                    Record(frame, shown, subject.name)
-                    for frame, shown in onset_to_apex(_frames(folder), folder, expression, wanted, frames)
-                ]
+                sequence = _frames(folder)
+                begins = bool(sequence) and int(sequence[0].stem) == 0
+                chosen = onset_to_apex(sequence, folder, expression, wanted, frames, begins)
+                records += [Record(frame, shown, subject.name) for frame, shown in chosen]
     return Found(root, records, wanted)
 
 

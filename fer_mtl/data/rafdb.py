@@ -35,8 +35,8 @@ def find_rafdb(root: Path, *, classes: Sequence[str] = (*BASIC, NEUTRAL), images
 
     images: "aligned" (100 x 100, as distributed) or "original" (run `fer-mtl prepare` on them first)
 
-    Raises ValueError, naming line or file, for a list that says anything else than NAME CODE, names an image
-    twice or one that is not there, and for an image that is not in the list.
+    Raises ValueError, naming line or file, for a list that says anything else than NAME CODE or names an
+    image twice, and for an image that is not in the list. One that is not there shows when it is read.
     """
     if images not in SUFFIX:
         raise ValueError(f"images must be one of {tuple(SUFFIX)}, got {images!r}")
@@ -46,7 +46,6 @@ def find_rafdb(root: Path, *, classes: Sequence[str] = (*BASIC, NEUTRAL), images
         base, ["EmoLabel/list_patition_label.txt", "EmoLabel/list_partition_label.txt"], "list of labels"
     )
     folder = part_of(base, [f"Image/{images}"], f"{images} images")
-    there = {path.name: path for path in pictures_in(folder)}
     labels: dict[str, str] = {}
     for i, line in enumerate(list_file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         where = f"{list_file}, line {i}"
@@ -58,16 +57,14 @@ def find_rafdb(root: Path, *, classes: Sequence[str] = (*BASIC, NEUTRAL), images
         name = match[1] + SUFFIX[images]
         if name in labels:
             raise ValueError(f"{where}: {match[1]}.jpg is listed twice")
-        if name not in there:
-            raise ValueError(f"{where}: {name} is not in {folder}")
         labels[name] = CODES[code(match[2], where, "the label", CODES)]
-    strangers = sorted(set(there) - set(labels))
+    strangers = sorted({path.name for path in pictures_in(folder)} - set(labels))
     if strangers:
         raise ValueError(
             f"{len(strangers)} of the images in {folder} are not in {list_file}, such as {strangers[0]}"
         )
     records = [
-        Record(there[name], expression, name, name.partition("_")[0])
+        Record(folder / name, expression, name, name.partition("_")[0])
         for name, expression in labels.items()
         if expression in wanted
     ]

@@ -22,16 +22,26 @@ def check_frames(frames: int) -> int:
 
 
 def onset_to_apex(
-    sequence: Sequence[Frame], where: Path, expression: str, classes: Sequence[str], frames: int
+    sequence: Sequence[Frame],
+    where: Path,
+    expression: str,
+    classes: Sequence[str],
+    frames: int,
+    begins: bool = True,
 ) -> list[tuple[Frame, str]]:
     """Labelled frames of a sequence that begins neutral and ends at the apex.
 
-    The last `frames` show the expression, and the first one is a neutral face if the classes have that.
-    Raises ValueError, naming the folder, for a sequence too short for it.
+    The last `frames` show the expression, and the first one is a neutral face if the classes have that;
+    `begins` says whether the sequence is there from its beginning.
+    Raises ValueError, naming the folder, for a sequence too short for it or without its neutral beginning.
     """
     needed = check_frames(frames) + (NEUTRAL in classes)
     if len(sequence) < needed:
         raise ValueError(f"{where} has {len(sequence)} frames, at least {needed} are needed")
+    if NEUTRAL in classes and not begins:
+        raise ValueError(
+            f"{where} does not begin with its first frame, the neutral one (prepared without neutral?)"
+        )
     first = [(sequence[0], NEUTRAL)] if NEUTRAL in classes else []
     return first + [(frame, expression) for frame in sequence[-frames:]]
 

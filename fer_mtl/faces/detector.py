@@ -48,8 +48,8 @@ def make_detector(name: str) -> Detector:
     """A detector by name: "haar" (OpenCV's cascades), "whole" (the picture is a face already) or the path of
     a YuNet model, FILE.onnx.
 
-    Raises ValueError for an unknown name or a file that is no such model, and ModuleNotFoundError without
-    OpenCV.
+    Raises ValueError for an unknown name, a file that is no such model or an OpenCV without cascades, and
+    ModuleNotFoundError without OpenCV.
     """
     if name == "haar":
         from fer_mtl.faces.haar import HaarDetector

@@ -25,7 +25,7 @@ _LARGEST = 1000  # longer side in pixels at which a picture is searched: the tim
 
 
 class HaarDetector:
-    """Frontal faces, with the two eyes where they are found. ImportError for an OpenCV without cascades."""
+    """Frontal faces, with the two eyes where they are found. ValueError for an OpenCV without cascades."""
 
     def __init__(self) -> None:
         import cv2
@@ -37,8 +37,9 @@ class HaarDetector:
     def _load(self, name: str) -> Any:
         path = Path(getattr(getattr(self._cv2, "data", None), "haarcascades", "")) / name
         if not (hasattr(self._cv2, "CascadeClassifier") and path.is_file()):
-            raise ImportError(
-                f"OpenCV {self._cv2.__version__} comes without {name}: install opencv-python-headless>=4.8,<5"
+            raise ValueError(
+                f"detector 'haar' needs opencv-python-headless>=4.8,<5: OpenCV {self._cv2.__version__} comes "
+                f"without {name}"
             )
         return self._cv2.CascadeClassifier(str(path))
 

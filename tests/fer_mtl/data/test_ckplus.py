@@ -55,6 +55,13 @@ def test_neutral_as_the_seventh_class(root: Path) -> None:
     assert "1 sequence with other expressions" in loaded.notes[1]
 
 
+def test_neutral_needs_the_beginning_of_the_sequence(root: Path) -> None:
+    (root / "cohn-kanade-images" / "S005" / "001" / "S005_001_00000001.png").unlink()
+    assert len(load(f"ckplus:{root}", image_size=48)) == 12
+    with pytest.raises(ValueError, match="S005/001 does not begin with its first frame"):
+        load(f"ckplus:{root}", image_size=48, seventh="neutral")
+
+
 def test_six_or_any_classes(root: Path) -> None:
     assert len(load(f"ckplus:{root}", image_size=48, seventh="none")) == 9
     chosen = load(f"ckplus:{root}", image_size=48, classes=("neutral", "contempt"), frames=1)

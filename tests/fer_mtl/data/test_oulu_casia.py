@@ -37,6 +37,13 @@ def test_neutral_first_frames(write_tree: WriteTree) -> None:
     assert [Path(s).name for s in loaded.sources] == ["000.jpeg", "003.jpeg"] * 2
 
 
+def test_neutral_needs_the_beginning_of_the_sequence(write_tree: WriteTree) -> None:
+    root = write_tree(files("VL/Strong"))
+    (root / "VL" / "Strong" / "P080" / "Fear" / "000.jpeg").unlink()
+    with pytest.raises(ValueError, match="P080/Fear does not begin with its first frame"):
+        load(f"oulu_casia:{root}", image_size=48, classes=("neutral", "fear"), frames=1)
+
+
 def test_frames_are_ordered_by_number(write_tree: WriteTree) -> None:
     root = write_tree({f"VL/Strong/P001/Fear/{n}.jpeg": i for i, n in enumerate(("9", "10", "11", "100"))})
     loaded = load(f"oulu_casia:{root}", image_size=48, classes=("fear",))

@@ -48,7 +48,7 @@ def test_original_images_and_the_folder_basic_itself(root: Path, faces) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train_00003.jpg 8\n", "line 6: train_00003_aligned.jpg is not in"),
+        ("train_00003.jpg 1\n", r"train_00003_aligned\.jpg: not a readable image \(FileNotFoundError"),
         ("train_00001.jpg 5\n", r"line 6: train_00001\.jpg is listed twice"),
         ("valid_00001.jpg 5\n", "line 6: expected 'train_00001.jpg 5' or the like, got 'valid"),
         ("train_00001.jpg\n", "line 6: expected"),

@@ -26,6 +26,12 @@ def test_sequences_that_are_too_short_are_named() -> None:
         middle("ab", HERE, 3)
 
 
+def test_a_neutral_frame_must_be_the_first_of_its_sequence() -> None:
+    with pytest.raises(ValueError, match="S005/001 does not begin with its first frame, the neutral one"):
+        onset_to_apex("cde", HERE, "fear", ("fear", "neutral"), 2, begins=False)
+    assert len(onset_to_apex("cde", HERE, "fear", ("fear",), 2, begins=False)) == 2
+
+
 @pytest.mark.parametrize("frames", [0, -1, True, 2.0])
 def test_frames_must_be_a_positive_int(frames: int) -> None:
     with pytest.raises(ValueError, match="frames must be an int of at least 1"):
