@@ -14,7 +14,7 @@ from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data.files import PICTURE_SUFFIXES, Found, counted, data_folder, find
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
-from fer_mtl.data.video import VideoFrame
+from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
 from fer_mtl.faces.detector import DETECTORS, make_detector
 from fer_mtl.faces.prepare import STATE, Job, available_cores, prepare
 from fer_mtl.training.console import Console
@@ -27,7 +27,6 @@ that was stopped goes on when it is started again; what failed is listed in OUT/
 of 110 x 110 are what training at 96 x 96 keeps. Example: fer-mtl prepare ckplus:data/CK+ data/CK+110"""
 
 LABEL_SUFFIXES = (".txt", ".csv", ".xml")
-VIDEO_SUFFIXES = (".avi", ".mov", ".mp4", ".mpg")
 
 
 def jobs_of_folder(root: Path) -> list[Job]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fer_mtl.data.expressions import expression_of
 from fer_mtl.data.files import Found, Record, check_classes, pictures_in, register_files, subfolders
-from fer_mtl.data.sequences import BASIC, middle
+from fer_mtl.data.sequences import BASIC, Incomplete, middle
 
 
 @register_files(
@@ -24,14 +24,18 @@ from fer_mtl.data.sequences import BASIC, middle
     subjects="the folder F001 or M001",
     frames="the three in the middle, around the apex",
 )
-def find_bu4dfe(root: Path, *, classes: Sequence[str] = BASIC, frames: int = 3) -> Found:
+def find_bu4dfe(
+    root: Path, *, classes: Sequence[str] = BASIC, frames: int = 3, incomplete: str = "refuse"
+) -> Found:
     """The middle frames of the sequences of the wanted classes.
+
+    incomplete: what becomes of a sequence that lacks frames: "refuse" or "leave_out", with a note
 
     Raises ValueError, naming the folder, for one that is no expression and for a sequence that is too short.
     A folder that is no subject's (the viewer that comes along) is left out, with a note.
     """
     wanted = check_classes(classes, BASIC)
-    records, strangers = [], []
+    records, strangers, short = [], [], Incomplete(incomplete)
     for subject in subfolders(root):
         if not re.fullmatch(r"[FM]\d{3}", subject.name):
             strangers.append(subject.name)
@@ -39,7 +43,8 @@ def find_bu4dfe(root: Path, *, classes: Sequence[str] = BASIC, frames: int = 3) 
         for folder in subfolders(subject):
             expression = expression_of(folder.name, BASIC, str(folder))
             if expression in wanted:
-                chosen = middle(pictures_in(folder), folder, frames)
-                records += [Record(frame, expression, subject.name) for frame in chosen]
+                with short.sequence():
+                    chosen = middle(pictures_in(folder), folder, frames)
+                    records += [Record(frame, expression, subject.name) for frame in chosen]
     notes = [f"not a subject's folder, left out: {', '.join(strangers)}"] if strangers else []
-    return Found(root, records, wanted, notes)
+    return Found(root, records, wanted, [*notes, *short.notes()])

@@ -20,7 +20,7 @@ from fer_mtl.data.files import (
     register_files,
     subfolders,
 )  # fmt: skip
-from fer_mtl.data.sequences import BASIC, onset_to_apex
+from fer_mtl.data.sequences import BASIC, Incomplete, IncompleteSequence, onset_to_apex
 from fer_mtl.data.tables import code
 
 CODES = {1: "anger", 2: "contempt", 3: "disgust", 4: "fear", 5: "happiness", 6: "sadness", 7: "surprise"}
@@ -39,7 +39,12 @@ IMAGES, LABELS = "cohn-kanade-images", "Emotion"
     frames="the last three of a labelled sequence; with seventh=neutral also its first, as neutral",
 )
 def find_ckplus(
-    root: Path, *, seventh: str = "contempt", classes: Sequence[str] | None = None, frames: int = 3
+    root: Path,
+    *,
+    seventh: str = "contempt",
+    classes: Sequence[str] | None = None,
+    frames: int = 3,
+    incomplete: str = "refuse",
 ) -> Found:
     """The labelled sequences of the wanted classes.
 
@@ -47,6 +52,7 @@ def find_ckplus(
         "none" (the six basic ones)
     classes: instead of `seventh`, any of the seven and neutral, in the order of the labels
     frames: how many at the end of a sequence show its expression
+    incomplete: what becomes of a sequence that lacks frames: "refuse" or "leave_out", with a note
 
     Raises ValueError, naming file or folder, where images and labels disagree: a label without its sequence,
     in another sequence's folder, for a frame that is not there, two labels, a code that means nothing.
@@ -54,6 +60,7 @@ def find_ckplus(
     if seventh not in SEVENTH:
         raise ValueError(f"seventh must be one of {tuple(SEVENTH)}, got {seventh!r}")
     wanted = SEVENTH[seventh] if classes is None else check_classes(classes, (*EXPRESSIONS, NEUTRAL))
+    short = Incomplete(incomplete)
     images, labels = root / IMAGES, root / LABELS
     for folder in (images, labels):
         if not folder.is_dir():
@@ -66,25 +73,22 @@ def find_ckplus(
                 unlabelled += 1
                 continue
             path, expression = label
-            sequence = _sequence(folder)
-            if path.name.removesuffix("_emotion.txt") + ".png" not in [frame.name for frame in sequence]:
-                raise ValueError(f"{path} labels a frame that is not in {folder}")
             if expression not in wanted:
                 others += 1
                 continue
-            records += [
-                Record(frame, shown, subject.name)
-                for frame, shown in onset_to_apex(
-                    sequence, folder, expression, wanted, frames, _begins(sequence)
-                )
-            ]
+            sequence = _sequence(folder)
+            with short.sequence():
+                if path.name.removesuffix("_emotion.txt") + ".png" not in [frame.name for frame in sequence]:
+                    raise IncompleteSequence(f"{path} labels a frame that is not in {folder}")
+                chosen = onset_to_apex(sequence, folder, expression, wanted, frames, _begins(sequence))
+                records += [Record(frame, shown, subject.name) for frame, shown in chosen]
     _refuse_lonely_labels(labels, images)
     notes = [f"{counted(unlabelled, 'sequence')} without a label left out"] if unlabelled else []
     if others:
         notes.append(
             f"{counted(others, 'sequence')} with other expressions than {', '.join(wanted)} left out"
         )
-    return Found(root, records, wanted, notes)
+    return Found(root, records, wanted, [*notes, *short.notes()])
 
 
 def _label(folder: Path) -> tuple[Path, str] | None:

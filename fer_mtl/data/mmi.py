@@ -23,9 +23,9 @@ from fer_mtl.data.files import (
     register_files,
     subfolders,
 )  # fmt: skip
-from fer_mtl.data.sequences import BASIC, middle
+from fer_mtl.data.sequences import BASIC, Incomplete, IncompleteSequence, middle
 from fer_mtl.data.tables import code
-from fer_mtl.data.video import VideoFrame, count_frames
+from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame, count_frames
 
 CODES = dict(enumerate(BASIC, start=1))
 VIEWS = {0: "frontal", 1: "profile", 2: "dual"}
@@ -50,9 +50,12 @@ def find_mmi(
     classes: Sequence[str] = BASIC,
     frames: int = 3,
     views: Sequence[str] = ("frontal", "dual"),
+    incomplete: str = "refuse",
 ) -> Found:
     """The middle frames of the sessions of the wanted classes and views (`view` in session.xml: 0 frontal,
     1 profile, 2 both at once).
+
+    incomplete: what becomes of a sequence that lacks frames: "refuse" or "leave_out", with a note
 
     Raises ValueError, naming file or folder, for a session without its files or with two videos, XML that
     cannot be read, and a video or folder of frames that is too short; ImageError for a broken video.
@@ -61,7 +64,7 @@ def find_mmi(
     unknown = [view for view in views if view not in VIEWS.values()]
     if unknown or not views:
         raise ValueError(f"views must be some of {tuple(VIEWS.values())}, got {tuple(views)}")
-    records, left_out = [], Counter[str]()
+    records, left_out, short = [], Counter[str](), Incomplete(incomplete)
     for session in subfolders(part_of(root, ["Sessions"], "sessions")):
         label = _only(
             [p for p in files_in(session) if _NAME.fullmatch(p.name)], session, "label S001-001.xml"
@@ -76,12 +79,13 @@ def find_mmi(
             left_out["of other views"] += 1
         elif CODES[int(value)] in wanted:
             subject = label.name.partition("-")[0]
-            records += [
-                Record(path, CODES[int(value)], subject, None, picture, _name(root, path, picture))
-                for path, picture in _frames(session, label.stem, frames)
-            ]
+            with short.sequence():
+                records += [
+                    Record(path, CODES[int(value)], subject, None, picture, _name(root, path, picture))
+                    for path, picture in _frames(session, label.stem, frames)
+                ]
     notes = [f"{counted(number, 'session')} {why} left out" for why, number in left_out.items()]
-    return Found(root, records, wanted, notes)
+    return Found(root, records, wanted, [*notes, *short.notes()])
 
 
 def _frames(session: Path, stem: str, frames: int) -> list[tuple[Path, VideoFrame | None]]:
@@ -89,11 +93,10 @@ def _frames(session: Path, stem: str, frames: int) -> list[tuple[Path, VideoFram
     extracted = session / stem
     if extracted.is_dir():
         return [(path, None) for path in middle(pictures_in(extracted), extracted, frames)]
-    video = _only(
-        [p for p in files_in(session) if p.suffix.lower() in (".avi", ".mov", ".mp4", ".mpg")],
-        session,
-        "video",
-    )
+    videos = [p for p in files_in(session) if p.suffix.lower() in VIDEO_SUFFIXES]
+    if not videos:
+        raise IncompleteSequence(f"{session} has neither a video nor the folder {stem} of its frames")
+    video = _only(videos, session, "video")
     return [(video, VideoFrame(video, i)) for i in middle(range(count_frames(video)), video, frames)]
 
 

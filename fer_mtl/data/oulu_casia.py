@@ -20,7 +20,7 @@ from fer_mtl.data.files import (
     register_files,
     subfolders,
 )  # fmt: skip
-from fer_mtl.data.sequences import BASIC, onset_to_apex
+from fer_mtl.data.sequences import BASIC, Incomplete, onset_to_apex
 
 PLACES = (
     "VL/Strong", "OriginalImg/VL/Strong", "B_OriginalImg/OriginalImg/VL/Strong",
@@ -39,28 +39,33 @@ PLACES = (
     subjects="the folder P001",
     frames="the last three of each sequence; with neutral among the classes also its first, as neutral",
 )
-def find_oulu_casia(root: Path, *, classes: Sequence[str] = BASIC, frames: int = 3) -> Found:
+def find_oulu_casia(
+    root: Path, *, classes: Sequence[str] = BASIC, frames: int = 3, incomplete: str = "refuse"
+) -> Found:
     """The sequences of the wanted classes.
 
     classes: some of the six basic expressions, and neutral for the first frames
     frames: how many at the end of a sequence show its expression
+    incomplete: what becomes of a sequence that lacks frames: "refuse" or "leave_out", with a note
 
     Raises ValueError, naming the folder, for one that is no subject or no expression, a sequence that is too
     short, and both the original and the cropped images in one folder.
     """
     wanted = check_classes(classes, (*BASIC, NEUTRAL))
-    records = []
+    records, short = [], Incomplete(incomplete)
     for subject in subfolders(part_of(root, PLACES, "visible-light images")):
         if not re.fullmatch(r"P\d{3}", subject.name):
             raise ValueError(f"{subject} is not a subject's folder, such as P001")
         for folder in subfolders(subject):
             expression = expression_of(folder.name, BASIC, str(folder))
-            if expression in wanted:
-                sequence = _frames(folder)
-                begins = bool(sequence) and int(sequence[0].stem) == 0
+            if expression not in wanted:
+                continue
+            sequence = _frames(folder)
+            begins = bool(sequence) and int(sequence[0].stem) == 0
+            with short.sequence():
                 chosen = onset_to_apex(sequence, folder, expression, wanted, frames, begins)
                 records += [Record(frame, shown, subject.name) for frame, shown in chosen]
-    return Found(root, records, wanted)
+    return Found(root, records, wanted, short.notes())
 
 
 def _frames(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,40 @@ Frame = TypeVar("Frame")
 
 BASIC = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 """The six basic expressions in canonical order."""
+
+
+INCOMPLETE = ("refuse", "leave_out")
+"""What may become of a sequence that lacks frames, such as those `fer-mtl prepare` found no face in."""
+
+
+class IncompleteSequence(ValueError):
+    """A sequence lacks frames that are needed; the message names its folder and what is missing."""
+
+
+class Incomplete:
+    """Applies one of `INCOMPLETE` to sequences, remembers what was left out. ValueError for another rule."""
+
+    def __init__(self, rule: str) -> None:
+        if rule not in INCOMPLETE:
+            raise ValueError(f"incomplete must be one of {INCOMPLETE}, got {rule!r}")
+        self._rule = rule
+        self._left_out: list[str] = []
+
+    @contextmanager
+    def sequence(self) -> Iterator[None]:
+        """Around the search for one sequence's frames: an incomplete one is raised or remembered."""
+        try:
+            yield
+        except IncompleteSequence as error:
+            if self._rule == "refuse":
+                raise IncompleteSequence(
+                    f"{error}; incomplete=leave_out leaves such sequences out"
+                ) from error
+            self._left_out.append(str(error))
+
+    def notes(self) -> list[str]:
+        """One line per sequence that was left out."""
+        return [f"left out: {reason}" for reason in self._left_out]
 
 
 def check_frames(frames: int) -> int:
@@ -33,13 +68,13 @@ def onset_to_apex(
 
     The last `frames` show the expression, and the first one is a neutral face if the classes have that;
     `begins` says whether the sequence is there from its beginning.
-    Raises ValueError, naming the folder, for a sequence too short for it or without its neutral beginning.
+    Raises IncompleteSequence for one that is too short or without its neutral beginning.
     """
     needed = check_frames(frames) + (NEUTRAL in classes)
     if len(sequence) < needed:
-        raise ValueError(f"{where} has {len(sequence)} frames, at least {needed} are needed")
+        raise IncompleteSequence(f"{where} has {len(sequence)} frames, at least {needed} are needed")
     if NEUTRAL in classes and not begins:
-        raise ValueError(
+        raise IncompleteSequence(
             f"{where} does not begin with its first frame, the neutral one (prepared without neutral?)"
         )
     first = [(sequence[0], NEUTRAL)] if NEUTRAL in classes else []
@@ -49,9 +84,9 @@ def onset_to_apex(
 def middle(sequence: Sequence[Frame], where: Path, frames: int) -> list[Frame]:
     """The `frames` in the middle of a sequence that rises from neutral to the apex and falls back again.
 
-    Raises ValueError, naming the folder or video, for a sequence too short for it.
+    Raises IncompleteSequence for one that is too short.
     """
     if len(sequence) < check_frames(frames):
-        raise ValueError(f"{where} has {len(sequence)} frames, at least {frames} are needed")
+        raise IncompleteSequence(f"{where} has {len(sequence)} frames, at least {frames} are needed")
     start = (len(sequence) - frames) // 2
     return list(sequence[start : start + frames])

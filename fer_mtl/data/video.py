@@ -12,6 +12,8 @@ from PIL import Image
 
 from fer_mtl.data.images import ImageError
 
+VIDEO_SUFFIXES = (".avi", ".mov", ".mp4", ".mpg")
+
 
 @dataclass(frozen=True)
 class VideoFrame:

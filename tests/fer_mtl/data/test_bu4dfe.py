@@ -40,6 +40,8 @@ def test_an_unknown_expression_and_a_short_sequence(root: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="F001/Fear has 2 frames"):
         load(f"bu4dfe:{root}", image_size=48)
+    loaded = load(f"bu4dfe:{root}", image_size=48, incomplete="leave_out")
+    assert loaded.class_counts()["fear"] == 3 and "F001/Fear has 2 frames" in loaded.notes[1]
     (root / "F001" / "Fear").rename(root / "F001" / "Boredom")
     with pytest.raises(ValueError, match="unknown expression 'Boredom'"):
         load(f"bu4dfe:{root}", image_size=48)

@@ -112,3 +112,19 @@ def test_a_missing_half_is_named(root: Path) -> None:
     (root / "Emotion").rename(root / "Labels")
     with pytest.raises(ValueError, match="has no folder Emotion"):
         load(f"ckplus:{root}", image_size=48)
+
+
+def test_sequences_that_lack_frames_may_be_left_out(root: Path) -> None:
+    images = root / "cohn-kanade-images"
+    (images / "S005" / "001" / "S005_001_00000005.png").unlink()
+    for frame in (1, 2, 3):
+        (images / "S138" / "004" / f"S138_004_0000000{frame}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"labels a frame that is not in .*; incomplete=leave_out leaves such"
+    ):
+        load(f"ckplus:{root}", image_size=48)
+    loaded = load(f"ckplus:{root}", image_size=48, incomplete="leave_out")
+    assert loaded.class_counts()["happiness"] == loaded.class_counts()["contempt"] == 3
+    assert len(loaded) == 6
+    assert loaded.notes[1].startswith("left out: ") and "labels a frame" in loaded.notes[1]
+    assert "S138/004 has 2 frames, at least 3 are needed" in loaded.notes[2]

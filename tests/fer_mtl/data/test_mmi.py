@@ -97,7 +97,10 @@ def test_the_middle_frames_of_videos(tmp_path: Path, faces: FaceSet) -> None:
             lambda folder: (folder / "S001-002.xml").write_text("<a/>"),
             "must have one label .*, got S001-001.xml, S",
         ),
-        (lambda folder: (folder / "S001-001").rename(folder / "other"), "must have one video, got none"),
+        (
+            lambda folder: (folder / "S001-001").rename(folder / "other"),
+            "1871 has neither a video nor the folder S001-001 of its frames",
+        ),
     ],
 )
 def test_sessions_that_do_not_follow_the_layout(
@@ -106,3 +109,13 @@ def test_sessions_that_do_not_follow_the_layout(
     spoil(root / "Sessions" / "1871")
     with pytest.raises(ValueError, match=message):
         load(f"mmi:{root}", image_size=48)
+
+
+def test_sessions_that_lack_frames_may_be_left_out(root: Path) -> None:
+    for frame in sorted((root / "Sessions" / "1871" / "S001-001").iterdir())[2:]:
+        frame.unlink()
+    with pytest.raises(ValueError, match="S001-001 has 2 frames"):
+        load(f"mmi:{root}", image_size=48)
+    loaded = load(f"mmi:{root}", image_size=48, incomplete="leave_out")
+    assert set(loaded.sources) == {f"Sessions/1872/S001-002/0000{frame}.png" for frame in (1, 2, 3)}
+    assert "S001-001 has 2 frames, at least 3 are needed" in loaded.notes[-1]

@@ -42,6 +42,8 @@ def test_neutral_needs_the_beginning_of_the_sequence(write_tree: WriteTree) -> N
     (root / "VL" / "Strong" / "P080" / "Fear" / "000.jpeg").unlink()
     with pytest.raises(ValueError, match="P080/Fear does not begin with its first frame"):
         load(f"oulu_casia:{root}", image_size=48, classes=("neutral", "fear"), frames=1)
+    loaded = load(f"oulu_casia:{root}", image_size=48, classes=("neutral", "fear"), incomplete="leave_out")
+    assert set(loaded.subjects) == {"P001"} and "P080/Fear" in loaded.notes[0]
 
 
 def test_frames_are_ordered_by_number(write_tree: WriteTree) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_mtl.data.sequences import middle, onset_to_apex
+from fer_mtl.data.sequences import Incomplete, IncompleteSequence, middle, onset_to_apex
 
 HERE = Path("S005/001")
 
@@ -36,3 +36,19 @@ def test_a_neutral_frame_must_be_the_first_of_its_sequence() -> None:
 def test_frames_must_be_a_positive_int(frames: int) -> None:
     with pytest.raises(ValueError, match="frames must be an int of at least 1"):
         middle("abcdef", HERE, frames)
+
+
+def test_incomplete_sequences_are_refused_or_noted() -> None:
+    with (
+        pytest.raises(IncompleteSequence, match=r"2 frames, .*; incomplete=leave_out"),
+        Incomplete("refuse").sequence(),
+    ):
+        middle("ab", HERE, 3)
+    short = Incomplete("leave_out")
+    with short.sequence():
+        middle("ab", HERE, 3)
+    assert short.notes() == ["left out: S005/001 has 2 frames, at least 3 are needed"]
+    with pytest.raises(ValueError, match="frames must be"), short.sequence():
+        middle("ab", HERE, 0)
+    with pytest.raises(ValueError, match=r"incomplete must be one of .*, got 'ignore'"):
+        Incomplete("ignore")
