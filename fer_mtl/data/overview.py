@@ -24,7 +24,7 @@ def datasets_table() -> Table:
     """One row per known data set, to print with rich."""
     table = Table(title="Data sets", show_lines=True)
     for heading in ("name", "what", "layout", "how to obtain"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for info in DATASETS.values():
         name = f"{info.name}:FOLDER" if info.needs_folder else info.name
         table.add_row(name, info.summary, info.layout.replace("[", r"\["), info.obtain)
