@@ -16,13 +16,14 @@ from fer_mtl.memory import keep_freed_memory
 COMMANDS = {
     "demo": "train on drawn faces with three ways of sharing and show what was learnt, in minutes",
     "datasets": "list the data sets, or check a folder of faces",
+    "prepare": "find, align and crop the faces of a folder of pictures",
     "train": "train on one subject-independent fold and report on the unseen subjects",
     "evaluate": "measure a trained model on faces it has not seen",
     "synthesize": "redraw faces with another expression",
 }
 
 # What people install for a package that is not there.
-EXTRAS = {"gradio": "app", "torchjd": "weighting", "tensorboard": "tensorboard"}
+EXTRAS = {"cv2": "faces", "gradio": "app", "torchjd": "weighting", "tensorboard": "tensorboard"}
 DISTRIBUTION = "selective-feature-sharing"
 
 BAD_INPUT, BUG, STOPPED = 2, 1, 130

@@ -1,7 +1,8 @@
 """Augmentation of whole batches on tensors; every random number comes from one generator.
 
 The same generator state gives the same batch bit for bit, so a run resumes exactly. Crops are slices and the
-affine warp is one `grid_sample`: 1 to 3 ms for 32 images of 64 x 64 on one core.
+affine warp is one `grid_sample`: 1 to 4 ms for 32 images of 64 x 64 on one core. kornia has the same
+operations, but draws from the global generator, and took two to three times as long (measured, 0.9.0).
 """
 
 from __future__ import annotations

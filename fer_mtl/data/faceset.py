@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+SPLITS = ("train", "validation", "test")
+"""The parts of an official split."""
+
+_LISTED = 20  # skipped files that `describe` names; `FaceSet.skipped` has them all
+
 # Faces are kept with a margin for random crops: the paper crops 96 x 96 out of 110 x 110.
 _MARGIN = 110 / 96
 
@@ -39,6 +44,8 @@ class FaceSet:
     sources: file name or synthetic id per image, length n
     skipped: what was left out while loading, one line per file with the reason
     notes: remarks on what was done to the images, e.g. that they were resized
+    split: the official part of each image, one of `SPLITS`, length n; None for a set that has none
+    known_subjects: False where the set does not tell who is who: every image is then a subject of its own
 
     Raises TypeError for wrong dtypes, ValueError for shapes, lengths or labels that do not agree.
     """
@@ -51,6 +58,8 @@ class FaceSet:
     sources: list[str]
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    split: list[str] | None = None
+    known_subjects: bool = True
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8:
@@ -66,8 +75,13 @@ class FaceSet:
             "subjects": len(self.subjects),
             "sources": len(self.sources),
         }
+        if self.split is not None:
+            lengths["split"] = len(self.split)
         if len(set(lengths.values())) != 1 or self.labels.dim() != 1:
-            raise ValueError(f"images, labels, subjects and sources must have one length, got {lengths}")
+            raise ValueError(f"{', '.join(lengths)} must have one length, got {lengths}")
+        unknown = sorted(set(self.split or ()) - set(SPLITS))
+        if unknown:
+            raise ValueError(f"split must be made of {SPLITS}, got {unknown[0]!r}")
         self.classes = tuple(self.classes)
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct, got {self.classes}")
@@ -108,6 +122,8 @@ class FaceSet:
             sources=[self.sources[i] for i in chosen],
             skipped=list(self.skipped),
             notes=list(self.notes),
+            split=None if self.split is None else [self.split[i] for i in chosen],
+            known_subjects=self.known_subjects,
         )
 
     def class_counts(self) -> dict[str, int]:
@@ -120,12 +136,19 @@ class FaceSet:
         side = self.images.shape[3]
         colour = "grey" if self.channels == 1 else "colour"
         counts = ", ".join(f"{name} {count}" for name, count in self.class_counts().items())
+        who = f"{len(set(self.subjects))} subjects" if self.known_subjects else "unknown subjects"
         lines = [
-            f"{self.name}: {len(self)} {colour} images of {len(set(self.subjects))} subjects, "
+            f"{self.name}: {len(self)} {colour} images of {who}, "
             f"stored at {side} x {side} for crops of {self.image_size}",
             f"classes: {counts}",
         ]
+        if self.split is not None:
+            parts = ", ".join(f"{part} {self.split.count(part)}" for part in SPLITS if part in self.split)
+            lines.append(f"official split: {parts} (fold rule official)")
+        if not self.known_subjects:
+            lines.append("every image counts as a subject of its own: folds may part pictures of one person")
         lines += self.notes
         if self.skipped:
-            lines.append(f"skipped {len(self.skipped)}: " + "; ".join(self.skipped))
+            more = f"; and {len(self.skipped) - _LISTED} more" if len(self.skipped) > _LISTED else ""
+            lines.append(f"skipped {len(self.skipped)}: " + "; ".join(self.skipped[:_LISTED]) + more)
         return "\n".join(lines)

@@ -1,26 +1,101 @@
-"""What the data sets made of files share: listing folders, and turning labelled paths into a FaceSet."""
+"""What the data sets made of files share: listing folders, and turning labelled pictures into a FaceSet.
+
+Such a data set is one function from its folder to a `Found`, entered by `@register_files(...)`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL
 from fer_mtl.data.faceset import FaceSet
-from fer_mtl.data.images import read_images
+from fer_mtl.data.images import Picture, read_images
+from fer_mtl.data.registry import Finder, check_options, lookup, register, require_folder
 
 _CLUTTER = {"thumbs.db", "desktop.ini"}
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled picture file."""
+    """One labelled picture.
+
+    path: the file it is in; expression: one of the set's classes; subject: who it is
+    split: its part of the official split, if there is one
+    picture: what to open instead of the whole file, and name: what to call it then
+    """
 
     path: Path
     expression: str
     subject: str
+    split: str | None = None
+    picture: Picture | None = None
+    name: str | None = None
+
+
+@dataclass
+class Found:
+    """The labelled pictures of a data set.
+
+    records: in the order of the face set to be; classes: expressions in the order of their labels
+    notes: remarks for people, e.g. what the set's own rules left out, and how much
+    known_subjects: as in `FaceSet`
+    """
+
+    root: Path
+    records: list[Record]
+    classes: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+    known_subjects: bool = True
+
+
+def register_files(
+    name: str, *, summary: str, layout: str, obtain: str, labels: str, subjects: str, frames: str = ""
+) -> Callable[[Finder], Finder]:
+    """Enter a data set made of files: the decorated function lists its pictures, finder(root, **options).
+
+    `root` exists and is a folder. The finder raises ValueError, naming the file or folder, for whatever does
+    not follow the layout.
+    """
+
+    def enter(finder: Finder) -> Finder:
+        @wraps(finder)
+        def loader(
+            folder: str | Path, *, image_size: int, channels: int = 3, skip_bad_images: bool = False,
+            **options: Any,
+        ) -> FaceSet:  # fmt: skip
+            found = finder(data_folder(folder, name), **options)
+            return build_faceset(
+                name, found, image_size=image_size, channels=channels, skip_bad_images=skip_bad_images
+            )
+
+        register(
+            name, summary=summary, layout=layout, obtain=obtain, labels=labels, subjects=subjects,
+            frames=frames, finder=finder,
+        )(loader)  # fmt: skip
+        return finder
+
+    return enter
+
+
+def find(spec: str, **options: Any) -> Found:
+    """The pictures of "NAME:FOLDER" with their labels, none of them read yet.
+
+    Raises as `fer_mtl.data.load` does, and ValueError for a set that is not made of files.
+    """
+    info, folder = lookup(spec)
+    if info.finder is None:
+        raise ValueError(f"data set {info.name!r} is not made of picture files")
+    require_folder(info, folder)
+    check_options(info, options)
+    found: Found = info.finder(data_folder(folder, info.name), **options)
+    return found
 
 
 def data_folder(folder: str | Path, name: str) -> Path:
@@ -31,6 +106,19 @@ def data_folder(folder: str | Path, name: str) -> Path:
     if not path.is_dir():
         raise NotADirectoryError(f"data folder of {name!r} is not a folder: {path}")
     return path
+
+
+def part_of(root: Path, places: Sequence[str], what: str) -> Path:
+    """The one of `places` (paths relative to root, "." for itself) that exists.
+
+    ValueError for none, and for two: mixed copies of one set must not be read as if they were one.
+    """
+    there = [place for place in places if (root / place).exists()]
+    if len(there) == 1:
+        return root / there[0]
+    if not there:
+        raise ValueError(f"{root} has no {what}: expected {' or '.join(places)} in it")
+    raise ValueError(f"{root} has {what} twice, as {' and '.join(there)}: name the folder of one of them")
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -47,33 +135,55 @@ def files_in(folder: Path) -> list[Path]:
     )
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The files in a folder whose names say they are pictures, sorted by name."""
+    return [path for path in files_in(folder) if path.suffix.lower() in PICTURE_SUFFIXES]
+
+
+def check_classes(classes: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The wanted classes as a tuple. ValueError unless they are distinct, some of `known`, at least one."""
+    wanted = (classes,) if isinstance(classes, str) else tuple(classes)
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted or len(set(wanted)) != len(wanted):
+        raise ValueError(f"classes must be distinct and some of {tuple(known)}, got {wanted}")
+    return wanted
+
+
+def found_classes(records: Sequence[Record]) -> tuple[str, ...]:
+    """The expressions that the records show, in canonical order, neutral last."""
+    present = {record.expression for record in records}
+    return tuple(name for name in (*EXPRESSIONS, NEUTRAL) if name in present)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def build_faceset(
-    name: str,
-    folder: Path,
-    records: Sequence[Record],
-    classes: Sequence[str],
-    *,
-    image_size: int,
-    channels: int,
-    skip_bad_images: bool,
+    name: str, found: Found, *, image_size: int, channels: int, skip_bad_images: bool
 ) -> FaceSet:
-    """Read the records' pictures; sources are paths relative to the folder. ValueError if there is none."""
+    """Read the pictures; sources are paths relative to the root. ValueError if there is none."""
+    records = found.records
     if not records:
-        raise ValueError(f"no images in {folder}")
+        raise ValueError(f"no images in {found.root}")
     images = read_images(
-        [record.path for record in records],
+        [record.picture or record.path for record in records],
         image_size=image_size,
         channels=channels,
         skip_bad_images=skip_bad_images,
     )
     kept = [records[i] for i in images.kept]
+    labels = {expression: label for label, expression in enumerate(found.classes)}
     return FaceSet(
         name=name,
-        classes=tuple(classes),
+        classes=found.classes,
         images=images.pixels,
-        labels=torch.tensor([list(classes).index(record.expression) for record in kept]),
+        labels=torch.tensor([labels[record.expression] for record in kept]),
         subjects=[record.subject for record in kept],
-        sources=[record.path.relative_to(folder).as_posix() for record in kept],
+        sources=[record.name or record.path.relative_to(found.root).as_posix() for record in kept],
         skipped=images.skipped,
-        notes=images.notes,
+        notes=[*found.notes, *images.notes],
+        split=[record.split for record in kept if record.split] or None,
+        known_subjects=found.known_subjects,
     )

@@ -7,27 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL, canonical, expression_of
-from fer_mtl.data.faceset import FaceSet
-from fer_mtl.data.files import Record, build_faceset, data_folder, files_in, subfolders
-from fer_mtl.data.registry import register
+from fer_mtl.data.files import Found, Record, files_in, found_classes, register_files, subfolders
 
 
-@register(
+@register_files(
     "folder",
     summary="a folder of face pictures, already cropped to the face",
     layout="<subject>/<expression>/*, or <expression>/* with subject_pattern=REGEX for the file names",
     obtain="your own pictures",
+    labels="the folders' names, in common spellings; other expressions by naming them in classes",
+    subjects="the folder above the expressions, or what subject_pattern finds in the file name",
+    frames="all that are there",
 )
-def load_folder(
-    folder: str | Path,
-    *,
-    image_size: int,
-    channels: int = 3,
-    skip_bad_images: bool = False,
-    classes: Sequence[str] | None = None,
-    subject_pattern: str | None = None,
-) -> FaceSet:
-    """Read a folder in one of two layouts, told apart by where the expressions' folders are.
+def find_folder(
+    root: Path, *, classes: Sequence[str] | None = None, subject_pattern: str | None = None
+) -> Found:
+    """Look through a folder in one of two layouts, told apart by where the expressions' folders are.
 
     classes: expressions in the order of the labels; by default those that are found, in canonical order
         (the seven and neutral are known, under common spellings such as "Happy"). Other expressions are
@@ -38,19 +33,12 @@ def load_folder(
     Raises ValueError, naming the folder or file, for a layout that is neither or both, an unknown expression
     and a file that the pattern does not match.
     """
-    root = data_folder(folder, "folder")
     known = (*EXPRESSIONS, NEUTRAL) if classes is None else tuple(classes)
     if subject_pattern is not None:
         records = _by_expression(root, known, _compile(subject_pattern))
     else:
         records = _by_subject(root, known)
-    if classes is None:
-        present = {record.expression for record in records}
-        known = tuple(name for name in known if name in present)
-    return build_faceset(
-        "folder", root, records, known,
-        image_size=image_size, channels=channels, skip_bad_images=skip_bad_images,
-    )  # fmt: skip
+    return Found(root, records, found_classes(records) if classes is None else known)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""Subject-independent folds: no subject is ever on both sides of a split."""
+"""Subject-independent folds: no subject is ever on both sides of a split. And the official split of a set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-RULES = ("stratified", "sorted")
+RULES = ("stratified", "sorted", "official")
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,18 @@ def make_folds(
     n_splits: int = 10,
     rule: str = "stratified",
     seed: int = 0,
+    official: Sequence[str] | None = None,
 ) -> list[Fold]:
     """Split images into n_splits folds by subject; every image is tested once.
 
     rule: "stratified" keeps the classes' shares alike in all folds (scikit-learn's StratifiedGroupKFold,
         shuffled with the seed); "sorted" is the rule of the public FERSNet code: subjects in sorted order,
-        n_splits runs of equal length, the remainder in the last. It takes no seed.
+        n_splits runs of equal length, the remainder in the last. It takes no seed. "official" is a single
+        fold whatever n_splits and seed: the set's own training and test parts.
+    official: the part of each image, as `FaceSet.split`, for the rule "official"
 
-    Raises ValueError for fewer subjects than folds, an unknown rule or lengths that differ. Warns where a
+    Raises ValueError for fewer subjects than folds, an unknown rule, lengths that differ, and for the rule
+    "official" without such parts, or with a subject on both sides. Warns where a
     fold trains without any image of a class that exists.
     """
     y, ids = _check(labels, subjects)
@@ -64,6 +68,8 @@ def make_folds(
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
     if isinstance(n_splits, bool) or not isinstance(n_splits, int) or n_splits < 2:
         raise ValueError(f"n_splits must be an int of at least 2, got {n_splits!r}")
+    if rule == "official":
+        return [_official(y, ids, official)]
     held_out = _stratified(y, ids, n_splits, seed) if rule == "stratified" else _sorted(ids, n_splits)
     folds = []
     for index, test in enumerate(held_out):
@@ -149,6 +155,19 @@ def _sorted(ids: np.ndarray, n_splits: int) -> list[np.ndarray]:
     length = len(names) // n_splits
     starts = [i * length for i in range(n_splits)] + [len(names)]
     return [np.flatnonzero(np.isin(ids, names[a:b])) for a, b in pairwise(starts)]
+
+
+def _official(y: np.ndarray, ids: np.ndarray, official: Sequence[str] | None) -> Fold:
+    parts = np.asarray([] if official is None else official, dtype=str)
+    train, test = (np.flatnonzero(parts == part) for part in ("train", "test"))
+    if len(parts) != len(y) or not len(train) or not len(test):
+        raise ValueError(
+            "the rule 'official' needs a data set with official training and test parts; "
+            f"got {len(train)} images to train and {len(test)} to test"
+        )
+    _require_disjoint(ids, train, test, "the official split")
+    _warn_missing(y, train, "the official split")
+    return Fold(0, torch.from_numpy(train), torch.from_numpy(test), tuple(sorted(set(ids[test]))))
 
 
 def _require_subjects(ids: np.ndarray, n_splits: int) -> None:

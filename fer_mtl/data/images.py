@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,12 +25,42 @@ class ImageError(ValueError):
     """A picture that cannot be read; the message names the file and the reason."""
 
 
+class Picture(Protocol):
+    """A picture that is not simply a whole file: part of one, a frame of a video, a row of a table."""
+
+    def open(self) -> Image.Image:
+        """The picture, upright, in mode "L" (grey) or "RGB"; raises ImageError."""
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """The part of a picture file inside a box, in pixels from the left and the top."""
+
+    path: Path
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def open(self) -> Image.Image:
+        image = open_image(self.path)
+        box = [round(v) for v in (self.left, self.top, self.left + self.width, self.top + self.height)]
+        # Boxes of detectors reach a little beyond the picture now and then; what lies outside is cut off.
+        inside = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
+        if inside[2] - inside[0] < 2 or inside[3] - inside[1] < 2:
+            raise ImageError(
+                f"{self.path}: the box {box} (left, top, right, bottom) lies outside the picture of "
+                f"{image.width} x {image.height}"
+            )
+        return image.crop(inside)
+
+
 @dataclass
 class Images:
     """What `read_images` returns.
 
     pixels: uint8 [kept, channels, S, S]
-    kept: indices into the given paths of the images in `pixels`
+    kept: indices into the given pictures of the images in `pixels`
     skipped: one line per file that was left out: name and reason
     notes: remarks on what was done to the images, e.g. that they were resized
     """
@@ -79,29 +110,30 @@ def fit(image: Image.Image, side: int, channels: int) -> np.ndarray:
 
 
 def read_images(
-    paths: Sequence[Path], *, image_size: int, channels: int = 3, skip_bad_images: bool = False
+    pictures: Sequence[Path | Picture], *, image_size: int, channels: int = 3, skip_bad_images: bool = False
 ) -> Images:
-    """Read files into one tensor with side `stored_side(image_size)`.
+    """Read files, or whatever else can be opened, into one tensor with side `stored_side(image_size)`.
 
     Raises ImageError for the first file that cannot be read, unless skip_bad_images; and ImageError when
     nothing could be read. Says once when images had to be resized or cropped to a square.
     """
     side = stored_side(image_size)
-    pixels = torch.empty(len(paths), check_channels(channels), side, side, dtype=torch.uint8)
+    pixels = torch.empty(len(pictures), check_channels(channels), side, side, dtype=torch.uint8)
     view = pixels.numpy()
 
     def read(start: int) -> list[tuple[int, int] | ImageError]:
         results: list[tuple[int, int] | ImageError] = []
-        for i in range(start, min(start + _CHUNK, len(paths))):
+        for i in range(start, min(start + _CHUNK, len(pictures))):
             try:
-                image = open_image(Path(paths[i]))
+                picture = pictures[i]
+                image = open_image(picture) if isinstance(picture, Path) else picture.open()
                 view[i] = fit(image, side, channels)
                 results.append(image.size)
             except ImageError as error:
                 results.append(error)
         return results
 
-    chunks = parallel_map(read, range(0, len(paths), _CHUNK))
+    chunks = parallel_map(read, range(0, len(pictures), _CHUNK))
     results = [result for chunk in chunks for result in chunk]
     errors = [result for result in results if isinstance(result, ImageError)]
     if errors and not skip_bad_images:
@@ -110,7 +142,7 @@ def read_images(
     kept = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
     if not kept:
         raise ImageError(
-            f"no readable image among {len(paths)} files" + (f"; first: {errors[0]}" if errors else "")
+            f"no readable image among {len(pictures)} files" + (f"; first: {errors[0]}" if errors else "")
         )
     sizes = [result for result in results if not isinstance(result, ImageError)]
     notes = _resize_note(sizes, side)

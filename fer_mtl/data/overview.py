@@ -1,9 +1,10 @@
-"""What a person sees of the data: the table of data sets, one set's figures, and a contact sheet."""
+"""What a person sees of the data: the table of data sets, a set's card and figures, and a contact sheet."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -11,19 +12,57 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Group
 from rich.table import Table
 
+from fer_mtl.data.check import Findings
 from fer_mtl.data.faceset import FaceSet
-from fer_mtl.data.registry import DATASETS
+from fer_mtl.data.files import counted
+from fer_mtl.data.registry import DATASETS, DataSetInfo
+
+_LISTED = 20  # leaks that are listed; the number of all of them is always given
 
 
 def datasets_table() -> Table:
     """One row per known data set, to print with rich."""
     table = Table(title="Data sets", show_lines=True)
     for heading in ("name", "what", "layout", "how to obtain"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for info in DATASETS.values():
         name = f"{info.name}:FOLDER" if info.needs_folder else info.name
         table.add_row(name, info.summary, info.layout.replace("[", r"\["), info.obtain)
     return table
+
+
+def card(info: DataSetInfo) -> Table:
+    """All that is known of one data set, to print with rich."""
+    table = Table(title=f"{info.name}:FOLDER" if info.needs_folder else info.name, show_header=False)
+    rows = {
+        "what": info.summary,
+        "layout": info.layout,
+        "how to obtain": info.obtain,
+        "labels": info.labels,
+        "subjects": info.subjects,
+        "frames": info.frames,
+        "options": "\n".join(f"{name} = {default!r}" for name, default in info.options().items()),
+    }
+    for heading, text in rows.items():
+        if text:
+            table.add_row(heading, text.replace("[", r"\["))
+    return table
+
+
+def describe_findings(findings: Findings) -> str:
+    """What a check found, as plain text."""
+    exact = near = "not looked for"
+    if findings.exact is not None:
+        exact = counted(sum(len(group) - 1 for group in findings.exact), "picture")
+    if findings.near is not None:
+        near = counted(len(findings.near), "pair")
+    lines = [f"equal to another picture: {exact}; nearly equal: {near}"]
+    for name, found in (("leak", findings.leaks), ("problem", findings.problems)):
+        lines.append(f"{counted(len(found), name)}" + (":" if found else ""))
+        lines += [f"  {line}" for line in found[:_LISTED]]
+        if len(found) > _LISTED:
+            lines.append(f"  and {len(found) - _LISTED} more")
+    return "\n".join(lines)
 
 
 def describe(faceset: FaceSet) -> Group:
@@ -49,13 +88,25 @@ def contact_sheet(faceset: FaceSet, path: str | Path, max_subjects: int = 12, si
     """Write a PNG with a row per subject and a column per expression, the first image of each.
 
     max_subjects: subjects with the most expressions first; side: of each picture in pixels
+
+    Where the set does not tell who is who, the rows are the first pictures of each expression.
     """
+    if not faceset.known_subjects:
+        columns = [
+            (faceset.labels == label).nonzero().flatten().tolist() for label in range(len(faceset.classes))
+        ]
+        rows = [list(row) for row in zip_longest(*(column[:max_subjects] for column in columns))]
+        return _save(image_grid(faceset.images, rows, side, columns=faceset.classes), path)
     images: dict[str, dict[int, int]] = {}
     for i, (subject, label) in enumerate(zip(faceset.subjects, faceset.labels.tolist(), strict=True)):
         images.setdefault(subject, {}).setdefault(label, i)
     chosen = sorted(images, key=lambda subject: -len(images[subject]))[:max_subjects]
     rows = [[images[subject].get(label) for label in range(len(faceset.classes))] for subject in chosen]
-    sheet = image_grid(faceset.images, rows, side, columns=faceset.classes, labels=chosen)
+    return _save(image_grid(faceset.images, rows, side, columns=faceset.classes, labels=chosen), path)
+
+
+def _save(sheet: Image.Image, path: str | Path) -> Path:
+    """Write a PNG that appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")

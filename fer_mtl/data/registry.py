@@ -14,11 +14,17 @@ from typing import Any
 from fer_mtl.data.faceset import FaceSet, check_channels, stored_side
 
 Loader = Callable[..., FaceSet]
+Finder = Callable[..., Any]  # of (root, **options), returns fer_mtl.data.files.Found
 
 
 @dataclass(frozen=True)
 class DataSetInfo:
-    """One row of `fer-mtl datasets`: what it is, the layout it expects, how to obtain it, and its loader."""
+    """One row of `fer-mtl datasets`: what it is, the layout it expects, how to obtain it, and its loader.
+
+    labels, subjects, frames: which expressions it has and how they are coded, how a subject is recognised,
+        and which frames of a sequence are taken
+    finder: for a set made of files, what lists its pictures without reading them
+    """
 
     name: str
     summary: str
@@ -26,22 +32,33 @@ class DataSetInfo:
     obtain: str
     loader: Loader
     needs_folder: bool
+    labels: str = ""
+    subjects: str = ""
+    frames: str = ""
+    finder: Finder | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The options of this data set alone, with their defaults."""
+        handled = {"folder", "root", "image_size", "channels", "skip_bad_images"}
+        parameters = inspect.signature(self.finder or self.loader).parameters
+        return {name: p.default for name, p in parameters.items() if name not in handled}
 
 
 DATASETS: dict[str, DataSetInfo] = {}
 
 
 def register(
-    name: str, *, summary: str, layout: str, obtain: str, needs_folder: bool = True
+    name: str, *, summary: str, layout: str, obtain: str, needs_folder: bool = True, **more: Any
 ) -> Callable[[Loader], Loader]:
-    """Enter a loader into `DATASETS`.
+    """Enter a loader into `DATASETS`; `more` are the other fields of `DataSetInfo`.
 
     The loader is called as loader(folder, image_size=, channels=, skip_bad_images=, **options) when it
-    needs a folder and without `folder` and `skip_bad_images` when it does not.
+    needs a folder and without `folder` and `skip_bad_images` when it does not. A set made of files is best
+    registered by `fer_mtl.data.files.register_files`, which makes the loader out of a list of its pictures.
     """
 
     def enter(loader: Loader) -> Loader:
-        DATASETS[name] = DataSetInfo(name, summary, layout, obtain, loader, needs_folder)
+        DATASETS[name] = DataSetInfo(name, summary, layout, obtain, loader, needs_folder, **more)
         return loader
 
     return enter
@@ -68,25 +85,35 @@ def load(
         )
     stored_side(image_size)
     check_channels(channels)
+    info, rest = lookup(spec)
+    if info.needs_folder:
+        require_folder(info, rest)
+        check_options(info, options)
+        return info.loader(
+            rest, image_size=image_size, channels=channels, skip_bad_images=skip_bad_images, **options
+        )
+    options = {**_parse_options(spec, rest), **options}
+    check_options(info, options)
+    return info.loader(image_size=image_size, channels=channels, **options)
+
+
+def lookup(spec: str) -> tuple[DataSetInfo, str]:
+    """The data set that "NAME" or "NAME:REST" names, and REST. ValueError for an unknown name."""
     name, _, rest = spec.partition(":")
     if name not in DATASETS:
         known = ", ".join(sorted(DATASETS))
         raise ValueError(
             f"unknown data set {name!r} in {spec!r}; known: {known} (a folder of photos is 'folder:PATH')"
         )
-    info = DATASETS[name]
-    if info.needs_folder:
-        if not rest:
-            raise ValueError(
-                f"data set {name!r} needs a folder: write '{name}:FOLDER', laid out as {info.layout}"
-            )
-        _check_options(info, options)
-        return info.loader(
-            rest, image_size=image_size, channels=channels, skip_bad_images=skip_bad_images, **options
+    return DATASETS[name], rest
+
+
+def require_folder(info: DataSetInfo, folder: str) -> None:
+    """ValueError, saying what is expected, where the folder after the colon is missing."""
+    if not folder:
+        raise ValueError(
+            f"data set {info.name!r} needs a folder: write '{info.name}:FOLDER', laid out as {info.layout}"
         )
-    options = {**_parse_options(spec, rest), **options}
-    _check_options(info, options)
-    return info.loader(image_size=image_size, channels=channels, **options)
 
 
 def _parse_options(spec: str, text: str) -> dict[str, Any]:
@@ -103,9 +130,9 @@ def _parse_options(spec: str, text: str) -> dict[str, Any]:
     return options
 
 
-def _check_options(info: DataSetInfo, options: dict[str, Any]) -> None:
-    handled = {"folder", "image_size", "channels", "skip_bad_images"}
-    allowed = [name for name in inspect.signature(info.loader).parameters if name not in handled]
+def check_options(info: DataSetInfo, options: dict[str, Any]) -> None:
+    """ValueError for an option that the data set does not have."""
+    allowed = list(info.options())
     for name in options:
         if name not in allowed:
             raise ValueError(

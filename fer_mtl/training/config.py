@@ -137,7 +137,7 @@ class TrainConfig:
     data: str = "procedural"
     """What to train on: NAME or NAME:FOLDER, see `fer-mtl datasets`."""
     data_options: dict[str, Any] = field(default_factory=dict)
-    """Options of that data set, such as `--data_options.identities 100`."""
+    """Options of that data set, such as `--data_options.num_subjects 100`."""
     skip_bad_images: bool = False
     """Leave unreadable images out and list them, instead of stopping."""
     fold: int | None = 0
@@ -145,7 +145,8 @@ class TrainConfig:
     folds: int = 10
     """How many subject-independent folds there are."""
     fold_rule: str = "stratified"
-    """stratified (by expression, grouped by subject) or sorted (the public code's tenths in order)."""
+    """stratified (by expression, grouped by subject), sorted (the public code's tenths in order) or official
+    (the data set's own training and test parts, as fold 0)."""
     fold_seed: int = 0
     selection: str = "last"
     """Which epoch is kept: last, or by validation on some of the training subjects. Never by the test fold.
@@ -180,6 +181,12 @@ class TrainConfig:
             self.fold is None or 0 <= self.fold < self.folds,
         )
         check_choice("fold_rule", self.fold_rule, RULES)
+        check(
+            "fold",
+            self.fold,
+            "0 or null with fold_rule official, which is one fold",
+            self.fold_rule != "official" or self.fold in (0, None),
+        )
         check_choice("selection", self.selection, SELECTIONS)
         check("validation_fraction", self.validation_fraction, "in (0, 1)", 0 < self.validation_fraction < 1)
         check_choice("augmentation", self.augmentation, augmentation.NAMES)

@@ -13,7 +13,6 @@ import torch
 PACKAGES = (
     "torch",
     "numpy",
-    "kornia",
     "torchmetrics",
     "scikit-learn",
     "pillow",

@@ -30,8 +30,8 @@ def train_identity(
     augmented training images.
     """
     device = next(encoder.parameters()).device
-    subjects = sorted(set(faces.subjects))
-    names = torch.tensor([subjects.index(subject) for subject in faces.subjects])
+    numbers = {subject: number for number, subject in enumerate(sorted(set(faces.subjects)))}
+    names = torch.tensor([numbers[subject] for subject in faces.subjects])
     augment = make_augmentation("paper", config.model.image_size)
     optimiser = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
     encoder.train().requires_grad_(True)

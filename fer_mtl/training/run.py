@@ -22,14 +22,33 @@ from fer_mtl.training.trainer import Trainer
 
 
 def load_faces(config: TrainConfig) -> FaceSet:
-    """The data set of ``config``, for its image size and channels."""
-    return load(
+    """The data set of ``config``, for its image size and channels.
+
+    Raises ``ValueError`` where synthesis is asked for and the set does not tell who is who, since no picture
+    then has a partner of the same person; and what the loaders raise.
+    """
+    faces = load(
         config.data,
         image_size=config.model.image_size,
         channels=config.model.in_channels,
         skip_bad_images=config.skip_bad_images,
         **config.data_options,
     )
+    if config.model.synthesis and not faces.known_subjects:
+        raise ValueError(
+            f"model.synthesis must be false (and model.sharing none) for {faces.name}: it does not tell "
+            "who is who, so there are no pairs of one person to learn from"
+        )
+    return faces
+
+
+def fold_name(config: TrainConfig) -> str:
+    """Which fold a run tests, for people."""
+    if config.fold is None:
+        return "no test fold"
+    if config.fold_rule == "official":
+        return "official split"
+    return f"fold {config.fold} of {config.folds} ({config.fold_rule})"
 
 
 def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
@@ -47,14 +66,11 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
         if model.synthesis
         else "recognition alone"
     )
-    fold = (
-        "no test fold" if split.fold is None else f"fold {split.fold} of {config.folds} ({config.fold_rule})"
-    )
     kept = "the last epoch" if config.selection == "last" else "the best epoch on the validation subjects"
     return "\n".join(
         (
             faces.describe(),
-            f"{fold}: {parts}",
+            f"{fold_name(config)}: {parts}",
             f"model: {model.image_size} px, width {model.width:g}, {tasks}",
             f"training: {config.epochs} epochs of {steps} steps of {config.batch_size}, "
             f"augmentation {config.augmentation}, keeps {kept}",
@@ -149,7 +165,7 @@ def finish(
         Evaluated(report, trained.model, test, run.read_stats(), to_dict(config), run.read_environment()),
         run.root,
         f"FERSNet on {test.name}",
-        f"Sharing {config.model.sharing}, fold {config.fold} of {config.folds}, preset {config.preset}",
+        f"Sharing {config.model.sharing}, {fold_name(config)}, preset {config.preset}",
     )
     console.line(
         f"accuracy on {len(test)} images of {len(subjects['test'])} unseen subjects: "

@@ -29,7 +29,8 @@ class Split:
 
 
 def make_split(config: TrainConfig, faces: FaceSet) -> Split:
-    """The split that ``config`` asks for.
+    """The split that ``config`` asks for. With the official rule an official validation part, where there is
+    one, selects the epoch, and is left alone when nothing is to be selected.
 
     Raises ``ValueError`` when there are fewer subjects than folds, and ``RuntimeError`` should a subject turn
     up in two roles: a leak would make every figure of the run worthless, so it is checked here whatever made
@@ -39,11 +40,15 @@ def make_split(config: TrainConfig, faces: FaceSet) -> Split:
     train, test = torch.arange(len(faces)), none
     if config.fold is not None:
         fold = make_folds(
-            faces.labels, faces.subjects, n_splits=config.folds, rule=config.fold_rule, seed=config.fold_seed
-        )[config.fold]
+            faces.labels, faces.subjects, n_splits=config.folds, rule=config.fold_rule, seed=config.fold_seed,
+            official=faces.split,
+        )[config.fold]  # fmt: skip
         train, test = fold.train, fold.test
     validation = none
-    if config.selection == "validation":
+    official = config.fold is not None and config.fold_rule == "official"
+    if config.selection == "validation" and official and "validation" in (faces.split or ()):
+        validation = torch.tensor([i for i, part in enumerate(faces.split or ()) if part == "validation"])
+    elif config.selection == "validation":
         train, validation = split_validation(
             faces.labels, faces.subjects, train, fraction=config.validation_fraction, seed=config.fold_seed
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from fer_mtl.data import FaceSet, load
@@ -32,3 +33,12 @@ def write_tree(faces: FaceSet, tmp_path: Path) -> WriteTree:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def grey_rows() -> tuple[torch.Tensor, list[str]]:
+    """Drawn faces of 48 x 48 as FER2013 writes them: pixels [n, 48, 48] and numbers joined by spaces."""
+    drawn = load("procedural", image_size=42, channels=1, num_subjects=2, images_per_expression=1)
+    pixels = drawn.images[:, 0]
+    assert pixels.shape[1:] == (48, 48)
+    return pixels, [" ".join(map(str, face.flatten().tolist())) for face in pixels]

@@ -46,11 +46,28 @@ def test_sizes_that_are_no_ints_are_refused() -> None:
         ({"labels": torch.tensor([0, 1, 2, 3])}, ValueError, r"labels must lie in 0\.\.2, got 0\.\.3"),
         ({"labels": torch.tensor([0, 1, 2, -1])}, ValueError, r"got -1\.\.2"),
         ({"classes": ("fear", "fear", "joy")}, ValueError, "distinct"),
+        ({"split": ["train"]}, ValueError, "one length.*'split': 1"),
+        ({"split": ["train", "dev", "test", "test"]}, ValueError, "split must be made of .*, got 'dev'"),
     ],
 )
 def test_fields_that_disagree_are_refused(changes: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make(**changes)
+
+
+def test_the_official_split_goes_with_the_images() -> None:
+    whole = make(4, split=["train", "train", "validation", "test"], known_subjects=False)
+    part = whole.subset([3, 0])
+    assert part.split == ["test", "train"]
+    assert not part.known_subjects
+    assert "official split: train 2, validation 1, test 1" in whole.describe()
+    assert "4 colour images of unknown subjects" in whole.describe()
+    assert make().subset([0]).split is None
+
+
+def test_of_many_skipped_files_some_are_named() -> None:
+    text = make(skipped=[f"{i}.png: empty" for i in range(23)]).describe()
+    assert "skipped 23: 0.png: empty" in text and text.endswith("19.png: empty; and 3 more")
 
 
 def test_subset_by_indices_keeps_their_order() -> None:

@@ -4,7 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from fer_mtl.data.files import build_faceset, data_folder, files_in, subfolders
+from fer_mtl.data import load
+from fer_mtl.data.files import (
+    Found,
+    Record,
+    build_faceset,
+    check_classes,
+    counted,
+    data_folder,
+    files_in,
+    find,
+    part_of,
+    pictures_in,
+    subfolders,
+)  # fmt: skip
 
 
 def test_listings_are_sorted_and_free_of_clutter(tmp_path: Path) -> None:
@@ -23,4 +36,64 @@ def test_the_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.
 
 def test_no_records_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no images in"):
-        build_faceset("x", tmp_path, [], ("fear",), image_size=48, channels=3, skip_bad_images=False)
+        build_faceset("x", Found(tmp_path, [], ("fear",)), image_size=48, channels=3, skip_bad_images=False)
+
+
+def test_pictures_are_told_by_their_names(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpeg", "c.tiff", "note.txt", "scan.wrl", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in pictures_in(tmp_path)] == ["a.jpeg", "b.PNG", "c.tiff"]
+
+
+def test_one_of_several_places(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no images: expected a or b/c in it"):
+        part_of(tmp_path, ["a", "b/c"], "images")
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    assert part_of(tmp_path, ["a", "b/c"], "images") == tmp_path / "b" / "c"
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="has images twice, as a and b/c"):
+        part_of(tmp_path, ["a", "b/c"], "images")
+
+
+@pytest.mark.parametrize("classes", [(), ("fear", "fear"), ("fear", "boredom")])
+def test_classes_must_be_distinct_and_known(classes: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="classes must be distinct and some of"):
+        check_classes(classes, ("fear", "anger"))
+    assert check_classes("fear", ("fear", "anger")) == ("fear",)
+
+
+def test_counting_words() -> None:
+    assert [counted(1, "row"), counted(2, "row"), counted(0, "class", "classes")] == [
+        "1 row", "2 rows", "0 classes",
+    ]  # fmt: skip
+
+
+def test_finding_reads_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "ann" / "fear").mkdir(parents=True)
+    path = tmp_path / "ann" / "fear" / "1.png"
+    path.write_bytes(b"")
+    found = find(f"folder:{tmp_path}")
+    assert found.records == [Record(path, "fear", "ann")]
+    assert found.classes == ("fear",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("procedural", {}, "not made of picture files"),
+        ("folder", {}, "needs a folder"),
+        ("folder:.", {"subjects": 3}, "no option 'subjects'"),
+    ],
+)
+def test_what_cannot_be_found(spec: str, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(spec, **options)
+
+
+def test_every_data_set_of_files_refuses_an_empty_folder(tmp_path: Path) -> None:
+    from fer_mtl.data import DATASETS
+
+    for name, info in DATASETS.items():
+        if info.finder is not None:
+            with pytest.raises(ValueError, match=str(tmp_path)):
+                load(f"{name}:{tmp_path}", image_size=32)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fer_mtl.data.folds import RULES, Fold, check_folds, make_folds, split_validation
 
+SUBJECT_RULES = [rule for rule in RULES if rule != "official"]
+
 
 def sample(n_subjects: int, seed: int = 0, classes: int = 4) -> tuple[torch.Tensor, list[str]]:
     """Each subject shows some of the classes, in one to three images."""
@@ -24,7 +26,7 @@ def sample(n_subjects: int, seed: int = 0, classes: int = 4) -> tuple[torch.Tens
     return torch.tensor(labels), subjects
 
 
-@given(st.integers(2, 30), st.integers(2, 12), st.sampled_from(RULES), st.integers(0, 5))
+@given(st.integers(2, 30), st.integers(2, 12), st.sampled_from(SUBJECT_RULES), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_folds_are_disjoint_by_subject_and_cover_everything(
     n_subjects: int, n_splits: int, rule: str, seed: int
@@ -62,7 +64,7 @@ def test_the_seed_moves_only_the_stratified_rule() -> None:
     labels, subjects = sample(40)
     tests = {
         (rule, seed): [f.test.tolist() for f in make_folds(labels, subjects, 5, rule, seed)]
-        for rule in RULES
+        for rule in SUBJECT_RULES
         for seed in (0, 1)
     }
     assert tests["stratified", 0] != tests["stratified", 1]
@@ -89,6 +91,28 @@ def test_complete_training_parts_are_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_folds(labels, subjects, 5)
+
+
+def test_official_is_one_fold_of_the_sets_own_parts() -> None:
+    subjects = ["a", "b", "c", "d", "e"]
+    parts = ["test", "train", "validation", "train", "test"]
+    (fold,) = make_folds([0, 0, 1, 1, 1], subjects, 10, "official", official=parts)
+    assert (fold.index, fold.train.tolist(), fold.test.tolist()) == (0, [1, 3], [0, 4])
+    assert fold.test_subjects == ("a", "e")
+
+
+@pytest.mark.parametrize(
+    ("parts", "subjects", "message"),
+    [
+        (None, "abcd", "needs a data set with official training and test parts"),
+        (["train"] * 4, "abcd", "got 4 images to train and 0 to test"),
+        (["train", "test"], "abcd", "got 1 images to train and 1 to test"),
+        (["train", "train", "test", "test"], "abbc", "the official split has subjects on both sides: b"),
+    ],
+)
+def test_official_parts_that_do_not_serve(parts: list[str] | None, subjects: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_folds([0, 1, 0, 1], list(subjects), rule="official", official=parts)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_mtl.data.images import ImageError, open_image, read_images
+from fer_mtl.data.images import Cropped, ImageError, open_image, read_images
 
 SIDE = 55  # stored for image_size 48
 
@@ -165,3 +165,20 @@ def test_more_files_than_one_task_takes(tmp_path: Path) -> None:
         Image.new("L", (SIDE, SIDE), i).save(paths[-1])
     pixels = read_images(paths, image_size=48, channels=1).pixels
     assert pixels[:, 0, 7, 7].tolist() == list(range(70))
+
+
+def test_a_box_is_cut_out(tmp_path: Path) -> None:
+    path = tmp_path / "scene.png"
+    scene = np.pad(ramp(), ((7, 20), (11, 3)))
+    Image.fromarray(scene).save(path)
+    images = read_images([Cropped(path, 11, 7, SIDE, SIDE)], image_size=48, channels=1)
+    assert images.pixels[0, 0].numpy().tolist() == ramp().tolist()
+    assert images.notes == []
+
+
+def test_boxes_beyond_the_picture_are_cut_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scene.png"
+    Image.fromarray(ramp()).save(path)
+    assert Cropped(path, -5, 50, 20, 20).open().size == (15, 5)
+    with pytest.raises(ImageError, match=r"scene\.png: the box \[60, 0, 70, 10\] .* lies outside .* 55 x 55"):
+        Cropped(path, 60, 0, 10, 10).open()

@@ -3,11 +3,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
-from fer_mtl.data import DATASETS, FaceSet, contact_sheet, datasets_table, describe, load
+from fer_mtl.data import (
+    DATASETS,
+    FaceSet,
+    Findings,
+    card,
+    contact_sheet,
+    datasets_table,
+    describe,
+    describe_findings,
+    load,
+)  # fmt: skip
 
 
 def text_of(renderable: object) -> str:
@@ -53,3 +64,32 @@ def test_gaps_and_grey(tmp_path: Path) -> None:
     assert sheet.mode == "RGB"
     left = sheet.width - 7 * 20
     assert sheet.getpixel((left + 5 * 20 + 10, 22 + 10)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_a_card_says_all_there_is(name: str) -> None:
+    text = " ".join(text_of(card(DATASETS[name])).replace("│", " ").split())
+    info = DATASETS[name]
+    for part in (info.summary, info.obtain, info.labels, info.subjects, info.frames):
+        assert " ".join(part.split()[:4]) in text
+    for option, default in info.options().items():
+        assert f"{option} = {default!r}"[:16] in text
+
+
+def test_findings_are_counted_and_the_first_listed() -> None:
+    leaks = [f"leak {i}" for i in range(25)]
+    text = describe_findings(Findings([[0, 1, 2], [3, 4]], [(0, 5)], leaks, []))
+    assert text.splitlines()[:3] == [
+        "equal to another picture: 3 pictures; nearly equal: 1 pair", "25 leaks:", "  leak 0",
+    ]  # fmt: skip
+    assert text.splitlines()[-2:] == ["  and 5 more", "0 problems"]
+    assert "nearly equal: not looked for" in describe_findings(Findings([], None, [], ["one"]))
+
+
+def test_a_sheet_without_subjects_shows_the_first_of_each_class(faces: FaceSet, tmp_path: Path) -> None:
+    unknown = load("procedural", image_size=48, num_subjects=2, images_per_expression=2)
+    unknown.known_subjects = False
+    sheet = Image.open(contact_sheet(unknown, tmp_path / "sheet.png", max_subjects=3, side=55))
+    assert sheet.size == (7 * 55, 22 + 3 * 55)
+    third = torch.from_numpy(np.array(sheet))[22 + 110 :, :55]
+    assert third.permute(2, 0, 1).equal(unknown.images[14])  # third picture of the first class

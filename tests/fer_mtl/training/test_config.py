@@ -33,6 +33,7 @@ def test_a_configuration_survives_yaml() -> None:
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"batch_size": 1}, "batch_size must be 2 or more"),
         ({"fold": 10}, "fold must be null or between 0 and 9, got 10"),
+        ({"fold": 3, "fold_rule": "official"}, "fold must be 0 or null with fold_rule official"),
         ({"folds": 1}, "folds must be 2 or more"),
         ({"selection": "test"}, "selection must be one of last, validation, got 'test'"),
         ({"fold_rule": "random"}, "fold_rule must be one of stratified, sorted"),

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_mtl.cli import main
+from fer_mtl.commands.prepare import jobs_of_set
+from fer_mtl.data import FaceSet, load
+from fer_mtl.data.files import Found, Record
+from fer_mtl.data.images import Cropped
+from fer_mtl.data.video import VideoFrame
+from fer_mtl.faces.prepare import STATE
+
+
+def write(path: Path, faces: FaceSet, index: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    face = faces.images[index].permute(1, 2, 0).numpy()
+    Image.fromarray(np.pad(face, ((0, 0), (8, 8), (0, 0)))).save(path)
+
+
+@pytest.fixture
+def ckplus(tmp_path: Path, faces: FaceSet) -> Path:
+    """One labelled sequence of five frames and one without a label."""
+    root = tmp_path / "CK+"
+    for sequence in ("001", "002"):
+        for frame in range(1, 6):
+            path = root / "cohn-kanade-images" / "S005" / sequence / f"S005_{sequence}_0000000{frame}.png"
+            write(path, faces, frame)
+    label = root / "Emotion" / "S005" / "001" / "S005_001_00000005_emotion.txt"
+    label.parent.mkdir(parents=True)
+    label.write_text("   3.0000000e+00\n")
+    return root
+
+
+def test_a_data_set_is_read_from_the_results(
+    ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["prepare", f"ckplus:{ckplus}", str(out), "--detector", "whole", "--workers", "1"]) == 0
+    assert "3 faces in" in capsys.readouterr().out
+    loaded = load(f"ckplus:{out}", image_size=96)
+    assert loaded.class_counts()["disgust"] == 3
+    assert loaded.notes == []  # 110 x 110 already
+    first = (out / loaded.sources[0]).stat().st_mtime_ns
+    assert main(["prepare", f"ckplus:{ckplus}", str(out), "--detector", "whole"]) == 0
+    assert (out / loaded.sources[0]).stat().st_mtime_ns == first
+
+
+def test_a_plain_folder_takes_every_picture(
+    ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (ckplus / "broken.png").touch()
+    (ckplus / "clip.avi").touch()
+    (ckplus / ".hidden").mkdir()
+    (ckplus / ".hidden" / "no.png").touch()
+    out = tmp_path / "out"
+    assert main(["prepare", str(ckplus), str(out), "--detector=whole", "--size=64", "--workers=1"]) == 0
+    text = capsys.readouterr().out
+    assert "10 faces in" in text and "1 video left out" in text
+    assert "1 picture failed" in text and "broken.png: " in text and "the file is empty" in text
+    assert (out / STATE / "failed.csv").read_text().splitlines()[1].startswith("broken.png,")
+    assert (out / "Emotion" / "S005" / "001" / "S005_001_00000005_emotion.txt").is_file()
+
+
+def test_frames_boxes_and_tables(tmp_path: Path) -> None:
+    video = tmp_path / "Sessions" / "1" / "S001-001.avi"
+    picture = tmp_path / "a.jpg"
+    records = [
+        Record(video, "fear", "S001", None, VideoFrame(video, 45)),
+        Record(picture, "fear", "a", None, Cropped(picture, 0, 0, 5, 5)),
+    ]
+    frame, whole = jobs_of_set(Found(tmp_path, records, ("fear",)))
+    assert (frame.name, frame.picture) == ("Sessions/1/S001-001/00045.png", VideoFrame(video, 45))
+    assert (whole.name, whole.picture) == ("a.jpg", picture)
+
+    class Row:
+        def open(self) -> Image.Image:
+            return Image.new("L", (48, 48))
+
+    with pytest.raises(ValueError, match="show cropped faces already"):
+        jobs_of_set(Found(tmp_path, [Record(picture, "fear", "a", None, Row())], ("fear",)))
+
+
+def test_bad_input_is_one_line(ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ([str(ckplus), str(ckplus / "out")], "OUT must not lie in IN"),
+        ([str(tmp_path / "nowhere"), "out"], "does not exist"),
+        ([str(ckplus / "Emotion"), str(tmp_path / "out")], "no pictures in"),
+        ([str(ckplus), str(tmp_path / "out"), "--detector", "hog"], "detector must be one of haar, whole"),
+    ):
+        assert main(["prepare", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_mtl.data.images import ImageError
+from fer_mtl.data.video import VideoFrame, count_frames
+
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Six frames of 32 x 48, each brighter than the one before and red above, blue below."""
+    path = tmp_path / "clip ü.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (48, 32))
+    for level in range(6):
+        frame = np.zeros((32, 48, 3), np.uint8)
+        frame[:16, :, 2] = frame[16:, :, 0] = 40 * level
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_frames_are_counted_and_read_in_rgb(video: Path) -> None:
+    assert count_frames(video) == 6
+    image = VideoFrame(video, 4).open()
+    assert (image.mode, image.size) == ("RGB", (48, 32))
+    red, _, blue = image.getpixel((24, 4))
+    assert abs(red - 160) < 12 and blue < 12
+    red, _, blue = image.getpixel((24, 28))
+    assert abs(blue - 160) < 12 and red < 12
+
+
+def test_what_is_not_there_is_named(video: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="the video has no frame 6"):
+        VideoFrame(video, 6).open()
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"nothing")
+    for path in (broken, tmp_path / "gone.avi"):
+        with pytest.raises(ImageError, match=f"{path.name}: not a readable video"):
+            count_frames(path)
