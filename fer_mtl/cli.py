@@ -85,3 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return fail(BUG, f"error: {one_line(error)} (--debug shows where)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

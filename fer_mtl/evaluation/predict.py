@@ -24,23 +24,30 @@ def batches(faces: FaceSet, image_size: int, batch_size: int) -> Iterator[tuple[
 
 
 @torch.no_grad()
-def predict(model: FERSNet, faces: FaceSet, batch_size: int = 64) -> torch.Tensor:
-    """Logits float ``[n, E]`` on the CPU, computed in eval mode; the model's mode is put back."""
+def predict(model: FERSNet, faces: FaceSet, batch_size: int = 64, *, mirror: bool = False) -> torch.Tensor:
+    """Logits float ``[n, E]`` on the CPU, computed in eval mode; the model's mode is put back.
+
+    With ``mirror`` they are the mean log-probabilities of a face and its mirror image.
+    """
     device, training = device_of(model), model.training
     model.eval()
     try:
-        parts = [
-            model(images.to(device))["logits"].float().cpu()
-            for images, _ in batches(faces, model.config["image_size"], batch_size)
-        ]
+        parts = []
+        for images, _ in batches(faces, model.config["image_size"], batch_size):
+            images = images.to(device)
+            logits = model(images)["logits"].float()
+            if mirror:
+                mirrored = model(images.flip(3))["logits"].float()
+                logits = (logits.log_softmax(1) + mirrored.log_softmax(1)) / 2
+            parts.append(logits.cpu())
     finally:
         model.train(training)
     return torch.cat(parts) if parts else torch.empty(0, model.config["num_expressions"])
 
 
 def evaluate_recognition(
-    model: FERSNet, faces: FaceSet, batch_size: int = 64
+    model: FERSNet, faces: FaceSet, batch_size: int = 64, *, mirror: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits and the confusion matrix int64 ``[E, E]`` of ``model`` on ``faces``."""
-    logits = predict(model, faces, batch_size)
+    logits = predict(model, faces, batch_size, mirror=mirror)
     return logits, confusion_matrix(logits.argmax(1), faces.labels, model.config["num_expressions"])

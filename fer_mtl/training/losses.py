@@ -25,6 +25,7 @@ class LossWeights:
 
     Attributes:
         classification, identity, adversarial, cycle: of the terms of that name.
+        features: of the identity network's features inside the identity term; 0 leaves pixels alone.
         penalty: of what the way of sharing adds (:meth:`fer_mtl.models.fersnet.FERSNet.sharing_penalty`; only
             ``sluice`` does), ours.
     """
@@ -33,6 +34,7 @@ class LossWeights:
     identity: float = 1.0
     adversarial: float = 0.3
     cycle: float = 0.5
+    features: float = 0.05
     penalty: float = 0.01
 
 

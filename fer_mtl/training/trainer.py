@@ -21,6 +21,7 @@ from fer_mtl.evaluation.predict import evaluate_recognition
 from fer_mtl.models.identity import IdentityEncoder, freeze
 from fer_mtl.training import checkpoints
 from fer_mtl.training.augmentation import make_augmentation
+from fer_mtl.training.averaging import update_average
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.identity import train_identity
@@ -28,6 +29,8 @@ from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.networks import build_networks, choose_device
 from fer_mtl.training.phases import Batch, NotFinite, Terms, plan, take_step
 from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.schedule import learning_rate
+from fer_mtl.training.synthetic import join
 
 
 @dataclass
@@ -41,11 +44,15 @@ class Position:
     order: torch.Tensor | None = None
     """That epoch's permutation of the training images, int64 ``[n]``; None before it has begun."""
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """Images behind each of the sums."""
     images: int = 0
     hits: int = 0
     seconds: float = 0.0
     """Training time in all, over every resumption."""
     epoch_seconds: float = 0.0
+    updates: int = 0
+    """Finished steps of the whole run."""
     best: float | None = None
     best_epoch: int = 0
 
@@ -54,7 +61,9 @@ class Trainer:
     """Trains the networks of ``config`` on ``train``; ``validation`` (other subjects) selects the epoch, if
     asked to.
 
-    ``on_step`` is called after every finished step: for tests and tools that watch a run.
+    ``synthetic`` faces are mixed in as sources, never as targets. ``watched`` faces are read after every
+    epoch and the accuracy is noted; it decides nothing. ``on_step`` is called after every finished step: for
+    tests and tools that watch a run.
     """
 
     def __init__(
@@ -65,6 +74,8 @@ class Trainer:
         run: RunFolder,
         *,
         subjects: dict[str, list[str]] | None = None,
+        synthetic: FaceSet | None = None,
+        watched: FaceSet | None = None,
         console: Console | None = None,
         on_step: Callable[[Trainer], None] | None = None,
     ) -> None:
@@ -73,6 +84,9 @@ class Trainer:
                 f"batch_size must be at most the {len(train)} training images, got {config.batch_size}"
             )
         self.config, self.train_set, self.validation, self.run = config, train, validation, run
+        self.watched = watched
+        self.faces = train if synthetic is None else join(train, synthetic)
+        """Training faces: the real ones, then the synthetic ones."""
         self.subjects = subjects or {}
         self.console = console or Console(quiet=True)
         self.on_step = on_step
@@ -81,16 +95,25 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.networks = build_networks(config, len(train.classes), len(set(train.subjects)), self.device)
         self.optimisers = {
-            name: torch.optim.Adam(
-                module.parameters(),
-                lr=config.optimiser.learning_rate,
-                betas=config.optimiser.betas,
-                weight_decay=config.optimiser.weight_decay,
-            )
+            name: make_optimiser(config, module, self.networks.weighting if name == "generator" else None)
             for name, module in self.networks.trained().items()
         }
-        self.phases = plan(self.networks, self.optimisers, config.loss, config.discriminator_steps)
-        self.pairs = PairSampler(train.labels, train.subjects, len(train.classes), self.random)
+        steps, smoothing = config.discriminator_steps, config.label_smoothing
+        self.phases = {
+            synthesise: plan(
+                self.networks,
+                self.optimisers,
+                config.loss,
+                steps,
+                synthesise=synthesise,
+                label_smoothing=smoothing,
+            )
+            for synthesise in (False, True)
+        }
+        real = torch.arange(len(train))
+        self.pairs = PairSampler(
+            self.faces.labels, self.faces.subjects, len(train.classes), self.random, pool=real
+        )
         self.augment = make_augmentation(config.augmentation, config.model.image_size)
         self.position = Position()
 
@@ -155,13 +178,11 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         if self.position.order is None:
-            self.position.order = torch.randperm(len(self.train_set), generator=self.random)
+            self.position.order = draw_order(
+                len(self.train_set), len(self.faces), self.config.mix, self.random
+            )
         for module in self.networks.trained().values():
             module.train()
-        rate = learning_rate(self.config, self.position.epoch)
-        for optimiser in self.optimisers.values():
-            for group in optimiser.param_groups:
-                group["lr"] = rate
 
     def batches(self) -> list[torch.Tensor]:
         """This epoch's batches of training indices. A last batch of one image, which batch normalisation
@@ -174,16 +195,26 @@ class Trainer:
     def step(self, indices: torch.Tensor) -> None:
         """One batch through every phase."""
         began = time.perf_counter()
-        step = take_step(self.make_batch(indices), self.networks)
+        position, config = self.position, self.config
+        rate = learning_rate(config, position.epoch + position.step / len(self.batches()))
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        synthesise = position.step % config.synthesis_every == 0
+        step = take_step(self.make_batch(indices), self.networks, synthesise)
         terms: Terms = {}
-        for phase in self.phases:
+        for phase in self.phases[synthesise]:
             terms |= phase.run(step)
-        position, count = self.position, len(step.batch)
+        if self.networks.averaged is not None:
+            update_average(self.networks.averaged, self.networks.generator, config.average, position.updates)
+        count = len(step.batch)
         for name, term in terms.items():
             position.sums[name] = position.sums.get(name, 0.0) + float(term) * count
+            position.counts[name] = position.counts.get(name, 0) + count
         position.hits += int((step.logits.argmax(1) == step.batch.source_label).sum())
         position.images += count
         position.step += 1
+        position.updates += 1
         position.epoch_seconds += time.perf_counter() - began
         self.console.advance(
             f"loss {position.sums['generator'] / position.images:.3f}  "
@@ -193,9 +224,9 @@ class Trainer:
     def make_batch(self, indices: torch.Tensor) -> Batch:
         """Pairs for the training images ``indices``, augmented alike, on the device."""
         pairs = self.pairs.sample(indices)
-        images = self.train_set.images
+        images = self.faces.images
         source, target = self.augment(images[pairs.source], images[pairs.target], generator=self.random)
-        labels = self.train_set.labels[pairs.source]
+        labels = self.faces.labels[pairs.source]
         return Batch(*(tensor.to(self.device) for tensor in (source, labels, target, pairs.target_label)))
 
     def end_epoch(self) -> None:
@@ -203,7 +234,7 @@ class Trainer:
         position, config = self.position, self.config
         line: dict[str, Any] = {
             "epoch": position.epoch + 1,
-            "losses": {name: total / position.images for name, total in position.sums.items()},
+            "losses": {name: total / position.counts[name] for name, total in position.sums.items()},
             "train_accuracy": position.hits / position.images,
             "learning_rate": learning_rate(config, position.epoch),
             "seconds": position.seconds + position.epoch_seconds,
@@ -211,10 +242,10 @@ class Trainer:
         }
         score = None
         if self.validation is not None:
-            _, confusion = evaluate_recognition(self.networks.generator, self.validation)
-            figures = recognition_figures(confusion, self.validation.classes)
-            line["validation"] = {key: figures[key] for key in ("accuracy", "macro_recall")}
-            score = figures["accuracy"]
+            line["validation"] = self.figures(self.validation)
+            score = line["validation"]["accuracy"]
+        if self.watched is not None:
+            line["test_fold"] = self.figures(self.watched)
         last = position.epoch + 1 == config.epochs
         selected = score is not None and (position.best is None or score >= position.best)
         best, best_epoch = (
@@ -222,25 +253,35 @@ class Trainer:
         )
         self.run.add_stats(line)
         self.position = Position(
-            epoch=position.epoch + 1, seconds=line["seconds"], best=best, best_epoch=best_epoch
+            epoch=position.epoch + 1,
+            seconds=line["seconds"],
+            updates=position.updates,
+            best=best,
+            best_epoch=best_epoch,
         )
         if last or selected or self.position.epoch % config.checkpoint_every == 0:
             self.save(selected=selected or score is None)
         self.console.line(describe(line, config.epochs))
+
+    def figures(self, faces: FaceSet) -> dict[str, float]:
+        """Accuracy and macro recall of the generator that would be kept, on ``faces``."""
+        _, confusion = evaluate_recognition(self.networks.used, faces, mirror=self.config.mirror_test)
+        figures = recognition_figures(confusion, faces.classes)
+        return {key: figures[key] for key in ("accuracy", "macro_recall")}
 
     # -- saving and resuming ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, as ``weights_only`` loading accepts it."""
         return {
-            **checkpoints.model_content(self.networks.generator, self.train_set.classes),
+            **checkpoints.model_content(self.networks.used, self.train_set.classes),
             "config": to_dict(self.config),
             "split": self.subjects,
             "epoch": self.position.epoch,
             "networks": {
                 name: module.state_dict()
                 for name, module in self.networks.modules().items()
-                if name != "generator"
+                if module is not self.networks.used
             },
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "position": asdict(self.position),
@@ -264,7 +305,7 @@ class Trainer:
         state = checkpoints.load(self.run.last)
         if state["config"] != to_dict(self.config):
             raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
-        self.networks.generator.load_state_dict(state["model"])
+        self.networks.used.load_state_dict(state["model"])
         for name, weights in state["networks"].items():
             self.networks.modules()[name].load_state_dict(weights)
         if self.networks.identity is not None:
@@ -279,10 +320,30 @@ class Trainer:
         self.run.keep_stats(self.position.epoch)
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The rate of the epoch after ``epoch`` finished ones; nothing else counts, so it needs no state."""
-    passed = sum(epoch >= max(1, round(fraction * config.epochs)) for fraction in config.optimiser.milestones)
-    return config.optimiser.learning_rate * config.optimiser.gamma**passed
+def make_optimiser(
+    config: TrainConfig, module: torch.nn.Module, weighting: torch.nn.Module | None
+) -> torch.optim.Adam:
+    """Adam for a network and, without decay, for what weighs its tasks."""
+    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
+    learnt = [] if weighting is None else list(weighting.parameters())
+    if learnt:
+        groups.append({"params": learnt, "weight_decay": 0.0})
+    chosen = config.optimiser
+    return torch.optim.Adam(
+        groups, lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay
+    )
+
+
+def draw_order(real: int, total: int, mix: float, random: torch.Generator) -> torch.Tensor:
+    """An epoch's images in random order, int64: all ``real`` ones and, where there are synthetic ones
+    (``real`` .. ``total`` - 1), so many of those that they make up the share ``mix``."""
+    if total == real:
+        return torch.randperm(real, generator=random)
+    wanted = round(real * mix / (1 - mix))
+    rounds = -(-wanted // (total - real))
+    drawn = torch.cat([torch.randperm(total - real, generator=random) for _ in range(rounds)])[:wanted]
+    order = torch.cat([torch.arange(real), real + drawn])
+    return order[torch.randperm(len(order), generator=random)]
 
 
 def describe(line: dict[str, Any], epochs: int) -> str:
