@@ -18,6 +18,8 @@ COMMANDS = {
     "datasets": "list the data sets, or check a folder of faces",
     "prepare": "find, align and crop the faces of a folder of pictures",
     "train": "train on one subject-independent fold and report on the unseen subjects",
+    "crossval": "train and test on every fold with several seeds",
+    "report": "set runs side by side and beside the paper, with paired tests",
     "evaluate": "measure a trained model on faces it has not seen",
     "synthesize": "redraw faces with another expression",
 }

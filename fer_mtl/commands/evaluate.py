@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         faces,
         judge=judge,
         identity=load_identity(options.model),
-        mirror=bool(config and config.get("mirror_test")),
+        views=config["views"] if config else "center",
     )
     report = {
         "model": options.model,

@@ -30,18 +30,19 @@ def evaluate(
     *,
     judge: Judge | None = None,
     identity: FeatureNetwork | None = None,
-    mirror: bool = False,
+    views: str = "center",
 ) -> tuple[dict[str, Any], Predictions]:
     """Recognition, gates and, where the model can, synthesis on ``faces``; and what was said of every image.
 
     ``judge`` reads the expressions of the synthesised faces in place of the model itself; ``identity`` tells
-    whether they still show the same person; ``mirror`` recognises a face and its mirror image together.
+    whether they still show the same person; ``views`` says what is recognised of a face, see
+    :func:`fer_mtl.evaluation.predict.predict`.
 
     Raises ``ValueError`` for no face at all.
     """
     if not len(faces):
         raise ValueError("faces must hold at least one image to evaluate on, got none")
-    predictions = make_predictions(predict(model, faces, mirror=mirror), faces)
+    predictions = make_predictions(predict(model, faces, views=views), faces)
     figures = figures_of(predictions)
     figures["gates"] = gate_statistics(model, faces)
     figures["synthesis"] = (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 
 from fer_mtl.data.folds import RULES
+from fer_mtl.evaluation.predict import VIEWS
 from fer_mtl.training import augmentation
 from fer_mtl.training.losses import LossWeights
 from fer_mtl.training.settings import IdentityConfig, ModelConfig, OptimiserConfig, check, check_choice
@@ -80,8 +81,12 @@ class TrainConfig:
     average: float = 0.0
     """Decay of the running average of the generator's weights that is kept and tested; 0 keeps the weights.
     """
-    mirror_test: bool = False
-    """Recognise the mean of a face and its mirror image."""
+    mixup: float = 0.0
+    """Where recognition is trained alone: the largest share of another face mixed into a face and its label.
+    """
+    views: str = "center"
+    """What is recognised of a tested face: center, mirror (with its mirror image) or ten (also four corners).
+    """
     epochs: int = 500
     batch_size: int = 8
     discriminator_steps: int = 3
@@ -132,6 +137,8 @@ class TrainConfig:
             "fixed without synthesis (there is one task)",
             self.model.synthesis or self.weighting == "fixed",
         )
+        check("mixup", self.mixup, "in [0, 0.5]", 0 <= self.mixup <= 0.5)
+        check_choice("views", self.views, VIEWS)
         check("average", self.average, "in [0, 1)", 0 <= self.average < 1)
         for name in ("epochs", "batch_size", "discriminator_steps", "synthesis_every", "checkpoint_every"):
             check(name, getattr(self, name), "1 or more", getattr(self, name) >= 1)

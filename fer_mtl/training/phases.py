@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
 from fer_mtl.models.discriminator import Discriminator
@@ -40,6 +41,8 @@ class Batch:
     source_label: torch.Tensor
     target: torch.Tensor
     target_label: torch.Tensor
+    mixed_label: torch.Tensor | None = None
+    """Where sources are mixtures: the shares of the expressions in them, float ``[N, E]``."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -119,11 +122,26 @@ def take_step(batch: Batch, networks: Networks, synthesise: bool = True) -> Step
     return Step(batch, outputs["logits"], outputs["image"] if synthesise else batch.source[:0])
 
 
+def mix_up(batch: Batch, largest: float, num_expressions: int, generator: torch.Generator) -> Batch:
+    """Each source with a share of up to ``largest`` of another one, and labels to match (Zhang et al.,
+    "mixup: Beyond Empirical Risk Minimization", ICLR 2018, with a uniform share)."""
+    other = torch.randperm(len(batch), generator=generator).to(batch.source.device)
+    share = largest * torch.rand(len(batch), 1, generator=generator).to(batch.source.device)
+    codes = one_hot(batch.source_label, num_expressions).to(batch.source.dtype)
+    pixels = share[:, :, None, None]
+    return replace(
+        batch,
+        source=(1 - pixels) * batch.source + pixels * batch.source[other],
+        mixed_label=(1 - share) * codes + share * codes[other],
+    )
+
+
 def recognition_terms(
     step: Step, generator: FERSNet, weights: LossWeights, label_smoothing: float = 0.0
 ) -> Terms:
     """What recognition alone needs: L_cls, and the penalty of the way of sharing where it has one."""
-    labels = step.batch.source_label
+    batch = step.batch
+    labels = batch.source_label if batch.mixed_label is None else batch.mixed_label
     terms = {"classification": losses.classification(step.logits, labels, label_smoothing=label_smoothing)}
     penalty = generator.sharing_penalty() if weights.penalty else None
     return terms if penalty is None else {**terms, "penalty": penalty}

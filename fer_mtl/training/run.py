@@ -174,7 +174,7 @@ def finish(
         test,
         judge=judge,
         identity=trainer.networks.identity,
-        mirror=config.mirror_test,
+        views=config.views,
     )
     report |= figures
     if config.optimistic:
@@ -188,6 +188,7 @@ def finish(
             "n_train": len(trainer.train_set),
             "n_test": len(test),
             "test_subjects": subjects["test"],
+            "train_subjects": subjects["train"],
         }
     ]
     write_report(

@@ -27,7 +27,7 @@ from fer_mtl.training.console import Console
 from fer_mtl.training.identity import train_identity
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.networks import build_networks, choose_device
-from fer_mtl.training.phases import Batch, NotFinite, Terms, plan, take_step
+from fer_mtl.training.phases import Batch, NotFinite, Terms, mix_up, plan, take_step
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.schedule import learning_rate
 from fer_mtl.training.synthetic import join
@@ -201,7 +201,10 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         synthesise = position.step % config.synthesis_every == 0
-        step = take_step(self.make_batch(indices), self.networks, synthesise)
+        batch = self.make_batch(indices)
+        if config.mixup and not (synthesise and self.networks.discriminator is not None):
+            batch = mix_up(batch, config.mixup, len(self.faces.classes), self.random)
+        step = take_step(batch, self.networks, synthesise)
         terms: Terms = {}
         for phase in self.phases[synthesise]:
             terms |= phase.run(step)
@@ -265,7 +268,7 @@ class Trainer:
 
     def figures(self, faces: FaceSet) -> dict[str, float]:
         """Accuracy and macro recall of the generator that would be kept, on ``faces``."""
-        _, confusion = evaluate_recognition(self.networks.used, faces, mirror=self.config.mirror_test)
+        _, confusion = evaluate_recognition(self.networks.used, faces, views=self.config.views)
         figures = recognition_figures(confusion, faces.classes)
         return {key: figures[key] for key in ("accuracy", "macro_recall")}
 
