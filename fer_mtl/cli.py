@@ -21,6 +21,7 @@ COMMANDS = {
     "crossval": "train and test on every fold with several seeds",
     "report": "set runs side by side and beside the paper, with paired tests",
     "evaluate": "measure a trained model on faces it has not seen",
+    "balance": "draw synthetic faces until the expressions are even",
     "synthesize": "redraw faces with another expression",
 }
 

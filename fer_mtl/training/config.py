@@ -77,7 +77,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of a label that is spread over all expressions in the recognition loss."""
     weighting: str = "fixed"
-    """How the tasks' losses are weighed: fixed, uncertainty, or a gradient method (upgrad, pcgrad, mgda)."""
+    """How the tasks' losses are weighed: fixed, uncertainty, or a gradient method (pcgrad, mgda, aligned)."""
     average: float = 0.0
     """Decay of the running average of the generator's weights that is kept and tested; 0 keeps the weights.
     """

@@ -24,6 +24,7 @@ from fer_mtl.training.augmentation import make_augmentation
 from fer_mtl.training.averaging import update_average
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
+from fer_mtl.training.events import Events
 from fer_mtl.training.identity import train_identity
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.networks import build_networks, choose_device
@@ -116,6 +117,7 @@ class Trainer:
         )
         self.augment = make_augmentation(config.augmentation, config.model.image_size)
         self.position = Position()
+        self.events = Events(run.events) if config.tensorboard else None
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -255,6 +257,8 @@ class Trainer:
             (score, position.epoch + 1) if selected or score is None else (position.best, position.best_epoch)
         )
         self.run.add_stats(line)
+        if self.events is not None:
+            self.events.write(line, self.networks.used, self.train_set)
         self.position = Position(
             epoch=position.epoch + 1,
             seconds=line["seconds"],

@@ -3,9 +3,11 @@
     fixed        the published weights, as constants
     uncertainty  L = sum_t exp(-s_t) L_t + s_t / 2 with a learnt log-variance s_t for each task
                  (Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018)
-    upgrad, pcgrad, mgda  the tasks' gradients are combined so that conflicts between them are resolved, by
-                 torchjd (optional): Quinton and Rey, "Jacobian Descent", 2024; Yu et al., "Gradient Surgery",
-                 NeurIPS 2020; Desideri, "Multiple-gradient descent algorithm", 2012
+    pcgrad, mgda, aligned
+                 the tasks' gradients are combined so that conflicts between them are resolved, by torchjd, an
+                 optional package (Yu et al., "Gradient Surgery", NeurIPS 2020; Desideri, "Multiple-gradient
+                 descent", 2012; Senushkin et al., "Independent Component Alignment", CVPR 2023). Its methods
+                 that need a solver of quadratic programmes are left out.
 
 Within a task the terms keep their fixed weights (:class:`fer_mtl.training.losses.LossWeights`).
 """
@@ -25,7 +27,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "synthesis": ("identity", "adversarial", "cycle"),
 }
 # Our names of the gradient methods, and torchjd's.
-GRADIENT_METHODS = {"upgrad": "UPGrad", "pcgrad": "PCGrad", "mgda": "MGDA"}
+GRADIENT_METHODS = {"pcgrad": "PCGrad", "mgda": "MGDA", "aligned": "AlignedMTL"}
 WEIGHTINGS = ("fixed", "uncertainty", *GRADIENT_METHODS)
 
 
