@@ -28,8 +28,9 @@ def gate_statistics(model: FERSNet, faces: FaceSet, limit: int = 256) -> list[di
     """
     if not model.shared_levels or model.config["sharing"] != "convflu":
         return []
-    step = -(-len(faces) // limit)
-    faces = faces.subset(range(0, len(faces), max(1, step)))
+    # Drawn at random, seeded: every so many-th would see one expression alone where sets are ordered.
+    drawn = torch.randperm(len(faces), generator=torch.Generator().manual_seed(0))[:limit]
+    faces = faces.subset(drawn.sort().values)
     device, training = device_of(model), model.training
     names = [(level, key, gate) for level in model.shared_levels for key in DIRECTIONS for gate in ("r", "z")]
     # Per face the mean over channels and pixels, the mean square and the share of open gates.
