@@ -18,7 +18,7 @@ from fer_mtl.evaluation.report import gate_table, number, percent
 from fer_mtl.evaluation.runs import Run
 from fer_mtl.training.files import write_json
 
-DATA_TITLES = {"ckplus": "CK+", "oulu": "Oulu-CASIA", "mmi": "MMI"}
+DATA_TITLES = {"ckplus": "CK+", "oulu_casia": "Oulu-CASIA", "mmi": "MMI"}
 
 
 def columns(runs: Sequence[Run]) -> list[str]:

@@ -18,7 +18,7 @@ COLOURS = (BLUE, ORANGE, GREEN, RED, "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 
 # Which curves share a panel, and what the panel is called.
 PANELS = (
-    ("Recognition (cross-entropy)", ("classification",)),
+    ("Recognition (cross-entropy)", ("classification", "expression")),
     ("Identity (to the true target)", ("identity",)),
     ("Cycle", ("cycle",)),
     ("Adversarial game", ("adversarial", "discriminator")),

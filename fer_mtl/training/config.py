@@ -139,6 +139,12 @@ class TrainConfig:
         )
         check("mixup", self.mixup, "in [0, 0.5]", 0 <= self.mixup <= 0.5)
         check_choice("views", self.views, VIEWS)
+        check(
+            "loss.expression",
+            self.loss.expression,
+            "0 without average (the running average reads the faces)",
+            not self.loss.expression or self.average > 0,
+        )
         check("average", self.average, "in [0, 1)", 0 <= self.average < 1)
         for name in ("epochs", "batch_size", "discriminator_steps", "synthesis_every", "checkpoint_every"):
             check(name, getattr(self, name), "1 or more", getattr(self, name) >= 1)

@@ -79,3 +79,17 @@ def build_networks(
         identity = IdentityEncoder(num_subjects, model.in_channels, config.identity.width)
     weighting = make_weighting(config.weighting, config.loss).to(device)
     return Networks(generator, discriminator, identity.to(**place), averaged, weighting)
+
+
+def make_optimiser(
+    config: TrainConfig, module: torch.nn.Module, weighting: torch.nn.Module | None
+) -> torch.optim.Adam:
+    """Adam for a network and, without decay, for what weighs its tasks."""
+    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
+    learnt = [] if weighting is None else list(weighting.parameters())
+    if learnt:
+        groups.append({"params": learnt, "weight_decay": 0.0})
+    chosen = config.optimiser
+    return torch.optim.Adam(
+        groups, lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay
+    )

@@ -161,8 +161,10 @@ def generator_terms(
     identity: FeatureNetwork | None,
     weights: LossWeights,
     label_smoothing: float = 0.0,
+    reader: FERSNet | None = None,
 ) -> Terms:
-    """The terms of L_G; one whose weight is 0 is not computed."""
+    """The terms of L_G; one whose weight is 0 is not computed. ``reader`` (frozen, in evaluation mode) is
+    needed where the expression of the synthesised faces counts."""
     batch, image = step.batch, step.image
     terms = recognition_terms(step, generator, weights, label_smoothing)
     if weights.identity:
@@ -174,6 +176,9 @@ def generator_terms(
         with frozen_statistics(generator):
             back = generator.synthesize(image, batch.source_label)
         terms["cycle"] = losses.cycle(back, batch.source)
+    if weights.expression and reader is not None:
+        # A slow average, which gets no gradient, cannot learn to read what is not to be seen.
+        terms["expression"] = losses.classification(reader(image)["logits"], batch.target_label)
     return terms
 
 
@@ -213,6 +218,7 @@ def plan(
         identity=networks.identity,
         weights=weights,
         label_smoothing=label_smoothing,
+        reader=networks.averaged,
     )
     phases = [
         Phase("generator", generator, optimisers["generator"], terms, weighting, frozen=(discriminator,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,38 +24,15 @@ from fer_mtl.training.augmentation import make_augmentation
 from fer_mtl.training.averaging import update_average
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
+from fer_mtl.training.epochs import Position, describe, draw_order
 from fer_mtl.training.events import Events
 from fer_mtl.training.identity import train_identity
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
-from fer_mtl.training.networks import build_networks, choose_device
+from fer_mtl.training.networks import build_networks, choose_device, make_optimiser
 from fer_mtl.training.phases import Batch, NotFinite, Terms, mix_up, plan, take_step
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.schedule import learning_rate
 from fer_mtl.training.synthetic import join
-
-
-@dataclass
-class Position:
-    """Where a run is, and the running sums of the epoch it is in."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    step: int = 0
-    """Finished steps of the next one."""
-    order: torch.Tensor | None = None
-    """That epoch's permutation of the training images, int64 ``[n]``; None before it has begun."""
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    """Images behind each of the sums."""
-    images: int = 0
-    hits: int = 0
-    seconds: float = 0.0
-    """Training time in all, over every resumption."""
-    epoch_seconds: float = 0.0
-    updates: int = 0
-    """Finished steps of the whole run."""
-    best: float | None = None
-    best_epoch: int = 0
 
 
 class Trainer:
@@ -325,39 +302,3 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
         self.run.keep_stats(self.position.epoch)
-
-
-def make_optimiser(
-    config: TrainConfig, module: torch.nn.Module, weighting: torch.nn.Module | None
-) -> torch.optim.Adam:
-    """Adam for a network and, without decay, for what weighs its tasks."""
-    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
-    learnt = [] if weighting is None else list(weighting.parameters())
-    if learnt:
-        groups.append({"params": learnt, "weight_decay": 0.0})
-    chosen = config.optimiser
-    return torch.optim.Adam(
-        groups, lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay
-    )
-
-
-def draw_order(real: int, total: int, mix: float, random: torch.Generator) -> torch.Tensor:
-    """An epoch's images in random order, int64: all ``real`` ones and, where there are synthetic ones
-    (``real`` .. ``total`` - 1), so many of those that they make up the share ``mix``."""
-    if total == real:
-        return torch.randperm(real, generator=random)
-    wanted = round(real * mix / (1 - mix))
-    rounds = -(-wanted // (total - real))
-    drawn = torch.cat([torch.randperm(total - real, generator=random) for _ in range(rounds)])[:wanted]
-    order = torch.cat([torch.arange(real), real + drawn])
-    return order[torch.randperm(len(order), generator=random)]
-
-
-def describe(line: dict[str, Any], epochs: int) -> str:
-    """An epoch's line for people."""
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
-    validation = f"  validation {line['validation']['accuracy']:.1%}" if "validation" in line else ""
-    return (
-        f"epoch {line['epoch']:>3}/{epochs}  {losses}  accuracy {line['train_accuracy']:.1%}{validation}  "
-        f"{line['images_per_second']:.0f} images/s"
-    )

@@ -24,7 +24,7 @@ from fer_mtl.training.losses import LossWeights
 
 TASKS: dict[str, tuple[str, ...]] = {
     "recognition": ("classification", "penalty"),
-    "synthesis": ("identity", "adversarial", "cycle"),
+    "synthesis": ("identity", "adversarial", "cycle", "expression"),
 }
 # Our names of the gradient methods, and torchjd's.
 GRADIENT_METHODS = {"pcgrad": "PCGrad", "mgda": "MGDA", "aligned": "AlignedMTL"}

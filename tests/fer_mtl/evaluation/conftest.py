@@ -49,7 +49,7 @@ MakeUp = Callable[..., Path]
 
 @pytest.fixture
 def made_up(faces: FaceSet, tmp_path: Path) -> MakeUp:
-    """A function that writes a finished cross-validation whose ``wrong`` sources (and no other) are misread."""
+    """A function that writes a finished cross-validation in which the ``wrong`` sources alone are misread."""
 
     def make(
         name: str, config: TrainConfig, seeds: tuple[int, ...] = (0,), wrong: set[str] | None = None

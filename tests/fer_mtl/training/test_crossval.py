@@ -81,9 +81,7 @@ def test_a_stopped_fold_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stop_in_fold_1)
-        with pytest.raises(
-            Interrupted, match="stopped with 1 of 2 folds finished; the same command continues"
-        ):
+        with pytest.raises(Interrupted, match="stopped with 1 of 2 folds finished; the same command"):
             run_crossval(config, tmp_path / "stopped", faces=faces)
     assert RunFolder(tmp_path / "stopped" / "seed-0" / "fold-1").last.is_file()
     resumed = run_crossval(config, tmp_path / "stopped", faces=faces)
@@ -92,6 +90,7 @@ def test_a_stopped_fold_goes_on(
     assert resumed["calibration"] == straight["calibration"]
 
 
+@pytest.mark.slow
 def test_folds_side_by_side_give_the_same_figures(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
     config = crossval.replace(quick, threads=1)
     together = run_crossval(config, tmp_path / "together", workers=2, faces=faces)
