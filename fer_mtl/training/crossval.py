@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -105,13 +105,16 @@ def train_folds(
             yield job, train_fold(job, faces, console)
         return
     threads = jobs[0].config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    left = list(jobs)
+    running: dict[Future[dict[str, Any]], Job] = {}
+    # No job is handed over before a process is free: after Ctrl-C, a waiting one would still be begun.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(_in_worker, job, faces, threads): job for job in jobs}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while left or running:
+            while left and len(running) < workers:
+                job = left.pop(0)
+                running[pool.submit(_in_worker, job, faces, threads)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
 
 
 def run_crossval(
