@@ -16,8 +16,10 @@ Tiny, MakeUp = Callable[..., TrainConfig], Callable[..., Path]
 def test_images_are_paired_by_name(faces: FaceSet, tiny: Tiny, made_up: MakeUp) -> None:
     first = load_run(made_up("first", tiny(), (0, 1), {faces.sources[3]}))
     second = load_run(made_up("second", tiny(model={"sharing": "nddr"}), (0, 2), set(faces.sources[3:9])))
-    key = next(iter(second.predictions))
-    second.predictions[key] = reorder(second.predictions[key], second.predictions[key].source[::-1])
+    for key, found in list(second.predictions.items()):
+        second.predictions[key] = reorder(found, found.source[::-1])
+        assert second.predictions[key].source == found.source[::-1]
+        assert second.predictions[key].correct.tolist() == found.correct.tolist()[::-1]
     assert comparable(first, second)
     found = compare(first, second)
     assert found["seeds"] == [0]

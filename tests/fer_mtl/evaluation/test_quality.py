@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fer_mtl.data import FaceSet
+from fer_mtl.data.augmentation import center
 from fer_mtl.evaluation.quality import (
     NOT_INDEPENDENT,
     Judge,
@@ -12,6 +13,7 @@ from fer_mtl.evaluation.quality import (
     measure_synthesis,
     set_figures,
 )
+from fer_mtl.evaluation.synthesis import spread
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import IdentityEncoder, freeze
 
@@ -41,7 +43,15 @@ def test_a_copy_keeps_the_person_and_shows_the_source(faces: FaceSet, identity: 
     assert who["network"] == "IdentityEncoder"
     assert who["cosine"] == pytest.approx(1.0, abs=1e-5)
     assert who["feature_distance"] == pytest.approx(1 - who["same_person"], abs=1e-5)
-    assert who["other_people"] < 1
+    source = faces.subset(spread(len(faces), 12))
+    features = identity_features(identity, center(source.images, 32))
+    others = [
+        float(torch.cosine_similarity(features[i], features[j], 0))
+        for i in range(12)
+        for j in range(12)
+        if source.subjects[i] != source.subjects[j]
+    ]
+    assert who["other_people"] == pytest.approx(sum(others) / len(others), abs=1e-5)
     assert "recognition features (64)" in found["sets"]["features"]
     assert found["sets"]["kernel"] < found["sets"]["kernel_real_halves"] + 0.05
 

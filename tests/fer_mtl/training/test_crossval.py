@@ -68,7 +68,7 @@ def test_every_fold_and_seed_is_trained_once(
 def test_a_stopped_fold_goes_on(
     quick: TrainConfig, faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, steps = crossval.replace(quick, epochs=2), 0
+    config, steps, stop = crossval.replace(quick, epochs=2), 0, True
     original = Trainer.step
 
     def stop_in_fold_1(self: Trainer, indices: object) -> None:
@@ -76,15 +76,16 @@ def test_a_stopped_fold_goes_on(
         original(self, indices)  # type: ignore[arg-type]
         if self.config.fold == 1:
             steps += 1
-            if steps == 3:
+            if steps == 3 and stop:
                 raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", stop_in_fold_1)
-        with pytest.raises(Interrupted, match="stopped with 1 of 2 folds finished; the same command"):
-            run_crossval(config, tmp_path / "stopped", faces=faces)
+    monkeypatch.setattr(Trainer, "step", stop_in_fold_1)
+    with pytest.raises(Interrupted, match="stopped with 1 of 2 folds finished; the same command"):
+        run_crossval(config, tmp_path / "stopped", faces=faces)
     assert RunFolder(tmp_path / "stopped" / "seed-0" / "fold-1").last.is_file()
+    stop = False
     resumed = run_crossval(config, tmp_path / "stopped", faces=faces)
+    assert steps < 3 + 2 * 2  # not from the start: two epochs of two steps
     straight = run_crossval(config, tmp_path / "straight", faces=faces)
     assert resumed["confusion"] == straight["confusion"]
     assert resumed["calibration"] == straight["calibration"]

@@ -126,6 +126,17 @@ def test_every_choice_of_the_recipe_resumes_alike(
         assert straight.networks.weighting.log_variance.abs().min() > 0
 
 
+def test_synthetic_faces_are_sources_and_never_targets(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    extra = faces.subset([0, 1, 2])
+    extra.images.fill_(255)
+    trainer = make_trainer(tiny(fold=None, augmentation="none"), faces, tmp_path, synthetic=extra)
+    everything = torch.arange(len(faces) + 3)
+    for _ in range(20):
+        batch = trainer.make_batch(everything)
+        assert batch.source[-3:].min() == 1.0
+        assert (batch.target.flatten(1).amin(1) < 1).all()
+
+
 def test_the_mean_of_a_term_is_over_the_steps_that_have_it(
     faces: FaceSet, tiny: Tiny, tmp_path: Path
 ) -> None:
