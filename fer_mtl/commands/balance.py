@@ -10,8 +10,7 @@ from fer_mtl.training import checkpoints
 from fer_mtl.training.balance import LARGEST, BalanceOptions, balance, open_source
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.console import Console
-from fer_mtl.training.crossval import read_folds
-from fer_mtl.training.fold_folders import fold_folder, is_crossval, matching
+from fer_mtl.training.fold_folders import fold_folder, is_crossval, matching, read_folds
 from fer_mtl.training.run import load_faces
 
 DESCRIPTION = """Let the synthesis branch of a run redraw its training faces until every expression is as

@@ -12,8 +12,7 @@ from fer_mtl.evaluation.evaluate import figures_of
 from fer_mtl.evaluation.predictions import Predictions, concatenate, read_csv
 from fer_mtl.evaluation.statistics import mean_interval, subject_interval
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.crossval import read_folds
-from fer_mtl.training.fold_folders import fold_folder, is_crossval
+from fer_mtl.training.fold_folders import fold_folder, is_crossval, read_folds
 from fer_mtl.training.methods import method_of
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.starting import data_name

@@ -19,11 +19,13 @@ import torch
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.folds import Fold
+from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.report import percent
+from fer_mtl.evaluation.runs import load_crossval
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json
-from fer_mtl.training.fold_folders import FOLDS, fold_folder, matching
+from fer_mtl.training.fold_folders import FOLDS, fold_folder, matching, read_folds
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
@@ -174,9 +176,6 @@ def run_crossval(
 
 def finish(root: Path, console: Console) -> dict[str, Any]:
     """Write the whole report.json and report.html from the folds' own files."""
-    from fer_mtl.evaluation.comparison import write_comparison
-    from fer_mtl.evaluation.runs import load_crossval
-
     run = load_crossval(root)
     write_json(root / "report.json", run.report)
     write_comparison([run], root)
@@ -217,12 +216,3 @@ def begin(
     root.mkdir(parents=True, exist_ok=True)
     run.write_config(config)
     write_json(root / FOLDS, {"seeds": [*known, *(s for s in seeds if s not in known)], "folds": lists})
-
-
-def read_folds(root: Path) -> dict[str, Any]:
-    """The seeds and the split lists of a cross-validation. ``ValueError`` names a file that is broken."""
-    try:
-        content: dict[str, Any] = json.loads((root / FOLDS).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{root / FOLDS} is not JSON: {error.msg}") from error
-    return content

@@ -5,8 +5,10 @@ RUN itself holds config.yaml, folds.json (the split lists and the seeds), report
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 FOLDS = "folds.json"
 
@@ -36,3 +38,12 @@ def matching(source: str, seed: int, fold: int) -> str:
     if not found:
         raise FileNotFoundError(f"{source} has no fold {fold}")
     return str(found[0])
+
+
+def read_folds(root: Path) -> dict[str, Any]:
+    """The seeds and the split lists of a cross-validation. ``ValueError`` names a file that is broken."""
+    try:
+        content: dict[str, Any] = json.loads((root / FOLDS).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{root / FOLDS} is not JSON: {error.msg}") from error
+    return content

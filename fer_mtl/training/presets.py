@@ -20,8 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimiser": {"learning_rate": 1e-3},
         "discriminator_steps": 1,
     },
-    # `small` on few grey faces aligned by the eyes, as CK+48 has them: recognition learns in every step, against
-    # strong augmentation, synthesis in every fourth one. Ten folds take less than an hour on two cores.
+    # `small` on few grey faces aligned by the eyes, as CK+48 has them: recognition learns in every step,
+    # against strong augmentation, synthesis in every fourth one. Ten folds take under an hour on two cores.
     "ck48": {
         "model": {**MODELS["small"], "in_channels": 1},
         "epochs": 40,
