@@ -22,6 +22,7 @@ from fer_mtl.data.folds import Fold
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
+from fer_mtl.memory import keep_freed_memory
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json
@@ -90,6 +91,7 @@ def train_fold(job: Job, faces: FaceSet, console: Console | None = None) -> dict
 
 
 def _in_worker(job: Job, faces: FaceSet, threads: int) -> dict[str, Any]:
+    keep_freed_memory()  # as the command does for its own process
     torch.set_num_threads(threads)
     return train_fold(job, faces)
 
