@@ -28,7 +28,10 @@ def columns(runs: Sequence[Run]) -> list[str]:
 
 
 def interval(found: dict[str, Any]) -> str:
-    return "" if found["low"] is None else f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+    """An interval in percent; what lies beyond 0 and 100 % is cut off."""
+    if found["low"] is None:
+        return ""
+    return f"{100 * max(found['low'], 0.0):.1f} to {100 * min(found['high'], 1.0):.1f}"
 
 
 def results(runs: Sequence[Run]) -> list[Part]:

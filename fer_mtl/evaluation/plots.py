@@ -156,7 +156,7 @@ def bars(
     if limits is not None:
         axes.set_ylim(*limits)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=7, labelcolor=INK, ncols=min(4, len(series)))
+        figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside right center")
     return figure
 
 
