@@ -18,7 +18,10 @@ COMMANDS = {
     "datasets": "list the data sets, or check a folder of faces",
     "prepare": "find, align and crop the faces of a folder of pictures",
     "train": "train on one subject-independent fold and report on the unseen subjects",
+    "crossval": "train and test on every fold with several seeds",
+    "report": "set runs side by side and beside the paper, with paired tests",
     "evaluate": "measure a trained model on faces it has not seen",
+    "balance": "draw synthetic faces until the expressions are even",
     "synthesize": "redraw faces with another expression",
 }
 
@@ -85,3 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return fail(BUG, f"error: {one_line(error)} (--debug shows where)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,13 +11,18 @@ import torch
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data import FaceSet, load
-from fer_mtl.evaluation.report import Evaluated, evaluate, percent, write_report
-from fer_mtl.training.checkpoints import TrainedModel, load_model
+from fer_mtl.evaluation.evaluate import evaluate
+from fer_mtl.evaluation.predictions import to_csv
+from fer_mtl.evaluation.quality import Judge
+from fer_mtl.evaluation.report import Evaluated, percent, write_report
+from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.environment import environment
+from fer_mtl.training.files import write_text
 from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.starting import check_unseen
 
 DESCRIPTION = """Measure a trained model. Without --data: on the fold that was held out of its own training.
 With --data: on every image of that data set; where it is the training data, only on subjects the model was
@@ -113,6 +118,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--skip_bad_images", action="store_true", help="leave unreadable images out and list them"
     )
+    parser.add_argument(
+        "--judge", type=str, metavar="RUN", help="a run whose recogniser reads the synthesised faces"
+    )
     options = parse(parser, arguments)
     if options.out:
         RunFolder(options.out).check_free()
@@ -120,18 +128,32 @@ def main(arguments: Sequence[str]) -> int:
     faces = faces_to_test(trained, options.data, options.skip_bad_images)
     console = Console()
     console.line(faces.describe())
+    config = trained.origin.get("config")
+    judge = None
+    if options.judge:
+        other = load_model(options.judge)
+        if config is not None:
+            check_unseen(other.origin, set(faces.subjects), options.data or config["data"])
+        judge = Judge(options.judge, other.model)
+    figures, predictions = evaluate(
+        trained.model,
+        faces,
+        judge=judge,
+        identity=load_identity(options.model),
+        views=config["views"] if config else "center",
+    )
     report = {
         "model": options.model,
         "data": options.data or trained.origin["config"]["data"],
-        **evaluate(trained.model, faces),
+        **figures,
     }
     console.line(describe(report))
     if options.out:
         folder = Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)
-        config = trained.origin.get("config", trained.model.config)
+        write_text(RunFolder(folder).predictions, to_csv(predictions))
         write_report(
-            Evaluated(report, trained.model, faces, (), config, environment()),
+            Evaluated(report, trained.model, faces, (), config or trained.model.config, environment()),
             folder,
             f"FERSNet on {faces.name}",
             f"Evaluation of {options.model}",

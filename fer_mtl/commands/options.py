@@ -9,9 +9,12 @@ from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from fer_mtl.models.sharing import SHARING
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.files import read_yaml
+from fer_mtl.training.methods import METHODS
 from fer_mtl.training.presets import defaults
+from fer_mtl.training.settings import check_choice
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -30,10 +33,12 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 
 def normalise(arguments: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
-    """Let ``--dry-run`` mean ``--dry_run`` and a bare ``--skip-bad-images`` mean ``--skip_bad_images true``.
+    """Let ``--dry-run`` mean ``--dry_run``, a bare ``--skip-bad-images`` mean ``--skip_bad_images true``, and
+    ``--sharing`` and ``--method`` the settings they stand for.
 
-    ``switches`` names the options that hold a boolean.
+    ``switches`` names the options that hold a boolean. Raises ``ValueError`` for an unknown method.
     """
+    arguments = expand(arguments)
     result: list[str] = []
     following = [*arguments[1:], "--"][: len(arguments)]
     for argument, after in zip(arguments, following, strict=True):
@@ -43,6 +48,22 @@ def normalise(arguments: Sequence[str], switches: Sequence[str] = ()) -> list[st
             if not equals and argument[2:] in switches and after.lower() not in ("true", "false"):
                 argument += "=true"
         result.append(argument)
+    return result
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """``--sharing X`` -> ``--model.sharing=X``; ``--method NAME`` -> the settings of METHODS."""
+    result, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--sharing", "--method"):
+            result.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if name == "--method":
+            check_choice("--method", value, tuple(METHODS))
+        settings = METHODS[value] if name == "--method" else {"model.sharing": value}
+        result += [f"--{key}={str(setting).lower()}" for key, setting in settings.items()]
     return result
 
 
@@ -62,6 +83,12 @@ SWITCHES = tuple(name for name, hint in leaves(TrainConfig) if hint is bool)
 
 def add_config(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """Add every setting of :class:`TrainConfig` with the defaults of the preset that ``arguments`` choose."""
+    parser.add_argument(
+        "--sharing", type=str, metavar="NAME", help="short for --model.sharing: " + ", ".join(SHARING)
+    )
+    parser.add_argument(
+        "--method", type=str, metavar="NAME", help="a row of the comparison: " + ", ".join(METHODS)
+    )
     parser.add_argument("--config", action="config", help="YAML file of settings; options after it win")
     parser.add_class_arguments(TrainConfig)
     parser.set_defaults(defaults(chosen_preset(arguments)))

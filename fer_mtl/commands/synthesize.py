@@ -10,8 +10,9 @@ import torch
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.images import read_images
+from fer_mtl.evaluation.face_plots import face_grid
 from fer_mtl.evaluation.pictures import to_image
-from fer_mtl.evaluation.plots import face_grid, to_png
+from fer_mtl.evaluation.plots import to_png
 from fer_mtl.evaluation.synthesis import synthesise
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console

@@ -30,6 +30,8 @@ th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var
          vertical-align: top; }
 th { color: var(--muted); font-weight: 500; }
 td.number, th.number { text-align: right; }
+ul { margin: 0; padding-left: 20px; max-width: 80ch; }
+.caption { margin: 16px 0 0; font-weight: 500; }
 pre { margin: 8px 0 0; font-size: 13px; line-height: 1.45; overflow-x: auto; }
 footer { color: var(--muted); font-size: 13px; margin-top: 24px; }
 """
@@ -61,6 +63,14 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), numbers: Se
     head = f"<thead><tr>{cells(header, 'th')}</tr></thead>" if header else ""
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     return f"<table>{head}<tbody>{body}</tbody></table>"
+
+
+def bullets(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def caption(text: str) -> str:
+    return f'<p class="caption">{escape(text)}</p>'
 
 
 def verbatim(text: str) -> str:

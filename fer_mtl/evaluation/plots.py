@@ -1,23 +1,24 @@
-"""The pictures of a report, as matplotlib figures that no window ever shows."""
+"""The graphs of a report, as matplotlib figures that no window ever shows; pictures of faces are in
+:mod:`fer_mtl.evaluation.face_plots`."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fer_mtl.evaluation.synthesis import Gallery
-
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREEN, RED = "#2563eb", "#d97706", "#059669", "#dc2626"
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 
 # Which curves share a panel, and what the panel is called.
 PANELS = (
-    ("Recognition (cross-entropy)", ("classification",)),
+    ("Recognition (cross-entropy)", ("classification", "expression")),
     ("Identity (to the true target)", ("identity",)),
     ("Cycle", ("cycle",)),
     ("Adversarial game", ("adversarial", "discriminator")),
@@ -38,44 +39,6 @@ def _tidy(axes: Axes, title: str) -> None:
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-class Sheet:
-    """A figure measured in cells: pictures are placed from the top left, in units of a cell."""
-
-    def __init__(self, columns: float, rows: float, cell: float = 1.0) -> None:
-        self.columns, self.rows = columns, rows
-        self.figure = Figure(figsize=(columns * cell, rows * cell))
-
-    def axes(self, x: float, y: float, width: float = 0.96, height: float = 0.96) -> Axes:
-        """Axes whose top left corner lies at (x, y)."""
-        return self.figure.add_axes(
-            (x / self.columns, 1 - (y + height) / self.rows, width / self.columns, height / self.rows)
-        )
-
-    def picture(self, x: float, y: float, picture: torch.Tensor, **options: Any) -> Axes:
-        """Show float ``[C, S, S]`` in [0, 1] there, without any frame."""
-        axes = self.axes(x, y)
-        array = picture.clamp(0, 1).permute(1, 2, 0).numpy()
-        shown = array if array.shape[2] == 3 else array[..., 0]
-        look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, **options}
-        axes.imshow(shown, **look)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        return axes
-
-    def text(self, x: float, y: float, text: str, size: float = 9, color: str = INK, **options: Any) -> None:
-        """Write ``text``, centred at (x, y)."""
-        self.figure.text(
-            x / self.columns,
-            1 - y / self.rows,
-            text,
-            fontsize=size,
-            color=color,
-            **({"ha": "center", "va": "center"} | options),
-        )
 
 
 def loss_curves(stats: Sequence[dict[str, Any]]) -> Figure:
@@ -155,92 +118,58 @@ def confusion_plot(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     return figure
 
 
-def face_grid(rows: torch.Tensor, columns: Sequence[str]) -> Figure:
-    """Faces float ``[n, k, C, S, S]`` as n rows of k named columns."""
-    head = 0.3
-    sheet = Sheet(len(columns), len(rows) + head)
-    for x, name in enumerate(columns):
-        sheet.text(x + 0.48, head / 2, name)
-    for y, row in enumerate(rows):
-        for x, face in enumerate(row):
-            sheet.picture(x, head + y, face)
-    return sheet.figure
+def reliability_plot(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Accuracy over confidence, one line a run; ``bins`` as :mod:`fer_mtl.evaluation.calibration` gives them.
+    On the diagonal confidence is what it claims to be; a dot's size is the share of images."""
+    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes, "Reliability")
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+    for colour, (name, found) in zip(cycle(COLOURS), bins.items(), strict=False):
+        total = sum(b["images"] for b in found)
+        x, y = [b["confidence"] for b in found], [b["accuracy"] for b in found]
+        axes.plot(x, y, color=colour, lw=1.5, label=name)
+        axes.scatter(x, y, [8 + 160 * b["images"] / total for b in found], color=colour, alpha=0.6, lw=0)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence", fontsize=8, color=MUTED)
+    axes.set_ylabel("accuracy", fontsize=8, color=MUTED)
+    if len(bins) > 1:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    return figure
 
 
-def synthesis_grid(faces: Gallery, classes: Sequence[str]) -> Figure:
-    """Per subject a row of synthesised faces and beneath it, where any exist, the true ones.
+def bars(
+    groups: Mapping[str, Mapping[str, float]], title: str, limits: tuple[float, float] | None = None
+) -> Figure:
+    """For every group (on the x axis) one bar for each series, the same series in all groups."""
+    series = list(dict.fromkeys(name for values in groups.values() for name in values))
+    figure = Figure(figsize=(max(4.0, 0.32 * len(groups) * len(series) + 1.5), 2.8), layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes, title)
+    width = 0.8 / len(series)
+    for i, (colour, name) in enumerate(zip(cycle(COLOURS), series, strict=False)):
+        heights = [values.get(name, float("nan")) for values in groups.values()]
+        places = [x + (i - (len(series) - 1) / 2) * width for x in range(len(groups))]
+        axes.bar(places, heights, width * 0.92, color=colour, label=name)
+    axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 4 else 0)
+    if limits is not None:
+        axes.set_ylim(*limits)
+    if len(series) > 1:
+        figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside right center")
+    return figure
 
-    First the source, then every expression; the source's own expression is framed.
-    """
-    head, margin, between = 0.3, 0.25, 0.12
-    true = [
-        bool((faces.known[i] & (torch.arange(len(classes)) != faces.label[i])).any())
-        for i in range(len(faces.source))
-    ]
-    height = head + sum(1 + shown + between for shown in true) - between
-    sheet = Sheet(1 + margin + len(classes), height)
-    sheet.text(0.48, head / 2, "source")
-    for e, name in enumerate(classes):
-        sheet.text(1 + margin + e + 0.48, head / 2, name)
-    y = head
-    for i, shown in enumerate(true):
-        own = int(faces.label[i])
-        axes = sheet.picture(0, y, faces.source[i])
-        axes.text(
-            0.03,
-            0.05,
-            classes[own],
-            transform=axes.transAxes,
-            fontsize=7,
-            color="white",
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": INK, "edgecolor": "none", "alpha": 0.8},
+
+def learning_curve(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Accuracy over the number of training subjects; a line's points are (subjects, accuracy in 0..1)."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes, "Accuracy (%) over training subjects")
+    for colour, (name, points) in zip(cycle(COLOURS), lines.items(), strict=False):
+        ordered = sorted(points)
+        axes.plot(
+            [x for x, _ in ordered], [100 * y for _, y in ordered], "o-", color=colour, lw=1.8, label=name
         )
-        sheet.text(1 + margin / 2, y + 0.48, "synthesised", size=7, color=BLUE, rotation=90)
-        for e in range(len(classes)):
-            axes = sheet.picture(1 + margin + e, y, faces.made[i, e])
-            if e == own:
-                for spine in axes.spines.values():
-                    spine.set(visible=True, color=BLUE, linewidth=2)
-        if shown:
-            sheet.text(1 + margin / 2, y + 1.48, "true", size=7, color=MUTED, rotation=90)
-            for e in range(len(classes)):
-                if faces.known[i, e]:
-                    sheet.picture(1 + margin + e, y + 1, faces.target[i, e])
-        y += 1 + shown + between
-    return sheet.figure
-
-
-def gate_maps(images: torch.Tensor, gates: Mapping[int, Any], convention: str) -> Figure:
-    """Where each task lets the other one in: the gates' mean over the channels, per level and direction.
-
-    ``images`` float ``[n, C, S, S]``; ``gates`` a ``ShareGates`` per sharing level. z is drawn in its
-    "accept" sense (1 = take the candidate made of the other task's features) whatever the convention.
-    """
-    groups: list[tuple[str, dict[str, torch.Tensor]]] = []
-    for level, pair in gates.items():
-        for direction, unit in (
-            ("recognition from synthesis", pair.x_from_y),
-            ("synthesis from recognition", pair.y_from_x),
-        ):
-            accept = unit.z if convention == "accept" else 1 - unit.z
-            maps = {"r": unit.r.float().mean(1).cpu(), "z": accept.float().mean(1).cpu()}
-            groups.append((f"level {level}\n{direction}", maps))
-    values = torch.cat([m.flatten() for _, maps in groups for m in maps.values()])
-    low, high = float(values.min()), float(values.max())
-    head, gap = 0.75, 0.12
-    sheet = Sheet(1 + gap + len(groups) * (2 + gap) + 0.45, head + len(images))
-    for y, image in enumerate(images):
-        sheet.picture(0, head + y, image)
-    for k, (title, maps) in enumerate(groups):
-        left = 1 + gap + k * (2 + gap)
-        sheet.text(left + 0.98, 0.25, title, size=8)
-        for x, (name, found) in enumerate(maps.items()):
-            sheet.text(left + x + 0.48, 0.62, f"{name}  {found.mean():.2f}", size=8, color=MUTED)
-            for y in range(len(images)):
-                axes = sheet.picture(left + x, head + y, found[y][None], cmap="viridis", vmin=low, vmax=high)
-    bar = sheet.figure.colorbar(
-        axes.images[0], cax=sheet.axes(sheet.columns - 0.45, head, 0.1, len(images) - 0.04)
-    )
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7, colors=MUTED, length=0)
-    return sheet.figure
+    axes.set_xlabel("training subjects of a fold", fontsize=8, color=MUTED)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    return figure

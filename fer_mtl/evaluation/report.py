@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
-from fer_mtl.evaluation import html, plots
-from fer_mtl.evaluation.metrics import recognition_figures
-from fer_mtl.evaluation.predict import device_of, evaluate_recognition
-from fer_mtl.evaluation.synthesis import Judge, gallery_sources, make_gallery, measure_synthesis
+from fer_mtl.evaluation import face_plots, html, plots
+from fer_mtl.evaluation.predict import device_of
+from fer_mtl.evaluation.synthesis import gallery_sources, interpolate, make_gallery
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.files import to_yaml, write_bytes, write_json, write_text
 
 GATE_FACES = 4
+INTERPOLATED = 3
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,6 @@ class Evaluated:
     stats: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-
-
-def evaluate(model: FERSNet, faces: FaceSet, judge: Judge | None = None) -> dict[str, Any]:
-    """Recognition and, where the model can, synthesis on ``faces``, as report.json holds them.
-
-    ``judge`` reads the expressions of the synthesised faces in place of the model itself.
-    """
-    if not len(faces):
-        raise ValueError("faces must hold at least one image to evaluate on, got none")
-    _, confusion = evaluate_recognition(model, faces)
-    figures = recognition_figures(confusion, faces.classes)
-    figures["synthesis"] = measure_synthesis(model, faces, judge=judge) if model.config["synthesis"] else None
-    return figures
 
 
 class Pictures:
@@ -67,6 +54,10 @@ class Pictures:
 
 def percent(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
 
 
 def headline(run: Evaluated, pictures: Pictures) -> str:
@@ -118,15 +109,14 @@ def synthesis_section(run: Evaluated, pictures: Pictures) -> str:
     if not synthesis:
         return html.section("Synthesis", "This network was trained for recognition alone.")
     gallery = make_gallery(run.model, run.faces, gallery_sources(run.faces))
-    grid = pictures.add("synthesis", plots.synthesis_grid(gallery, run.faces.classes), "synthesised faces")
-    rows = [
-        [
-            "expression read in synthesised faces by " + synthesis["judge"],
-            percent(synthesis["expression_accuracy"]),
-        ],
-        ["expression read in the real sources by the same", percent(synthesis["judge_on_real_faces"])],
-    ]
-    content = [grid, html.table(rows, numbers=(1,))]
+    grid = pictures.add(
+        "synthesis", face_plots.synthesis_grid(gallery, run.faces.classes), "synthesised faces"
+    )
+    between = interpolate(run.model, run.faces, gallery_sources(run.faces, INTERPOLATED))
+    steps = pictures.add(
+        "interpolation", face_plots.interpolation_grid(between, run.faces.classes), "between two expressions"
+    )
+    content = [grid, html.table(synthesis_rows(synthesis), numbers=(1,))]
     if synthesis["to_target"]:
         content.append(
             html.table(
@@ -147,6 +137,48 @@ def synthesis_section(run: Evaluated, pictures: Pictures) -> str:
         "framed); beneath, where they exist, true images of that person. None of them was "
         "trained on.",
         *content,
+    ) + html.section("Between expressions", "The target code moves evenly from one to the other.", steps)
+
+
+def synthesis_rows(synthesis: Mapping[str, Any]) -> list[list[str]]:
+    """What was measured on synthesised faces, name and value."""
+    rows = [
+        [
+            "expression read in synthesised faces by " + synthesis["judge"],
+            percent(synthesis["expression_accuracy"]),
+        ],
+        ["expression read in the real sources by the same", percent(synthesis["judge_on_real_faces"])],
+    ]
+    if identity := synthesis["identity"]:
+        rows += [
+            [f"identity cosine of face and source ({identity['network']})", number(identity["cosine"])],
+            ["the same of two real images of one person", number(identity["same_person"])],
+            ["the same of images of different people", number(identity["other_people"])],
+        ]
+    if sets := synthesis["sets"]:
+        rows += [
+            [f"Frechet distance to real faces on {sets['features']}", number(sets["frechet"])],
+            ["the same between two halves of the real faces", number(sets["frechet_real_halves"])],
+            ["kernel distance to real faces on the same features", number(sets["kernel"], 4)],
+            ["the same between two halves of the real faces", number(sets["kernel_real_halves"], 4)],
+        ]
+    return rows
+
+
+def calibration_section(run: Evaluated, pictures: Pictures) -> str:
+    found = run.report["calibration"]
+    rows = [
+        ["expected calibration error", number(found["ece"])],
+        ["largest error of a bin", number(found["mce"])],
+        ["Brier score", number(found["brier"])],
+        ["log loss", number(found["log_loss"])],
+    ]
+    plot = plots.reliability_plot({"tested faces": found["reliability"]})
+    return html.section(
+        "Calibration",
+        "Whether a confidence of 90 % is right in 90 % of the cases; dots are bins of confidence.",
+        pictures.add("reliability", plot, "reliability plot"),
+        html.table(rows, numbers=(1,)),
     )
 
 
@@ -159,14 +191,35 @@ def gates_section(run: Evaluated, pictures: Pictures) -> str:
     if not gates:
         return html.section("Gates", f"Sharing {model.config['sharing']!r} has no gates.")
     by_level = dict(zip(model.shared_levels, gates, strict=True))
-    figure = plots.gate_maps(images, by_level, model.config["convention"])
+    figure = face_plots.gate_maps(images, by_level, model.config["convention"])
+    statistics = run.report["gates"]
+    accepted: dict[str, dict[str, float]] = {}
+    for line in statistics:
+        if line["gate"] == "z":
+            accepted.setdefault(f"level {line['level']}", {})[line["direction"]] = line["mean"]
     return html.section(
         "Gates",
         "Mean over the channels. r: which features of the other task may pass; z: how much of "
         "the candidate made from them is accepted (0 keeps the task's own). The number is the mean "
         "over the map and the faces.",
         pictures.add("gates", figure, "gate maps"),
+        pictures.add("accepted", plots.bars(accepted, "Accepted from the other task (mean z)", (0, 1)), "z"),
+        html.table(*gate_table(statistics, run.faces.classes)),
     )
+
+
+def gate_table(
+    statistics: Sequence[Mapping[str, Any]], classes: Sequence[str]
+) -> tuple[list[list[str]], list[str], range]:
+    """Rows, header and number columns of the gates' statistics."""
+    rows = [
+        [f"{line['level']}", line["direction"], line["gate"], number(line["mean"]), number(line["deviation"])]
+        + [percent(line["open"])]
+        + [number(line["per_expression"].get(name)) for name in classes]
+        for line in statistics
+    ]
+    header = ["level", "direction", "gate", "mean", "deviation", "above 1/2", *classes]
+    return rows, header, range(3, len(header))
 
 
 def details_section(run: Evaluated, pictures: Pictures) -> str:
@@ -187,7 +240,15 @@ def details_section(run: Evaluated, pictures: Pictures) -> str:
     )
 
 
-SECTIONS = (headline, synthesis_section, data_section, gates_section, curves_section, details_section)
+SECTIONS = (
+    headline,
+    synthesis_section,
+    data_section,
+    calibration_section,
+    gates_section,
+    curves_section,
+    details_section,
+)
 
 
 def write_report(run: Evaluated, folder: Path, title: str, lead: str) -> None:

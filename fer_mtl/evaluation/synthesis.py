@@ -1,13 +1,12 @@
-"""Synthesised faces: made for every expression, and measured where a true image exists."""
+"""Synthesised faces: made for every expression, shown beside true images, and between two expressions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torch.nn.functional import one_hot
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
@@ -21,9 +20,9 @@ NO_TARGET = -1
 def synthesise(
     model: FERSNet, images: torch.Tensor, expressions: torch.Tensor, batch_size: int = 32
 ) -> torch.Tensor:
-    """Redraw ``images`` float ``[N, C, S, S]`` with ``expressions`` int64 ``[N]``: float ``[N, C, S, S]`` in
-    [0, 1], on the CPU, in eval mode (the model's mode is put back). The network's output is not bounded; here
-    it is clamped.
+    """Redraw ``images`` float ``[N, C, S, S]`` with ``expressions``, labels int64 ``[N]`` or codes float
+    ``[N, E]``: float ``[N, C, S, S]`` in [0, 1], on the CPU, in eval mode (the model's mode is put back). The
+    network's output is not bounded; here it is clamped.
 
     Raises ``ValueError`` for a model without a synthesis branch.
     """
@@ -107,63 +106,27 @@ def gallery_sources(faces: FaceSet, rows: int = 5) -> list[int]:
     return sources
 
 
-def distances(images: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    """L1, PSNR (dB) and SSIM of float ``[N, C, S, S]`` in [0, 1] against their targets."""
-    ssim = structural_similarity_index_measure(images, targets, data_range=1.0)
-    return {
-        "l1": float((images - targets).abs().mean()),
-        "psnr": float(peak_signal_noise_ratio(images, targets, data_range=1.0)),
-        "ssim": float(ssim),  # type: ignore[arg-type]
-    }
+def interpolate(model: FERSNet, faces: FaceSet, sources: Sequence[int], steps: int = 7) -> Interpolation:
+    """Redraw each source from its own expression to another one in ``steps`` even steps of the code.
+
+    The other expression goes round the classes from row to row.
+    """
+    chosen = torch.tensor(list(sources), dtype=torch.int64)
+    classes, own = len(faces.classes), faces.labels[chosen]
+    other = (own + 1 + torch.arange(len(chosen)) % (classes - 1)) % classes
+    share = torch.linspace(0, 1, steps)[None, :, None]
+    codes = (1 - share) * one_hot(own, classes)[:, None] + share * one_hot(other, classes)[:, None]
+    source = center(faces.images[chosen], model.config["image_size"])
+    made = synthesise(model, source.repeat_interleave(steps, 0), codes.flatten(0, 1))
+    return Interpolation(source, own, other, made.reshape(len(chosen), steps, *source.shape[1:]))
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Who reads the expressions of synthesised faces, and what to call it in a report."""
+class Interpolation:
+    """``source`` float ``[n, C, S, S]``, expressions ``start`` and ``end`` int64 ``[n]``, ``made`` float
+    ``[n, steps, C, S, S]``."""
 
-    name: str
-    model: FERSNet
-
-    @torch.no_grad()
-    def read(self, images: torch.Tensor) -> torch.Tensor:
-        """The expression it sees in each of ``images`` float ``[N, C, S, S]``: int64 ``[N]``, on the CPU."""
-        self.model.eval()
-        device = device_of(self.model)
-        parts = [self.model(chunk.to(device))["logits"].argmax(1).cpu() for chunk in images.split(64)]
-        return torch.cat(parts)
-
-
-def measure_synthesis(
-    model: FERSNet, faces: FaceSet, *, limit: int = 48, judge: Judge | None = None
-) -> dict[str, Any]:
-    """Synthesise every OTHER expression for up to ``limit`` images of ``faces`` and measure the result.
-
-    The expression accuracy is what ``judge`` (the model itself by default, and then it is said so) reads in
-    the synthesised faces; the same judge's accuracy on the real sources stands beside it. Distances to the
-    true target are over the pairs that have one, beside those of the unchanged source: a synthesis worth
-    having is nearer to the target than the source is.
-    """
-    judge = judge or Judge("the trained recogniser itself, not independent", model)
-    gallery = make_gallery(model, faces, spread(len(faces), limit))
-    expressions = torch.arange(len(faces.classes))
-    other = expressions != gallery.label[:, None]
-    wanted = expressions.expand_as(other)[other]
-    hits = judge.read(gallery.made[other]) == wanted
-    pairs = gallery.known & other
-    copied = gallery.source[:, None].expand_as(gallery.made)
-    measured = bool(pairs.any())
-    return {
-        "images": len(wanted),
-        "expression_accuracy": _share(hits),
-        "per_expression": {name: _share(hits[wanted == e]) for e, name in enumerate(faces.classes)},
-        "judge": judge.name,
-        "judge_on_real_faces": _share(judge.read(gallery.source) == gallery.label),
-        "pairs": int(pairs.sum()),
-        "to_target": distances(gallery.made[pairs], gallery.target[pairs]) if measured else None,
-        "unchanged_source": distances(copied[pairs], gallery.target[pairs]) if measured else None,
-    }
-
-
-def _share(hits: torch.Tensor) -> float | None:
-    """The share of true entries; None of nothing."""
-    return float(hits.float().mean()) if hits.numel() else None
+    source: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+    made: torch.Tensor

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.models.identity import FeatureNetwork, IdentityEncoder, LightCNN9, freeze
 from fer_mtl.training.files import replacing
 
 FORMAT = "fer_mtl/1"
@@ -81,3 +82,25 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> Traine
     model.load_state_dict(content["model"])
     origin: dict[str, Any] = {key: content[key] for key in ("config", "split", "epoch") if key in content}
     return TrainedModel(model.to(device).eval(), tuple(content["classes"]), origin)
+
+
+def load_identity(source: str | Path) -> FeatureNetwork | None:
+    """The frozen identity network of a run folder; None where the run had none or kept no ``last.pt``."""
+    last = Path(source) / "last.pt"
+    if not last.is_file():
+        return None
+    content = load(last)
+    state = content["networks"].get("identity")
+    if state is None:
+        return None
+    encoder: IdentityEncoder | LightCNN9
+    if "linear.weight" in state:
+        settings = content["config"]
+        encoder = IdentityEncoder(
+            len(state["linear.weight"]), settings["model"]["in_channels"], settings["identity"]["width"]
+        )
+    else:
+        encoder = LightCNN9()
+    encoder.load_state_dict(state)
+    freeze(encoder)
+    return encoder

@@ -10,122 +10,23 @@ Bad values raise ``ValueError`` naming the field, what it got and what is allowe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 
 from fer_mtl.data.folds import RULES
-from fer_mtl.models.sharing import SHARING
+from fer_mtl.evaluation.predict import VIEWS
 from fer_mtl.training import augmentation
 from fer_mtl.training.losses import LossWeights
+from fer_mtl.training.settings import IdentityConfig, ModelConfig, OptimiserConfig, check, check_choice
+from fer_mtl.training.weighting import WEIGHTINGS
 
 SELECTIONS = ("last", "validation")
-CONVENTIONS = ("accept", "keep")
 DEVICES = ("auto", "cpu", "cuda")
+# What `restart` may name: the parts of FERSNet.parameter_counts, and the style layers of the decoder.
+PARTS = ("stem", "fer", "fes", "sharing", "joint", "classifier", "decoder", "style")
 
 T = TypeVar("T")
-
-
-def check(name: str, value: object, allowed: str, ok: bool) -> None:
-    """Raise ``ValueError`` with one clear line unless ``ok``."""
-    if not ok:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
-
-
-def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    check(name, value, "one of " + ", ".join(choices), value in choices)
-
-
-@dataclass
-class ModelConfig:
-    """The arguments of `fer_mtl.FERSNet` (the number of expressions comes from the data)."""
-
-    image_size: int = 96
-    """Side of the square input in pixels, divisible by 32."""
-    width: float = 1.0
-    """Multiplier on every layer's channels."""
-    sharing: str = "convflu"
-    """How the two branches share features: convflu, none, hard, cross_stitch, sluice, nddr, mtan or pad."""
-    convention: str = "accept"
-    """What the update gate z means: "accept" (the paper) or "keep" (the public code)."""
-    in_channels: int = 3
-    """3 for colour, 1 for grey."""
-    kernel_size: int = 1
-    """Odd kernel of the gates."""
-    levels: int | list[int] = 3
-    """The levels that share: the first n of three, or their numbers."""
-    recompute: bool = False
-    """Keep only the features for the backward pass and compute the gates again."""
-    synthesis: bool = True
-    """False builds and trains the recognition branch alone, without the GAN (the paper's Baseline)."""
-
-    def __post_init__(self) -> None:
-        check(
-            "model.image_size",
-            self.image_size,
-            "a positive multiple of 32",
-            self.image_size > 0 and self.image_size % 32 == 0,
-        )
-        check("model.width", self.width, "positive", self.width > 0)
-        check_choice("model.sharing", self.sharing, tuple(SHARING))
-        check_choice("model.convention", self.convention, CONVENTIONS)
-        check("model.in_channels", self.in_channels, "1 (grey) or 3 (colour)", self.in_channels in (1, 3))
-        check(
-            "model.kernel_size",
-            self.kernel_size,
-            "odd and positive",
-            self.kernel_size > 0 and self.kernel_size % 2 == 1,
-        )
-        self.levels = list(self.levels) if isinstance(self.levels, (list, tuple)) else self.levels
-        check(
-            "model.sharing",
-            self.sharing,
-            "none without synthesis (there is nothing to share)",
-            self.synthesis or self.sharing == "none",
-        )
-
-
-@dataclass
-class OptimiserConfig:
-    """Adam and its schedule, the same for both networks."""
-
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    """Decay rates of Adam's two averages."""
-    weight_decay: float = 5e-4
-    milestones: tuple[float, ...] = (0.3, 0.8)
-    """Fractions of the epochs after which the rate is multiplied by `gamma` (150 and 400 of 500)."""
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.betas = (float(self.betas[0]), float(self.betas[1]))
-        self.milestones = tuple(float(m) for m in self.milestones)
-        check("optimiser.learning_rate", self.learning_rate, "positive", self.learning_rate > 0)
-        check("optimiser.betas", self.betas, "two numbers in [0, 1)", all(0 <= b < 1 for b in self.betas))
-        check("optimiser.weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
-        check(
-            "optimiser.milestones",
-            self.milestones,
-            "increasing fractions between 0 and 1",
-            list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones),
-        )
-        check("optimiser.gamma", self.gamma, "in (0, 1]", 0 < self.gamma <= 1)
-
-
-@dataclass
-class IdentityConfig:
-    """The frozen network whose features tell whether a synthesised face is still the same person."""
-
-    weights: str | None = None
-    """LightCNN-9 weights of yours; without them a small encoder is trained on the training subjects first."""
-    epochs: int = 5
-    """Epochs of that small encoder."""
-    width: float = 0.5
-    """Its channels, as a multiple of 32, 64, 128, 128."""
-
-    def __post_init__(self) -> None:
-        check("identity.epochs", self.epochs, "1 or more", self.epochs >= 1)
-        check("identity.width", self.width, "positive", self.width > 0)
 
 
 @dataclass
@@ -153,16 +54,45 @@ class TrainConfig:
     """
     validation_fraction: float = 0.1
     """Share of the training subjects that selects, when selection is validation."""
+    train_subjects: int | None = None
+    """Train on so many of the fold's training subjects only (for learning curves); null takes all."""
+    optimistic: bool = False
+    """Also report the accuracy of the epoch that is best on the TEST fold, labelled optimistic; never used.
+    """
+    init: str | None = None
+    """Start from the generator of this run (pre-training, then fine-tuning)."""
+    restart: tuple[str, ...] = ("decoder", "style")
+    """With init: the parts that start afresh, of stem, fer, fes, sharing, joint, classifier, decoder, style.
+    """
+    synthetic: str | None = None
+    """Also train on the synthetic faces of this manifest (see `fer-mtl balance`)."""
+    mix: float = 0.5
+    """With synthetic: the share of synthetic faces among the images of an epoch."""
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossWeights = field(default_factory=LossWeights)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
     augmentation: str = "paper"
-    """none, paper (random crop and flip) or strong (geometry and light as well)."""
+    """none, paper (random crop and flip), strong (geometry and light as well) or geometric (more of it)."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all expressions in the recognition loss."""
+    weighting: str = "fixed"
+    """How the tasks' losses are weighed: fixed, uncertainty, or a gradient method (pcgrad, mgda, aligned)."""
+    average: float = 0.0
+    """Decay of the running average of the generator's weights that is kept and tested; 0 keeps the weights.
+    """
+    mixup: float = 0.0
+    """Where recognition is trained alone: the largest share of another face mixed into a face and its label.
+    """
+    views: str = "center"
+    """What is recognised of a tested face: center, mirror (with its mirror image) or ten (also four corners).
+    """
     epochs: int = 500
     batch_size: int = 8
     discriminator_steps: int = 3
     """Discriminator updates for each update of the generator."""
+    synthesis_every: int = 1
+    """The synthesis branch learns in every so many-th step; the other steps train recognition alone."""
     checkpoint_every: int = 1
     """Epochs between checkpoints; the last epoch is always kept."""
     seed: int = 0
@@ -170,6 +100,10 @@ class TrainConfig:
     """CPU threads; null leaves torch's choice."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    judge: str | None = None
+    """A run whose recogniser reads the synthesised faces in the report, in place of the trained one."""
+    tensorboard: bool = False
+    """Also write losses, accuracies and gates as TensorBoard events."""
 
     def __post_init__(self) -> None:
         check("data", self.data, "NAME or NAME:FOLDER", bool(self.data))
@@ -190,7 +124,29 @@ class TrainConfig:
         check_choice("selection", self.selection, SELECTIONS)
         check("validation_fraction", self.validation_fraction, "in (0, 1)", 0 < self.validation_fraction < 1)
         check_choice("augmentation", self.augmentation, augmentation.NAMES)
-        for name in ("epochs", "batch_size", "discriminator_steps", "checkpoint_every"):
+        self.restart = tuple(self.restart)
+        for part in self.restart:
+            check_choice("restart", part, PARTS)
+        check("train_subjects", self.train_subjects, "null or 2 or more", (self.train_subjects or 2) >= 2)
+        check("mix", self.mix, "in (0, 1)", 0 < self.mix < 1)
+        check("label_smoothing", self.label_smoothing, "in [0, 1)", 0 <= self.label_smoothing < 1)
+        check_choice("weighting", self.weighting, WEIGHTINGS)
+        check(
+            "weighting",
+            self.weighting,
+            "fixed without synthesis (there is one task)",
+            self.model.synthesis or self.weighting == "fixed",
+        )
+        check("mixup", self.mixup, "in [0, 0.5]", 0 <= self.mixup <= 0.5)
+        check_choice("views", self.views, VIEWS)
+        check(
+            "loss.expression",
+            self.loss.expression,
+            "0 without average (the running average reads the faces)",
+            not self.loss.expression or self.average > 0,
+        )
+        check("average", self.average, "in [0, 1)", 0 <= self.average < 1)
+        for name in ("epochs", "batch_size", "discriminator_steps", "synthesis_every", "checkpoint_every"):
             check(name, getattr(self, name), "1 or more", getattr(self, name) >= 1)
         check("batch_size", self.batch_size, "2 or more (batch normalisation)", self.batch_size >= 2)
         check("seed", self.seed, "between 0 and 2**63 - 1", 0 <= self.seed < 2**63)

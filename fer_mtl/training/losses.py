@@ -25,6 +25,9 @@ class LossWeights:
 
     Attributes:
         classification, identity, adversarial, cycle: of the terms of that name.
+        features: of the identity network's features inside the identity term; 0 leaves pixels alone.
+        expression: of the cross-entropy between the wanted expression and what the running average of the
+            network reads in the synthesised face. Ours; the paper has none.
         penalty: of what the way of sharing adds (:meth:`fer_mtl.models.fersnet.FERSNet.sharing_penalty`; only
             ``sluice`` does), ours.
     """
@@ -33,6 +36,8 @@ class LossWeights:
     identity: float = 1.0
     adversarial: float = 0.3
     cycle: float = 0.5
+    features: float = 0.05
+    expression: float = 0.0
     penalty: float = 0.01
 
 

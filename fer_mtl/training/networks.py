@@ -10,12 +10,16 @@ import torch
 from fer_mtl.models.discriminator import Discriminator
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import FeatureNetwork, IdentityEncoder, LightCNN9
+from fer_mtl.training.averaging import averaged_copy
 from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.starting import start_from
+from fer_mtl.training.weighting import Weighting, make_weighting
 
 
 @dataclasses.dataclass
 class Networks:
-    """What is trained (generator, discriminator) and what only looks on (identity, frozen).
+    """What is trained (generator, discriminator), what only looks on (identity, frozen), the running average
+    of the generator where one is kept, and what weighs the tasks where that is learnt.
 
     Recognition alone needs no more than the generator.
     """
@@ -23,6 +27,13 @@ class Networks:
     generator: FERSNet
     discriminator: Discriminator | None = None
     identity: FeatureNetwork | None = None
+    averaged: FERSNet | None = None
+    weighting: Weighting | None = None
+
+    @property
+    def used(self) -> FERSNet:
+        """The generator that is tested and kept: the average where there is one."""
+        return self.generator if self.averaged is None else self.averaged
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """All of them by name."""
@@ -30,8 +41,9 @@ class Networks:
         return {name: module for name, module in found.items() if module is not None}
 
     def trained(self) -> dict[str, torch.nn.Module]:
-        """Those that have an optimiser, by name."""
-        return {name: module for name, module in self.modules().items() if name != "identity"}
+        """Those that have an optimiser, by name; the generator's moves the weighting too."""
+        modules = self.modules()
+        return {name: modules[name] for name in ("generator", "discriminator") if name in modules}
 
 
 def choose_device(name: str) -> torch.device:
@@ -54,12 +66,30 @@ def build_networks(
         "memory_format": torch.channels_last,
     }  # the faster convolutions
     generator = FERSNet(num_expressions, **dataclasses.asdict(model)).to(**place)
+    if config.init is not None:
+        start_from(generator, config.init, config.restart)
+    averaged = averaged_copy(generator) if config.average else None
     if not model.synthesis:
-        return Networks(generator)
+        return Networks(generator, averaged=averaged)
     discriminator = Discriminator(num_expressions, model.in_channels, model.width).to(**place)
     identity: torch.nn.Module
     if config.identity.weights is not None:
         identity = LightCNN9.from_file(config.identity.weights)
     else:
         identity = IdentityEncoder(num_subjects, model.in_channels, config.identity.width)
-    return Networks(generator, discriminator, identity.to(**place))
+    weighting = make_weighting(config.weighting, config.loss).to(device)
+    return Networks(generator, discriminator, identity.to(**place), averaged, weighting)
+
+
+def make_optimiser(
+    config: TrainConfig, module: torch.nn.Module, weighting: torch.nn.Module | None
+) -> torch.optim.Adam:
+    """Adam for a network and, without decay, for what weighs its tasks."""
+    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
+    learnt = [] if weighting is None else list(weighting.parameters())
+    if learnt:
+        groups.append({"params": learnt, "weight_decay": 0.0})
+    chosen = config.optimiser
+    return torch.optim.Adam(
+        groups, lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay
+    )

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
 from fer_mtl.models.discriminator import Discriminator
@@ -27,6 +28,7 @@ from fer_mtl.models.statistics import frozen_statistics
 from fer_mtl.training import losses
 from fer_mtl.training.losses import LossWeights
 from fer_mtl.training.networks import Networks
+from fer_mtl.training.weighting import Weighting
 
 Terms = dict[str, torch.Tensor]
 
@@ -39,6 +41,8 @@ class Batch:
     source_label: torch.Tensor
     target: torch.Tensor
     target_label: torch.Tensor
+    mixed_label: torch.Tensor | None = None
+    """Where sources are mixtures: the shares of the expressions in them, float ``[N, E]``."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -58,15 +62,15 @@ class Step:
 class Phase:
     """``repeats`` updates of ``module`` by ``optimiser``.
 
-    ``loss`` gives the terms by name, ``total`` weighs and adds them. The ``frozen`` modules take part in the
-    loss but gather no gradient.
+    ``loss`` gives the terms by name, ``weighting`` weighs, adds and differentiates them. The ``frozen``
+    modules take part in the loss but gather no gradient.
     """
 
     name: str
     module: nn.Module
     optimiser: Optimizer
     loss: Callable[[Step], Terms]
-    total: Callable[[Terms], torch.Tensor]
+    weighting: Weighting
     repeats: int = 1
     frozen: tuple[nn.Module, ...] = ()
 
@@ -79,11 +83,11 @@ class Phase:
         with without_gradients(self.frozen):
             for _ in range(self.repeats):
                 terms = self.loss(step)
-                total = self.total(terms)
+                total = self.weighting.total(terms)
                 if not torch.isfinite(total):
                     raise NotFinite(self.name, terms)
                 self.optimiser.zero_grad(set_to_none=True)
-                total.backward()
+                self.weighting.backward(terms, total, list(self.module.parameters()))
                 self.optimiser.step()
                 terms = {**terms, self.name: total}
         return {name: term.detach() for name, term in terms.items()}
@@ -110,15 +114,37 @@ def without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def take_step(batch: Batch, networks: Networks) -> Step:
-    """The one pass of the generator that all phases of a batch build on."""
-    synthesise = networks.discriminator is not None
+def take_step(batch: Batch, networks: Networks, synthesise: bool = True) -> Step:
+    """The one pass of the generator that all phases of a batch build on; without ``synthesise``, or without
+    a discriminator, it does not draw."""
+    synthesise = synthesise and networks.discriminator is not None
     outputs = networks.generator(batch.source, batch.target_label if synthesise else None)
     return Step(batch, outputs["logits"], outputs["image"] if synthesise else batch.source[:0])
 
 
-def classification_terms(step: Step) -> Terms:
-    return {"classification": losses.classification(step.logits, step.batch.source_label)}
+def mix_up(batch: Batch, largest: float, num_expressions: int, generator: torch.Generator) -> Batch:
+    """Each source with a share of up to ``largest`` of another one, and labels to match (Zhang et al.,
+    "mixup: Beyond Empirical Risk Minimization", ICLR 2018, with a uniform share)."""
+    other = torch.randperm(len(batch), generator=generator).to(batch.source.device)
+    share = largest * torch.rand(len(batch), 1, generator=generator).to(batch.source.device)
+    codes = one_hot(batch.source_label, num_expressions).to(batch.source.dtype)
+    pixels = share[:, :, None, None]
+    return replace(
+        batch,
+        source=(1 - pixels) * batch.source + pixels * batch.source[other],
+        mixed_label=(1 - share) * codes + share * codes[other],
+    )
+
+
+def recognition_terms(
+    step: Step, generator: FERSNet, weights: LossWeights, label_smoothing: float = 0.0
+) -> Terms:
+    """What recognition alone needs: L_cls, and the penalty of the way of sharing where it has one."""
+    batch = step.batch
+    labels = batch.source_label if batch.mixed_label is None else batch.mixed_label
+    terms = {"classification": losses.classification(step.logits, labels, label_smoothing=label_smoothing)}
+    penalty = generator.sharing_penalty() if weights.penalty else None
+    return terms if penalty is None else {**terms, "penalty": penalty}
 
 
 def discriminator_terms(step: Step, discriminator: Discriminator) -> Terms:
@@ -134,12 +160,15 @@ def generator_terms(
     discriminator: Discriminator,
     identity: FeatureNetwork | None,
     weights: LossWeights,
+    label_smoothing: float = 0.0,
+    reader: FERSNet | None = None,
 ) -> Terms:
-    """The terms of L_G; one whose weight is 0 is not computed."""
+    """The terms of L_G; one whose weight is 0 is not computed. ``reader`` (frozen, in evaluation mode) is
+    needed where the expression of the synthesised faces counts."""
     batch, image = step.batch, step.image
-    terms = classification_terms(step)
+    terms = recognition_terms(step, generator, weights, label_smoothing)
     if weights.identity:
-        terms["identity"] = losses.identity(image, batch.target, identity)
+        terms["identity"] = losses.identity(image, batch.target, identity, weights.features)
     if weights.adversarial:
         terms["adversarial"] = losses.adversarial(discriminator(image, batch.target_label))
     if weights.cycle:
@@ -147,30 +176,53 @@ def generator_terms(
         with frozen_statistics(generator):
             back = generator.synthesize(image, batch.source_label)
         terms["cycle"] = losses.cycle(back, batch.source)
-    penalty = generator.sharing_penalty() if weights.penalty else None
-    return terms if penalty is None else {**terms, "penalty": penalty}
+    if weights.expression and reader is not None:
+        # A slow average, which gets no gradient, cannot learn to read what is not to be seen.
+        terms["expression"] = losses.classification(reader(image)["logits"], batch.target_label)
+    return terms
+
+
+class OnlyTerm(Weighting):
+    """For a phase with one term: its total is that term."""
+
+    def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        (term,) = terms.values()
+        return term
 
 
 def plan(
-    networks: Networks, optimisers: Mapping[str, Optimizer], weights: LossWeights, discriminator_steps: int
+    networks: Networks,
+    optimisers: Mapping[str, Optimizer],
+    weights: LossWeights,
+    discriminator_steps: int = 1,
+    *,
+    synthesise: bool = True,
+    label_smoothing: float = 0.0,
 ) -> list[Phase]:
     """The phases of one batch, in their order.
 
     ``optimisers`` has one per trained network, by name. Without a discriminator, or with an adversarial
-    weight of 0, the discriminator is not trained.
+    weight of 0, the discriminator is not trained. Without ``synthesise`` the batch trains recognition alone.
     """
     generator, discriminator = networks.generator, networks.discriminator
-    total = partial(losses.total, weights=weights)
-    if discriminator is None:
-        return [Phase("generator", generator, optimisers["generator"], classification_terms, total)]
+    weighting = networks.weighting or Weighting(weights)
+    if discriminator is None or not synthesise:
+        terms = partial(
+            recognition_terms, generator=generator, weights=weights, label_smoothing=label_smoothing
+        )
+        return [Phase("generator", generator, optimisers["generator"], terms, weighting)]
     terms = partial(
         generator_terms,
         generator=generator,
         discriminator=discriminator,
         identity=networks.identity,
         weights=weights,
+        label_smoothing=label_smoothing,
+        reader=networks.averaged,
     )
-    phases = [Phase("generator", generator, optimisers["generator"], terms, total, frozen=(discriminator,))]
+    phases = [
+        Phase("generator", generator, optimisers["generator"], terms, weighting, frozen=(discriminator,))
+    ]
     if weights.adversarial:
         phases.insert(
             0,
@@ -179,7 +231,7 @@ def plan(
                 discriminator,
                 optimisers["discriminator"],
                 partial(discriminator_terms, discriminator=discriminator),
-                lambda found: found["discriminator"],
+                OnlyTerm(weights),
                 repeats=discriminator_steps,
             ),
         )

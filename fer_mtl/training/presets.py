@@ -20,6 +20,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimiser": {"learning_rate": 1e-3},
         "discriminator_steps": 1,
     },
+    # `small` on few grey faces aligned by the eyes, as CK+48 has them: recognition learns in every step,
+    # against strong augmentation, synthesis in every fourth one. Ten folds take under an hour on two cores.
+    "ck48": {
+        "model": {**MODELS["small"], "in_channels": 1},
+        "epochs": 40,
+        "batch_size": 16,
+        "augmentation": "geometric",
+        "mixup": 0.3,
+        "label_smoothing": 0.1,
+        "optimiser": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05},
+        "average": 0.995,
+        "views": "ten",
+        "discriminator_steps": 1,
+        "synthesis_every": 4,
+    },
 }
 
 

@@ -9,15 +9,20 @@ from typing import Any
 import torch
 
 from fer_mtl.data import FaceSet, load
-from fer_mtl.evaluation.report import Evaluated, evaluate, percent, write_report
-from fer_mtl.evaluation.synthesis import Judge
+from fer_mtl.evaluation.evaluate import evaluate
+from fer_mtl.evaluation.predictions import to_csv
+from fer_mtl.evaluation.quality import Judge
+from fer_mtl.evaluation.report import Evaluated, percent, write_report
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.environment import environment
-from fer_mtl.training.files import write_json
+from fer_mtl.training.files import write_json, write_text
+from fer_mtl.training.methods import method_of
 from fer_mtl.training.run_folder import RunFolder
-from fer_mtl.training.split import Split, make_split
+from fer_mtl.training.split import Split, make_split, missing_classes
+from fer_mtl.training.starting import check_unseen, load_judge
+from fer_mtl.training.synthetic import load_synthetic
 from fer_mtl.training.trainer import Trainer
 
 
@@ -60,20 +65,23 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
         if count
     )
     model = config.model
-    steps = -(-len(split.train) // config.batch_size)
+    images = len(split.train) if config.synthetic is None else round(len(split.train) / (1 - config.mix))
+    steps = -(-images // config.batch_size)
     tasks = (
         f"recognition and synthesis, sharing {model.sharing}, discriminator {config.discriminator_steps} : 1"
         if model.synthesis
         else "recognition alone"
     )
     kept = "the last epoch" if config.selection == "last" else "the best epoch on the validation subjects"
+    mixed = f", {config.mix:.0%} synthetic from {config.synthetic}" if config.synthetic else ""
+    started = f", from {config.init} but for {', '.join(config.restart) or 'nothing'}" if config.init else ""
     return "\n".join(
         (
             faces.describe(),
             f"{fold_name(config)}: {parts}",
             f"model: {model.image_size} px, width {model.width:g}, {tasks}",
             f"training: {config.epochs} epochs of {steps} steps of {config.batch_size}, "
-            f"augmentation {config.augmentation}, keeps {kept}",
+            f"augmentation {config.augmentation}, keeps {kept}{mixed}{started}",
         )
     )
 
@@ -104,13 +112,22 @@ def train_run(
     faces = faces if faces is not None else load_faces(config)
     split = make_split(config, faces)
     subjects = split.subjects(faces)
+    test = faces.subset(split.test)
+    if missing := missing_classes(faces, split.train):
+        console.line(f"warning: no training image of {', '.join(missing)}; those faces cannot be recognised")
+    if config.init is not None:
+        check_unseen(checkpoints.load_model(config.init).origin, subjects["test"], config.data)
+    judge = judge or load_judge(config.judge, subjects["test"], config, faces.classes)
+    train = faces.subset(split.train)
     validation = faces.subset(split.validation) if len(split.validation) else None
     trainer = Trainer(
         config,
-        faces.subset(split.train),
+        train,
         validation,
         run,
         subjects=subjects,
+        synthetic=None if config.synthetic is None else load_synthetic(config.synthetic, train),
+        watched=test if config.optimistic and len(test) else None,
         console=console,
         on_step=on_step,
     )
@@ -123,7 +140,7 @@ def train_run(
         run.write_config(config)
         write_json(run.environment, environment(trainer.device))
     trainer.fit()
-    return finish(config, run, trainer, faces.subset(split.test), subjects, judge, console)
+    return finish(config, run, trainer, test, subjects, judge, console)
 
 
 def finish(
@@ -140,6 +157,7 @@ def finish(
     report: dict[str, Any] = {
         "data": config.data,
         "preset": config.preset,
+        "method": method_of(config),
         "sharing": config.model.sharing,
         "selection": config.selection,
         "epoch": trained.origin["epoch"],
@@ -151,7 +169,18 @@ def finish(
         write_json(run.report, report)
         console.line(f"no test fold; the model is in {run.best}")
         return report
-    report |= evaluate(trained.model, test, judge)
+    figures, predictions = evaluate(
+        trained.model,
+        test,
+        judge=judge,
+        identity=trainer.networks.identity,
+        views=config.views,
+    )
+    report |= figures
+    if config.optimistic:
+        best = max(run.read_stats(), key=lambda line: line["test_fold"]["accuracy"])
+        report["optimistic"] = {"epoch": best["epoch"], "selected_on": "the test fold", **best["test_fold"]}
+    write_text(run.predictions, to_csv(predictions))
     report["per_fold"] = [
         {
             "fold": config.fold,
@@ -159,13 +188,14 @@ def finish(
             "n_train": len(trainer.train_set),
             "n_test": len(test),
             "test_subjects": subjects["test"],
+            "train_subjects": subjects["train"],
         }
     ]
     write_report(
         Evaluated(report, trained.model, test, run.read_stats(), to_dict(config), run.read_environment()),
         run.root,
         f"FERSNet on {test.name}",
-        f"Sharing {config.model.sharing}, {fold_name(config)}, preset {config.preset}",
+        f"{method_of(config)}, {fold_name(config)}, preset {config.preset}",
     )
     console.line(
         f"accuracy on {len(test)} images of {len(subjects['test'])} unseen subjects: "

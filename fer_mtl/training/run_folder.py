@@ -1,5 +1,5 @@
-"""A run's folder: config.yaml, environment.json, stats.jsonl, last.pt, best.pt, report.json, report.html,
-pictures/.
+"""A run's folder: config.yaml, environment.json, stats.jsonl, last.pt, best.pt, predictions.csv,
+report.json, report.html, pictures/, tensorboard/.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class RunFolder:
         self.report = self.root / "report.json"
         self.html = self.root / "report.html"
         self.pictures = self.root / "pictures"
+        self.predictions = self.root / "predictions.csv"
+        self.events = self.root / "tensorboard"
 
     def files(self) -> list[Path]:
         return [
@@ -37,6 +39,8 @@ class RunFolder:
             self.report,
             self.html,
             self.pictures,
+            self.predictions,
+            self.events,
         ]
 
     def holds_a_run(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,40 +21,27 @@ from fer_mtl.evaluation.predict import evaluate_recognition
 from fer_mtl.models.identity import IdentityEncoder, freeze
 from fer_mtl.training import checkpoints
 from fer_mtl.training.augmentation import make_augmentation
+from fer_mtl.training.averaging import update_average
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
+from fer_mtl.training.epochs import Position, describe, draw_order
+from fer_mtl.training.events import Events
 from fer_mtl.training.identity import train_identity
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
-from fer_mtl.training.networks import build_networks, choose_device
-from fer_mtl.training.phases import Batch, NotFinite, Terms, plan, take_step
+from fer_mtl.training.networks import build_networks, choose_device, make_optimiser
+from fer_mtl.training.phases import Batch, NotFinite, Terms, mix_up, plan, take_step
 from fer_mtl.training.run_folder import RunFolder
-
-
-@dataclass
-class Position:
-    """Where a run is, and the running sums of the epoch it is in."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    step: int = 0
-    """Finished steps of the next one."""
-    order: torch.Tensor | None = None
-    """That epoch's permutation of the training images, int64 ``[n]``; None before it has begun."""
-    sums: dict[str, float] = field(default_factory=dict)
-    images: int = 0
-    hits: int = 0
-    seconds: float = 0.0
-    """Training time in all, over every resumption."""
-    epoch_seconds: float = 0.0
-    best: float | None = None
-    best_epoch: int = 0
+from fer_mtl.training.schedule import learning_rate
+from fer_mtl.training.synthetic import join
 
 
 class Trainer:
     """Trains the networks of ``config`` on ``train``; ``validation`` (other subjects) selects the epoch, if
     asked to.
 
-    ``on_step`` is called after every finished step: for tests and tools that watch a run.
+    ``synthetic`` faces are mixed in as sources, never as targets. ``watched`` faces are read after every
+    epoch and the accuracy is noted; it decides nothing. ``on_step`` is called after every finished step: for
+    tests and tools that watch a run.
     """
 
     def __init__(
@@ -65,6 +52,8 @@ class Trainer:
         run: RunFolder,
         *,
         subjects: dict[str, list[str]] | None = None,
+        synthetic: FaceSet | None = None,
+        watched: FaceSet | None = None,
         console: Console | None = None,
         on_step: Callable[[Trainer], None] | None = None,
     ) -> None:
@@ -73,6 +62,9 @@ class Trainer:
                 f"batch_size must be at most the {len(train)} training images, got {config.batch_size}"
             )
         self.config, self.train_set, self.validation, self.run = config, train, validation, run
+        self.watched = watched
+        self.faces = train if synthetic is None else join(train, synthetic)
+        """Training faces: the real ones, then the synthetic ones."""
         self.subjects = subjects or {}
         self.console = console or Console(quiet=True)
         self.on_step = on_step
@@ -81,18 +73,28 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.networks = build_networks(config, len(train.classes), len(set(train.subjects)), self.device)
         self.optimisers = {
-            name: torch.optim.Adam(
-                module.parameters(),
-                lr=config.optimiser.learning_rate,
-                betas=config.optimiser.betas,
-                weight_decay=config.optimiser.weight_decay,
-            )
+            name: make_optimiser(config, module, self.networks.weighting if name == "generator" else None)
             for name, module in self.networks.trained().items()
         }
-        self.phases = plan(self.networks, self.optimisers, config.loss, config.discriminator_steps)
-        self.pairs = PairSampler(train.labels, train.subjects, len(train.classes), self.random)
+        steps, smoothing = config.discriminator_steps, config.label_smoothing
+        self.phases = {
+            synthesise: plan(
+                self.networks,
+                self.optimisers,
+                config.loss,
+                steps,
+                synthesise=synthesise,
+                label_smoothing=smoothing,
+            )
+            for synthesise in (False, True)
+        }
+        real = torch.arange(len(train))
+        self.pairs = PairSampler(
+            self.faces.labels, self.faces.subjects, len(train.classes), self.random, pool=real
+        )
         self.augment = make_augmentation(config.augmentation, config.model.image_size)
         self.position = Position()
+        self.events = Events(run.events) if config.tensorboard else None
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -155,13 +157,11 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         if self.position.order is None:
-            self.position.order = torch.randperm(len(self.train_set), generator=self.random)
+            self.position.order = draw_order(
+                len(self.train_set), len(self.faces), self.config.mix, self.random
+            )
         for module in self.networks.trained().values():
             module.train()
-        rate = learning_rate(self.config, self.position.epoch)
-        for optimiser in self.optimisers.values():
-            for group in optimiser.param_groups:
-                group["lr"] = rate
 
     def batches(self) -> list[torch.Tensor]:
         """This epoch's batches of training indices. A last batch of one image, which batch normalisation
@@ -174,16 +174,29 @@ class Trainer:
     def step(self, indices: torch.Tensor) -> None:
         """One batch through every phase."""
         began = time.perf_counter()
-        step = take_step(self.make_batch(indices), self.networks)
+        position, config = self.position, self.config
+        rate = learning_rate(config, position.epoch + position.step / len(self.batches()))
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        synthesise = position.step % config.synthesis_every == 0
+        batch = self.make_batch(indices)
+        if config.mixup and not (synthesise and self.networks.discriminator is not None):
+            batch = mix_up(batch, config.mixup, len(self.faces.classes), self.random)
+        step = take_step(batch, self.networks, synthesise)
         terms: Terms = {}
-        for phase in self.phases:
+        for phase in self.phases[synthesise]:
             terms |= phase.run(step)
-        position, count = self.position, len(step.batch)
+        if self.networks.averaged is not None:
+            update_average(self.networks.averaged, self.networks.generator, config.average, position.updates)
+        count = len(step.batch)
         for name, term in terms.items():
             position.sums[name] = position.sums.get(name, 0.0) + float(term) * count
+            position.counts[name] = position.counts.get(name, 0) + count
         position.hits += int((step.logits.argmax(1) == step.batch.source_label).sum())
         position.images += count
         position.step += 1
+        position.updates += 1
         position.epoch_seconds += time.perf_counter() - began
         self.console.advance(
             f"loss {position.sums['generator'] / position.images:.3f}  "
@@ -193,9 +206,9 @@ class Trainer:
     def make_batch(self, indices: torch.Tensor) -> Batch:
         """Pairs for the training images ``indices``, augmented alike, on the device."""
         pairs = self.pairs.sample(indices)
-        images = self.train_set.images
+        images = self.faces.images
         source, target = self.augment(images[pairs.source], images[pairs.target], generator=self.random)
-        labels = self.train_set.labels[pairs.source]
+        labels = self.faces.labels[pairs.source]
         return Batch(*(tensor.to(self.device) for tensor in (source, labels, target, pairs.target_label)))
 
     def end_epoch(self) -> None:
@@ -203,7 +216,7 @@ class Trainer:
         position, config = self.position, self.config
         line: dict[str, Any] = {
             "epoch": position.epoch + 1,
-            "losses": {name: total / position.images for name, total in position.sums.items()},
+            "losses": {name: total / position.counts[name] for name, total in position.sums.items()},
             "train_accuracy": position.hits / position.images,
             "learning_rate": learning_rate(config, position.epoch),
             "seconds": position.seconds + position.epoch_seconds,
@@ -211,36 +224,48 @@ class Trainer:
         }
         score = None
         if self.validation is not None:
-            _, confusion = evaluate_recognition(self.networks.generator, self.validation)
-            figures = recognition_figures(confusion, self.validation.classes)
-            line["validation"] = {key: figures[key] for key in ("accuracy", "macro_recall")}
-            score = figures["accuracy"]
+            line["validation"] = self.figures(self.validation)
+            score = line["validation"]["accuracy"]
+        if self.watched is not None:
+            line["test_fold"] = self.figures(self.watched)
         last = position.epoch + 1 == config.epochs
         selected = score is not None and (position.best is None or score >= position.best)
         best, best_epoch = (
             (score, position.epoch + 1) if selected or score is None else (position.best, position.best_epoch)
         )
         self.run.add_stats(line)
+        if self.events is not None:
+            self.events.write(line, self.networks.used, self.train_set)
         self.position = Position(
-            epoch=position.epoch + 1, seconds=line["seconds"], best=best, best_epoch=best_epoch
+            epoch=position.epoch + 1,
+            seconds=line["seconds"],
+            updates=position.updates,
+            best=best,
+            best_epoch=best_epoch,
         )
         if last or selected or self.position.epoch % config.checkpoint_every == 0:
             self.save(selected=selected or score is None)
         self.console.line(describe(line, config.epochs))
+
+    def figures(self, faces: FaceSet) -> dict[str, float]:
+        """Accuracy and macro recall of the generator that would be kept, on ``faces``."""
+        _, confusion = evaluate_recognition(self.networks.used, faces, views=self.config.views)
+        figures = recognition_figures(confusion, faces.classes)
+        return {key: figures[key] for key in ("accuracy", "macro_recall")}
 
     # -- saving and resuming ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, as ``weights_only`` loading accepts it."""
         return {
-            **checkpoints.model_content(self.networks.generator, self.train_set.classes),
+            **checkpoints.model_content(self.networks.used, self.train_set.classes),
             "config": to_dict(self.config),
             "split": self.subjects,
             "epoch": self.position.epoch,
             "networks": {
                 name: module.state_dict()
                 for name, module in self.networks.modules().items()
-                if name != "generator"
+                if module is not self.networks.used
             },
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "position": asdict(self.position),
@@ -264,7 +289,7 @@ class Trainer:
         state = checkpoints.load(self.run.last)
         if state["config"] != to_dict(self.config):
             raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
-        self.networks.generator.load_state_dict(state["model"])
+        self.networks.used.load_state_dict(state["model"])
         for name, weights in state["networks"].items():
             self.networks.modules()[name].load_state_dict(weights)
         if self.networks.identity is not None:
@@ -277,19 +302,3 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
         self.run.keep_stats(self.position.epoch)
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The rate of the epoch after ``epoch`` finished ones; nothing else counts, so it needs no state."""
-    passed = sum(epoch >= max(1, round(fraction * config.epochs)) for fraction in config.optimiser.milestones)
-    return config.optimiser.learning_rate * config.optimiser.gamma**passed
-
-
-def describe(line: dict[str, Any], epochs: int) -> str:
-    """An epoch's line for people."""
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
-    validation = f"  validation {line['validation']['accuracy']:.1%}" if "validation" in line else ""
-    return (
-        f"epoch {line['epoch']:>3}/{epochs}  {losses}  accuracy {line['train_accuracy']:.1%}{validation}  "
-        f"{line['images_per_second']:.0f} images/s"
-    )

@@ -8,13 +8,16 @@ from fer_mtl.models.discriminator import Discriminator
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import IdentityEncoder, freeze
 from fer_mtl.training import losses
+from fer_mtl.training.averaging import averaged_copy
 from fer_mtl.training.losses import LossWeights
 from fer_mtl.training.networks import Networks
 from fer_mtl.training.phases import (
     Batch,
     NotFinite,
+    OnlyTerm,
     Phase,
     generator_terms,
+    mix_up,
     plan,
     take_step,
     without_gradients,
@@ -133,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(batch: Batch) -> None
         module,
         torch.optim.SGD(module.parameters(), 0.1),
         lambda step: {"identity": module(torch.ones(1, 2)).sum() * float("nan")},
-        lambda terms: terms["identity"],
+        OnlyTerm(LossWeights()),
     )
     before = copies(module)
     with pytest.raises(NotFinite, match=r"the generator loss is not finite \(identity nan\)"):
@@ -149,3 +152,43 @@ def test_frozen_modules_pass_gradients_on_and_thaw_after_errors() -> None:
         raise ZeroDivisionError
     assert frozen.weight.grad is None and x.grad is not None
     assert frozen.weight.requires_grad and not frozen.bias.requires_grad
+
+
+def test_the_average_reads_the_expression_and_learns_nothing(batch: Batch) -> None:
+    networks = make_networks()
+    networks.averaged = averaged_copy(networks.generator)
+    weights = LossWeights(identity=0, adversarial=0, cycle=0, expression=2.0)
+    (phase,) = make_plan(networks, weights)
+    step = take_step(batch, networks)
+    with torch.no_grad():
+        logits = networks.averaged(step.image)["logits"]
+    before, decoder = copies(networks.averaged), copies(networks.generator.decoder)
+    terms = phase.run(step)
+    torch.testing.assert_close(terms["expression"], losses.classification(logits, batch.target_label))
+    torch.testing.assert_close(terms["generator"], terms["classification"] + 2 * terms["expression"])
+    assert all(torch.equal(value, before[name]) for name, value in copies(networks.averaged).items())
+    after = copies(networks.generator.decoder)
+    assert any(not torch.equal(after[name], decoder[name]) for name in decoder)
+
+
+def test_mixed_faces_have_mixed_labels(batch: Batch) -> None:
+    mixed = mix_up(batch, 0.5, 3, torch.Generator().manual_seed(0))
+    assert mixed.mixed_label is not None
+    torch.testing.assert_close(mixed.mixed_label.sum(1), torch.ones(4))
+    assert (mixed.mixed_label[torch.arange(4), batch.source_label] >= 0.5).all()
+    assert not torch.equal(mixed.source, batch.source) and torch.equal(mixed.target, batch.target)
+    # Every face is mixed with one other, by the share that its label says.
+    for k in (1, 2):  # those whose expression nobody else in the batch has
+        mixtures = torch.lerp(batch.source[k], batch.source, 1 - mixed.mixed_label[k, k])
+        assert any(torch.allclose(mixed.source[k], mixture, atol=1e-6) for mixture in mixtures)
+
+
+def test_steps_without_synthesis_train_recognition_alone(batch: Batch) -> None:
+    networks = make_networks()
+    optimisers = {name: torch.optim.Adam(m.parameters()) for name, m in networks.trained().items()}
+    (phase,) = plan(networks, optimisers, LossWeights(), synthesise=False)
+    before = copies(networks.generator.decoder)
+    step = take_step(batch, networks, synthesise=False)
+    assert len(step.image) == 0
+    assert set(phase.run(step)) == {"classification", "generator"}
+    assert all(torch.equal(value, before[name]) for name, value in copies(networks.generator.decoder).items())

@@ -28,5 +28,5 @@ def test_an_override_changes_only_what_it_names() -> None:
 
 
 def test_an_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="preset must be one of paper, small, got 'large'"):
+    with pytest.raises(ValueError, match="preset must be one of paper, small, ck48, got 'large'"):
         preset_config("large")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,12 @@ import pytest
 from PIL import Image
 
 from fer_mtl.data import FaceSet
+from fer_mtl.evaluation.predictions import read_csv
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.run import fold_name, load_faces, train_run
+from fer_mtl.training.console import Console
+from fer_mtl.training.run import describe_plan, fold_name, load_faces, train_run
+from fer_mtl.training.split import make_split
+from fer_mtl.training.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]
 
@@ -45,3 +50,51 @@ def test_folds_are_named(tiny: Tiny) -> None:
     assert fold_name(tiny(fold=2)) == "fold 2 of 4 (stratified)"
     assert fold_name(tiny(fold=None)) == "no test fold"
     assert fold_name(tiny(fold_rule="official")) == "official split"
+
+
+def test_the_report_agrees_with_the_predictions(trained_run: Path) -> None:
+    report = json.loads((trained_run / "report.json").read_text())
+    predictions = read_csv(trained_run / "predictions.csv")
+    assert report["accuracy"] == pytest.approx(float(predictions.correct.double().mean()))
+    assert sorted(set(predictions.subject)) == report["split"]["test"]
+    assert report["synthesis"]["identity"]["network"] == "IdentityEncoder"
+    assert {line["level"] for line in report["gates"]} == {1, 2, 3}
+    page = (trained_run / "report.html").read_text()
+    for title in ("Between expressions", "Calibration", "above 1/2"):
+        assert title in page
+
+
+def test_the_optimistic_figure_is_labelled_and_decides_nothing(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = iter([0.5, 0.9, 0.7])
+    monkeypatch.setattr(Trainer, "figures", lambda self, found: {"accuracy": next(watched)})
+    alone = {"sharing": "none", "synthesis": False}
+    reports = [
+        train_run(tiny(model=alone, epochs=3, optimistic=flag), tmp_path / str(flag), faces=faces)
+        for flag in (False, True)
+    ]
+    assert "optimistic" not in reports[0]
+    assert reports[0]["confusion"] == reports[1]["confusion"] and reports[1]["epoch"] == 3
+    assert reports[0]["accuracy"] == reports[1]["accuracy"]
+    assert reports[1]["optimistic"] == {"epoch": 2, "selected_on": "the test fold", "accuracy": 0.9}
+
+
+def test_a_class_that_cannot_be_learnt_is_named(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = {"sharing": "none", "synthesis": False}
+    contempt = faces.classes.index("contempt")
+    # The first two subjects alone show contempt, and by the sorted rule they are the first fold.
+    kept = [i for i, s in enumerate(faces.subjects) if s < "P0002" or faces.labels[i] != contempt]
+    config = tiny(epochs=1, model=alone, fold_rule="sorted")
+    report = train_run(config, tmp_path, faces=faces.subset(kept), console=Console())
+    assert "warning: no training image of contempt" in capsys.readouterr().out
+    assert report["per_class"]["contempt"] == {"recall": 0.0, "images": 2}
+
+
+def test_the_plan_says_what_it_builds_on(faces: FaceSet, tiny: Tiny) -> None:
+    config = tiny(init="runs/other", synthetic="made", mix=0.25)
+    text = describe_plan(config, faces, make_split(config, faces))
+    assert "2 epochs of 4 steps of 14" in text  # 42 real images are three quarters of 56
+    assert "25% synthetic from made" in text and "from runs/other but for decoder, style" in text

@@ -94,6 +94,63 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert_same(RunFolder(tmp_path / "straight").read_stats(), RunFolder(tmp_path / "stopped").read_stats())
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"average": 0.9, "mixup": 0.3, "synthesis_every": 2, "loss": {"expression": 0.5}},
+        {"weighting": "uncertainty", "optimiser": {"schedule": "cosine", "warmup": 0.3}},
+    ],
+)
+def test_every_choice_of_the_recipe_resumes_alike(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    config = tiny(epochs=2, **more)
+    extra = faces.subset([3, 10, 17])
+    straight = make_trainer(config, faces, tmp_path / "straight", synthetic=extra)
+    straight.fit()
+    stopped = make_trainer(
+        config, faces, tmp_path / "stopped", synthetic=extra, on_step=StopAt(4, raise_interrupt)
+    )
+    with pytest.raises(Interrupted):
+        stopped.fit()
+    resumed = make_trainer(config, faces, tmp_path / "stopped", synthetic=extra)
+    resumed.resume()
+    resumed.fit()
+    assert_same(straight.state(), resumed.state())
+    if config.average:
+        kept = checkpoints.load_model(tmp_path / "straight").model.state_dict()
+        raw = straight.networks.generator.state_dict()
+        assert not torch.equal(kept["classifier.linear.weight"], raw["classifier.linear.weight"])
+        assert_same(dict(kept), dict(straight.networks.averaged.state_dict()))
+    else:
+        assert straight.networks.weighting.log_variance.abs().min() > 0
+
+
+def test_synthetic_faces_are_sources_and_never_targets(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    extra = faces.subset([0, 1, 2])
+    extra.images.fill_(255)
+    trainer = make_trainer(tiny(fold=None, augmentation="none"), faces, tmp_path, synthetic=extra)
+    everything = torch.arange(len(faces) + 3)
+    for _ in range(20):
+        batch = trainer.make_batch(everything)
+        assert batch.source[-3:].min() == 1.0
+        assert (batch.target.flatten(1).amin(1) < 1).all()
+
+
+def test_the_mean_of_a_term_is_over_the_steps_that_have_it(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    """Three steps an epoch, synthesis in the first and the last."""
+    seen: list[dict[str, int]] = []
+
+    def watch(trainer: Trainer) -> None:
+        seen.append(dict(trainer.position.counts))
+
+    trainer = make_trainer(tiny(epochs=1, synthesis_every=2), faces, tmp_path, on_step=watch)
+    trainer.fit()
+    assert seen[-1]["classification"] == 42 and seen[-1]["identity"] == seen[-1]["discriminator"] == 28
+
+
 def test_another_seed_ends_with_other_bits(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
     ends = []
     for seed in (0, 0, 1):

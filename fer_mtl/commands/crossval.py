@@ -1,0 +1,66 @@
+"""fer-mtl crossval: every fold with every seed, and one report of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from fer_mtl.commands.options import SWITCHES, add_config, make_parser, normalise, parse, read_config
+from fer_mtl.commands.train import default_folder
+from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.console import Console
+from fer_mtl.training.crossval import run_crossval
+from fer_mtl.training.networks import choose_device
+
+DESCRIPTION = """Cross-validation: train and test on every subject-independent fold with every seed. Finished
+folds are kept and a stopped one goes on where it was, so the same command continues a run, and one with more
+seeds extends it. Example: fer-mtl crossval --data ck48:data/CK+48 --seeds 0,1,2 --sharing convflu"""
+
+
+def parser(arguments: Sequence[str]) -> ArgumentParser:
+    options = make_parser("crossval", DESCRIPTION)
+    options.add_argument("--out", type=str, help="run folder (default: runs/DATA-PRESET-SHARING-crossval)")
+    options.add_argument("--seeds", type=str, default="0", help="one or more seeds, e.g. 0,1,2")
+    options.add_argument(
+        "--workers", type=int, help="folds trained at a time (default: one a processor; one with CUDA)"
+    )
+    options.add_argument("--overwrite", action="store_true", help="train again what the folder holds")
+    add_config(options, arguments)
+    return options
+
+
+def read_seeds(text: str) -> list[int]:
+    """ "0,1,2" -> [0, 1, 2]. ``ValueError`` for anything else."""
+    try:
+        return [int(part) for part in str(text).split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be numbers separated by commas, got {text!r}") from None
+
+
+def default_workers(config: TrainConfig) -> int:
+    """One a processor on the CPU, one on a GPU."""
+    return 1 if choose_device(config.device).type == "cuda" else len(os.sched_getaffinity(0))
+
+
+def main(arguments: Sequence[str]) -> int:
+    arguments = normalise(arguments, SWITCHES)
+    options = parse(parser(arguments), arguments)
+    config = read_config(options)
+    folder = (
+        Path(options.out)
+        if options.out
+        else default_folder(config).with_name(default_folder(config).name.rsplit("-", 1)[0] + "-crossval")
+    )
+    workers = default_workers(config) if options.workers is None else options.workers
+    run_crossval(
+        config,
+        folder,
+        read_seeds(options.seeds),
+        workers=workers,
+        overwrite=options.overwrite,
+        console=Console(),
+    )
+    return 0

@@ -1,0 +1,27 @@
+"""fer-mtl report: runs side by side, beside the paper, with paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.evaluation.comparison import write_comparison
+from fer_mtl.evaluation.runs import load_run
+from fer_mtl.training.console import Console
+
+DESCRIPTION = """Set finished runs (of crossval or train) side by side and beside the published figures:
+accuracy with intervals, recall and confusion of each expression, calibration, paired tests on the same images
+and folds, synthesis, gates, learning curves. Writes report.html, report.md and tables/*.csv."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    arguments = normalise(arguments)
+    parser = make_parser("report", DESCRIPTION)
+    parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="folders of crossval or train")
+    parser.add_argument("--out", type=str, default="runs/report", metavar="FOLDER", help="where it goes")
+    options = parse(parser, arguments)
+    runs = [load_run(folder) for folder in options.runs]
+    write_comparison(runs, options.out)
+    Console().line(f"report of {len(runs)} runs: {Path(options.out) / 'report.html'}")
+    return 0

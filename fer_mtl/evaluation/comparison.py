@@ -1,0 +1,303 @@
+"""Runs side by side, and beside the paper: what `fer-mtl report` and a cross-validation write.
+
+A report is a list of parts; each is a small function from the runs to a table, pictures or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from fer_mtl.evaluation import plots
+from fer_mtl.evaluation.document import Part, Table, write_document
+from fer_mtl.evaluation.paired import comparable, compare
+from fer_mtl.evaluation.published import PUBLISHED, protocol_differences, published_accuracy, published_row
+from fer_mtl.evaluation.report import gate_table, number, percent
+from fer_mtl.evaluation.runs import Run
+from fer_mtl.training.files import write_json
+
+DATA_TITLES = {"ckplus": "CK+", "oulu_casia": "Oulu-CASIA", "mmi": "MMI"}
+
+
+def columns(runs: Sequence[Run]) -> list[str]:
+    """A heading for each run: its method, with the folder only where two runs have one method."""
+    methods = [run.method for run in runs]
+    return [run.method if methods.count(run.method) == 1 else run.name for run in runs]
+
+
+def interval(found: dict[str, Any]) -> str:
+    """An interval in percent; what lies beyond 0 and 100 % is cut off."""
+    if found["low"] is None:
+        return ""
+    return f"{100 * max(found['low'], 0.0):.1f} to {100 * min(found['high'], 1.0):.1f}"
+
+
+def results(runs: Sequence[Run]) -> list[Part]:
+    header = [
+        "method", "data", "folds x seeds", "accuracy", "deviation", "95 % over seeds", "95 % over subjects",
+        "macro F1", "macro recall", "paper", "ours - paper", "optimistic", "parameters", "of it sharing",
+        "minutes",
+    ]  # fmt: skip
+    rows = []
+    for run, name in zip(runs, columns(runs), strict=True):
+        report, paper = run.report, published_accuracy(run.config)
+        accuracy = report["over_seeds"]["accuracy"]
+        optimistic = report["optimistic"]
+        rows.append(
+            [
+                name,
+                run.data,
+                f"{report['folds']} x {len(report['seeds'])}",
+                percent(report["accuracy"]),
+                "" if accuracy["deviation"] is None else f"{100 * accuracy['deviation']:.2f}",
+                interval(accuracy),
+                interval(report["over_subjects"]),
+                percent(report["macro_f1"]),
+                percent(report["macro_recall"]),
+                "" if paper is None else f"{100 * paper:.2f} %",
+                "" if paper is None else f"{100 * (report['accuracy'] - paper):+.1f}",
+                "" if optimistic is None else percent(optimistic["accuracy"]),
+                f"{report['parameters']['total']:,}",
+                f"{report['parameters']['sharing']:,}",
+                f"{report['seconds'] / 60:.1f}",
+            ]
+        )
+    lead = (
+        "Subject-independent; every image is tested once for each seed, by a network that saw no image of "
+        "that person. The interval over seeds is that of the mean of independent trainings (t), the one over "
+        "subjects says how far other people would move it (bootstrap). Optimistic: the epoch chosen on the "
+        "test fold, as the paper's code does; not a result."
+    )
+    return [
+        Part("results", "Results beside the paper", lead, table=Table(header, rows, range(3, len(header))))
+    ]
+
+
+def protocol(runs: Sequence[Run]) -> list[Part]:
+    lines = dict.fromkeys(line for run in runs for line in protocol_differences(run.config))
+    notes = [
+        f"{row.row}: the paper's figure is for {row.note}."
+        for row in PUBLISHED
+        if any(published_row(run.config) is row for run in runs)
+    ]
+    return [Part("protocol", "Where the protocols differ", lines=[*lines, *notes])]
+
+
+def paper(runs: Sequence[Run]) -> list[Part]:
+    rows = [
+        [
+            row.row,
+            *(f"{100 * row.accuracy[d]:.2f} %" if d in row.accuracy else "" for d in DATA_TITLES),
+            row.note,
+        ]
+        for row in PUBLISHED
+    ]
+    lead = "Accuracy as published, on full-size images, the epoch chosen on the test fold in the public code."
+    table = Table(["row", *DATA_TITLES.values(), "note"], rows, range(1, 4))
+    return [Part("published", "Published figures", lead, table=table)]
+
+
+def recalls(runs: Sequence[Run]) -> list[Part]:
+    classes = list(dict.fromkeys(name for run in runs for name in run.report["per_class"]))
+    rows = [
+        [name, *(percent(run.report["per_class"].get(name, {}).get("recall")) for run in runs)]
+        for name in classes
+    ]
+    rows.append(["mean", *(percent(run.report["macro_recall"]) for run in runs)])
+    table = Table(["expression", *columns(runs)], rows, range(1, len(runs) + 1))
+    figures = {
+        name: plots.confusion_plot(run.report["confusion"], list(run.report["per_class"]))
+        for name, run in zip(columns(runs), runs, strict=True)
+    }
+    lead = "Share of an expression's images that were recognised; below, what they were taken for."
+    return [
+        Part("recall", "Recall of each expression", lead, table=table),
+        Part("confusion", "Confusion", "Rows are the true expressions.", figures=figures),
+    ]
+
+
+def calibrations(runs: Sequence[Run]) -> list[Part]:
+    keys = {"ece": "expected error", "mce": "largest error", "brier": "Brier score", "log_loss": "log loss"}
+    rows = [
+        [name, percent(run.report["calibration"]["mean_confidence"]), percent(run.report["accuracy"])]
+        + [number(run.report["calibration"][key]) for key in keys]
+        for name, run in zip(columns(runs), runs, strict=True)
+    ]
+    header = ["method", "mean confidence", "accuracy", *keys.values()]
+    bins = {
+        name: run.report["calibration"]["reliability"] for name, run in zip(columns(runs), runs, strict=True)
+    }
+    lead = "Whether a confidence of 90 % is right in 90 % of the cases; dots are bins of confidence."
+    return [
+        Part(
+            "calibration",
+            "Calibration",
+            lead,
+            table=Table(header, rows, range(1, len(header))),
+            figures={"reliability": plots.reliability_plot(bins)},
+        )
+    ]
+
+
+def paired(runs: Sequence[Run]) -> list[Part]:
+    rows = []
+    names = dict(zip((id(run) for run in runs), columns(runs), strict=True))
+    for first, second in combinations(runs, 2):
+        if not comparable(first, second):
+            continue
+        found = compare(first, second)
+        exact = found["mcnemar"].values()
+        rows.append(
+            [
+                names[id(first)],
+                names[id(second)],
+                f"{100 * found['folds']['mean']:+.2f}",
+                ", ".join(f"{test['only_first']} : {test['only_second']}" for test in exact),
+                ", ".join(p_value(test["p"]) for test in exact),
+                p_value(found["folds"]["p"]),
+                p_value(found["subjects"]["p"]),
+            ]
+        )
+    if not rows:
+        return []
+    header = [
+        "first", "second", "difference in points", "images only one has right", "p, McNemar by seed",
+        "p, folds x seeds", "p, subjects",
+    ]  # fmt: skip
+    lead = (
+        "Same images, same folds. McNemar's exact test counts images and takes them as independent, which "
+        "the frames of one sequence are not; the t test over folds and seeds is corrected for training sets "
+        "that overlap; the last one flips the sign of whole subjects. Mean difference over folds and seeds."
+    )
+    return [Part("paired", "Paired tests", lead, table=Table(header, rows, range(2, 7)))]
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "none"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def synthesis(runs: Sequence[Run]) -> list[Part]:
+    rows = []
+    for run, name in zip(runs, columns(runs), strict=True):
+        found = run.report["synthesis"]
+        if not found:
+            continue
+        to_target, identity, sets = found["to_target"] or {}, found["identity"] or {}, found["sets"] or {}
+        rows.append(
+            [
+                name,
+                found["judge"],
+                percent(found["expression_accuracy"]),
+                percent(found["judge_on_real_faces"]),
+                number(identity.get("cosine")),
+                f"{number(identity.get('other_people'))} to {number(identity.get('same_person'))}",
+                number(to_target.get("ssim")),
+                number(to_target.get("psnr"), 2),
+                number((found["unchanged_source"] or {}).get("ssim")),
+                number(sets.get("frechet")),
+                number(sets.get("kernel"), 4),
+            ]
+        )
+    if not rows:
+        return []
+    header = [
+        "method", "judge", "expression read", "in real faces", "identity cosine", "strangers to same person",
+        "SSIM to target", "PSNR", "SSIM of unchanged source", "Frechet", "kernel",
+    ]  # fmt: skip
+    lead = (
+        "Faces of tested people redrawn with every other expression. Frechet and kernel distance are on "
+        "recognition features of the judge, not on Inception's: they compare only under one judge. Means "
+        "over folds."
+    )
+    return [Part("synthesis", "Synthesis", lead, table=Table(header, rows, range(2, len(header))))]
+
+
+def gates(runs: Sequence[Run]) -> list[Part]:
+    parts = []
+    for index, (run, name) in enumerate(zip(runs, columns(runs), strict=True)):
+        statistics = run.report["gates"]
+        if not statistics:
+            continue
+        rows, header, numbers = gate_table(statistics, list(run.report["per_class"]))
+        bars = {
+            f"{line['direction'].split()[0]} {line['level']}": line["per_expression"]
+            for line in statistics
+            if line["gate"] == "z"
+        }
+        parts.append(
+            Part(
+                f"gates-{index}",
+                f"Gates: {name}",
+                "Mean z is how much of the candidate made from the other task is accepted, by direction, "
+                "level and expression; r is what of the other task may enter it. Means over folds and seeds.",
+                table=Table(header, rows, numbers),
+                figures={"accepted from the other task": plots.bars(bars, "Accepted (mean z)")},
+            )
+        )
+    return parts
+
+
+def learning(runs: Sequence[Run]) -> list[Part]:
+    """Accuracy over training subjects, where runs differ in them; all subjects count as one point too."""
+    if len({run.config.train_subjects for run in runs}) < 2:
+        return []
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        method = run.method.replace(f", {run.config.train_subjects} training subjects", "")
+        counts = [len(entry["train_subjects"]) for entry in run.report["per_fold"]]
+        lines.setdefault(method, []).append((sum(counts) / len(counts), run.report["accuracy"]))
+    rows = [[name, f"{x:.0f}", percent(y)] for name, points in lines.items() for x, y in sorted(points)]
+    table = Table(["method", "training subjects of a fold", "accuracy"], rows, (1, 2))
+    figures = {"learning curve": plots.learning_curve(lines)}
+    return [Part("learning", "Learning curve", "Means over folds and seeds.", table=table, figures=figures)]
+
+
+def folds(runs: Sequence[Run]) -> list[Part]:
+    rows = [
+        [
+            name,
+            str(entry["seed"]),
+            str(entry["fold"]),
+            percent(entry["accuracy"]),
+            percent(entry["macro_recall"]),
+            str(entry["n_train"]),
+            str(entry["n_test"]),
+            ", ".join(entry["test_subjects"]),
+        ]
+        for run, name in zip(runs, columns(runs), strict=True)
+        for entry in run.report["per_fold"]
+    ]
+    header = [
+        "method",
+        "seed",
+        "fold",
+        "accuracy",
+        "macro recall",
+        "trained on",
+        "tested on",
+        "test subjects",
+    ]
+    return [Part("folds", "Folds", table=Table(header, rows, range(1, 7)))]
+
+
+PARTS = (results, protocol, paired, recalls, calibrations, learning, synthesis, gates, paper, folds)
+
+
+def write_comparison(runs: Sequence[Run], folder: str | Path) -> None:
+    """Write report.html, report.md, pictures/ and tables/*.csv about ``runs`` into ``folder``, and
+    paired.json with all figures of the paired tests."""
+    folder = Path(folder)
+    one = len(runs) == 1
+    write_document(
+        folder,
+        f"{runs[0].method} on {runs[0].data}" if one else f"{len(runs)} runs compared",
+        "Subject-independent facial expression recognition and synthesis.",
+        [part for make in PARTS for part in make(runs)],
+    )
+    if not one:
+        tests = [compare(a, b) for a, b in combinations(runs, 2) if comparable(a, b)]
+        write_json(folder / "paired.json", tests)

@@ -1,0 +1,83 @@
+"""Paired tests between two runs that were tested on the same images in the same folds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fer_mtl.evaluation.predictions import Predictions, concatenate
+from fer_mtl.evaluation.runs import Run, mean_correct
+from fer_mtl.evaluation.statistics import corrected_t, mcnemar, subject_permutation
+
+
+def compare(first: Run, second: Run) -> dict[str, Any]:
+    """Three tests of "both runs recognise equally well", over the seeds that both have.
+
+    ``mcnemar``: exact, on images, one for each seed. ``folds``: paired t over folds x seeds with the
+    correction for overlapping training sets. ``subjects``: sign flips over subjects, of the accuracy that is
+    averaged over seeds. Differences are first - second.
+
+    Raises ``ValueError`` naming the runs when they share no seed, or differ in folds or images.
+    """
+    seeds = list(dict.fromkeys(seed for seed, _ in first.predictions))
+    seeds = [seed for seed in seeds if any(seed == other for other, _ in second.predictions)]
+    names = f"{first.name} and {second.name}"
+    if not seeds:
+        raise ValueError(f"{names} share no seed, so no paired test is possible")
+    ours, theirs = (
+        {key: found for key, found in run.predictions.items() if key[0] in seeds} for run in (first, second)
+    )
+    if ours.keys() != theirs.keys() or any(set(ours[k].source) != set(theirs[k].source) for k in ours):
+        raise ValueError(f"{names} were not tested on the same images in the same folds")
+    theirs = {key: reorder(found, ours[key].source) for key, found in theirs.items()}
+    differences = [
+        float(ours[key].correct.double().mean() - theirs[key].correct.double().mean()) for key in ours
+    ]
+    per_seed = {
+        seed: mcnemar(
+            *(
+                concatenate([found for key, found in side.items() if key[0] == seed]).correct.tolist()
+                for side in (ours, theirs)
+            )
+        )
+        for seed in seeds
+    }
+    correct, subjects = mean_correct(list(ours.values()))
+    other, _ = mean_correct(list(theirs.values()))
+    return {
+        "first": first.name,
+        "second": second.name,
+        "seeds": seeds,
+        "mcnemar": per_seed,
+        "folds": corrected_t(differences, test_share(first)),
+        "subjects": subject_permutation(correct, other, subjects),
+    }
+
+
+def test_share(run: Run) -> float:
+    """Mean of n_test / n_train over the folds."""
+    shares = [entry["n_test"] / entry["n_train"] for entry in run.report["per_fold"]]
+    return sum(shares) / len(shares)
+
+
+def reorder(predictions: Predictions, sources: list[str]) -> Predictions:
+    """``predictions`` in the order of ``sources``, which must be all of its own."""
+    place = {source: i for i, source in enumerate(predictions.source)}
+    index = [place[source] for source in sources]
+    return Predictions(
+        predictions.classes,
+        sources,
+        [predictions.subject[i] for i in index],
+        predictions.label[index],
+        predictions.probability[index],
+    )
+
+
+def comparable(first: Run, second: Run) -> bool:
+    """Whether :func:`compare` would take them."""
+    seeds = {seed for seed, _ in first.predictions} & {seed for seed, _ in second.predictions}
+    keys = {key for key in first.predictions if key[0] in seeds}
+    return (
+        bool(seeds)
+        and keys == {key for key in second.predictions if key[0] in seeds}
+        and all(set(first.predictions[k].source) == set(second.predictions[k].source) for k in keys)
+    )

@@ -1,0 +1,220 @@
+"""Cross-validation: every fold and seed as a run of its own, then one report of them all.
+
+A fold that is finished is not trained again, one that was stopped goes on where it was; so the same command
+continues a cross-validation, and one with more seeds extends it. Images are decoded once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_mtl.data import FaceSet
+from fer_mtl.data.folds import Fold
+from fer_mtl.evaluation.comparison import write_comparison
+from fer_mtl.evaluation.report import percent
+from fer_mtl.evaluation.runs import load_crossval
+from fer_mtl.memory import keep_freed_memory
+from fer_mtl.training.config import TrainConfig, to_dict
+from fer_mtl.training.console import Console
+from fer_mtl.training.files import write_json
+from fer_mtl.training.fold_folders import FOLDS, fold_folder, matching, read_folds
+from fer_mtl.training.interrupt import Interrupted
+from fer_mtl.training.run import load_faces, train_run
+from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.split import folds_of, missing_classes
+
+# What may differ between a cross-validation and its continuation.
+FREE = ("fold", "seed", "threads", "device")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold of one seed."""
+
+    config: TrainConfig
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"seed {self.config.seed}, fold {self.config.fold}"
+
+
+def fold_config(config: TrainConfig, seed: int, fold: int) -> TrainConfig:
+    """``config`` for one fold; runs that it builds on are narrowed down to the same fold of theirs."""
+    built_on: dict[str, Any] = {
+        name: None if getattr(config, name) is None else matching(getattr(config, name), seed, fold)
+        for name in ("init", "synthetic", "judge")
+    }
+    return replace(config, seed=seed, fold=fold, **built_on)
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The fold's report.json, or None. ``ValueError`` when it was trained with other settings."""
+    run = RunFolder(job.folder)
+    if not run.report.is_file():
+        return None
+    check_same(run.read_config(), job.config, run.config)
+    report: dict[str, Any] = json.loads(run.report.read_text(encoding="utf-8"))
+    return report
+
+
+def check_same(found: TrainConfig, asked: TrainConfig, file: Path) -> None:
+    """Raise ``ValueError`` naming the settings in which a continuation differs from what was begun."""
+    old, new = to_dict(found), to_dict(asked)
+    different = [name for name in new if name not in FREE and old[name] != new[name]]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{file} was begun with other settings: {name} was {old[name]!r}, now {new[name]!r}; "
+            "choose another --out, or give --overwrite"
+        )
+
+
+def train_fold(job: Job, faces: FaceSet, console: Console | None = None) -> dict[str, Any]:
+    """Train one fold, or go on with it, and return its report."""
+    resume = RunFolder(job.folder).last.is_file()
+    try:
+        return train_run(
+            job.config, job.folder, resume=resume, overwrite=not resume, faces=faces, console=console
+        )
+    except (RuntimeError, ValueError) as error:
+        raise type(error)(f"{job.name}: {error}") from error
+
+
+def _in_worker(job: Job, faces: FaceSet, threads: int) -> dict[str, Any]:
+    keep_freed_memory()  # as the command does for its own process
+    torch.set_num_threads(threads)
+    return train_fold(job, faces)
+
+
+def train_folds(
+    jobs: Sequence[Job], faces: FaceSet, workers: int, console: Console
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Every job with its report, as they are done: one after the other in this process, or ``workers`` at a
+    time, each in a process with its share of the threads (small networks gain more from that than from
+    threads).
+    """
+    if workers == 1 or len(jobs) < 2:
+        for job in jobs:
+            console.line(f"\n{job.name}")
+            yield job, train_fold(job, faces, console)
+        return
+    threads = jobs[0].config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    left = list(jobs)
+    running: dict[Future[dict[str, Any]], Job] = {}
+    # No job is handed over before a process is free: after Ctrl-C, a waiting one would still be begun.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        while left or running:
+            while left and len(running) < workers:
+                job = left.pop(0)
+                running[pool.submit(_in_worker, job, faces, threads)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+
+
+def run_crossval(
+    config: TrainConfig,
+    folder: str | Path,
+    seeds: Sequence[int] = (0,),
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    faces: FaceSet | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train and test every fold with every seed; returns the content of ``folder/report.json``.
+
+    Raises:
+        ValueError: seeds that repeat, fewer subjects than folds, or a folder that holds another
+            cross-validation (of other settings, or of data that has changed since).
+        Interrupted: after Ctrl-C; the same call continues.
+    """
+    root, console = Path(folder), console or Console(quiet=True)
+    seeds = list(seeds)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be one or more distinct numbers, got {seeds}")
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
+    config = replace(config, fold=None, seed=seeds[0])
+    faces = faces if faces is not None else load_faces(config)
+    folds = folds_of(config, faces)
+    jobs = [
+        Job(fold_config(config, seed, fold.index), fold_folder(root, seed, fold.index))
+        for seed in seeds
+        for fold in folds
+    ]
+    console.line(faces.describe())
+    for fold in folds:
+        if missing := missing_classes(faces, fold.train):
+            console.line(f"warning: fold {fold.index} leaves no training image of {', '.join(missing)}")
+    begin(root, config, folds, seeds, overwrite)
+    reports = {job.folder: report for job in jobs if (report := finished(job)) is not None}
+    if reports:
+        console.line(f"{len(reports)} of {len(jobs)} folds are finished already")
+    left = [job for job in jobs if job.folder not in reports]
+    try:
+        for job, report in train_folds(left, faces, workers, console):
+            reports[job.folder] = report
+            console.line(
+                f"{job.name}: accuracy {percent(report['accuracy'])}, macro recall "
+                f"{percent(report['macro_recall'])}, {report['seconds'] / 60:.1f} min "
+                f"({len(reports)} of {len(jobs)})"
+            )
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"stopped with {len(reports)} of {len(jobs)} folds finished; the same command continues"
+        ) from error
+    return finish(root, console)
+
+
+def finish(root: Path, console: Console) -> dict[str, Any]:
+    """Write the whole report.json and report.html from the folds' own files."""
+    run = load_crossval(root)
+    write_json(root / "report.json", run.report)
+    write_comparison([run], root)
+    report = run.report
+    spread = report["over_seeds"]["accuracy"]["deviation"]
+    console.line(
+        f"\naccuracy {percent(report['accuracy'])}"
+        + ("" if spread is None else f" (deviation over seeds {100 * spread:.1f})")
+        + f", macro recall {percent(report['macro_recall'])}, {report['seconds'] / 60:.0f} min of training; "
+        f"report: {root / 'report.html'}"
+    )
+    return report
+
+
+def begin(
+    root: Path, config: TrainConfig, folds: Sequence[Fold], seeds: Sequence[int], overwrite: bool
+) -> None:
+    """Write config.yaml and folds.json, or check that those of an earlier start say the same."""
+    run = RunFolder(root)
+    lists = [fold.to_json() for fold in folds]
+    known: list[int] = []
+    if overwrite:
+        for fold in folds:
+            for seed in seeds:
+                run_of_fold = RunFolder(fold_folder(root, seed, fold.index))
+                if run_of_fold.holds_a_run():
+                    run_of_fold.create(overwrite=True)
+    elif (root / FOLDS).is_file():
+        check_same(run.read_config(), config, run.config)
+        stored = read_folds(root)
+        known = stored["seeds"]
+        if stored["folds"] != lists:
+            raise ValueError(
+                f"{root / FOLDS} lists other folds: the data has changed since; choose another --out"
+            )
+    else:
+        run.check_free()
+    root.mkdir(parents=True, exist_ok=True)
+    run.write_config(config)
+    write_json(root / FOLDS, {"seeds": [*known, *(s for s in seeds if s not in known)], "folds": lists})

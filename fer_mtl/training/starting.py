@@ -1,0 +1,78 @@
+"""Fine-tuning: start a network from another run's, some of its parts afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from fer_mtl.evaluation.quality import Judge
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.models.pretrained import load_weights
+from fer_mtl.training import checkpoints
+from fer_mtl.training.config import TrainConfig
+
+
+def part_of(key: str) -> set[str]:
+    """The parts of FERSNet that a key of its state dict belongs to, as ``restart`` names them."""
+    first, *rest = key.split(".")
+    if first == "levels":
+        return {{"share": "sharing"}.get(rest[1], rest[1])}
+    return {first, "style"} if first == "decoder" and "style" in rest else {first}
+
+
+def start_from(model: FERSNet, source: str, restart: Collection[str]) -> None:
+    """Copy the weights of the run or checkpoint ``source`` into ``model``, but for the parts ``restart``.
+
+    Raises ``ValueError`` naming what does not fit: another width, sharing or number of expressions in a part
+    that is kept.
+    """
+    found = checkpoints.load_model(source).model.state_dict()
+    own = model.state_dict()
+    afresh = {key for key in own if part_of(key) & set(restart)}
+    kept = {key: value for key, value in found.items() if not part_of(key) & set(restart)}
+    load_weights(model, {**{key: own[key] for key in afresh}, **kept}, source)
+
+
+def check_unseen(origin: Mapping[str, Any], test_subjects: Collection[str], data: str) -> None:
+    """Raise ``ValueError`` when a network that this run builds on (``origin`` as in its checkpoint) was
+    trained on subjects it tests.
+
+    Subjects are compared where both were trained on the data set of the same name; elsewhere equal ids are
+    other people.
+    """
+    if "config" not in origin or data_name(origin["config"]["data"]) != data_name(data):
+        return
+    split = origin.get("split", {})
+    seen = {*split.get("train", ()), *split.get("validation", ())} & set(test_subjects)
+    if seen:
+        raise ValueError(
+            f"init and judge must not know the tested subjects, but were trained on {len(seen)} of them: "
+            f"{', '.join(sorted(seen)[:5])}; use the run of the same fold"
+        )
+
+
+def load_judge(
+    source: str | None, test_subjects: Collection[str], config: TrainConfig, classes: Sequence[str]
+) -> Judge | None:
+    """The recogniser of the run ``source``, to read the faces synthesised by a run of ``config``.
+
+    Raises ``ValueError`` when it knows tested subjects, other expressions, or sees images of another size.
+    """
+    if source is None:
+        return None
+    trained = checkpoints.load_model(source)
+    check_unseen(trained.origin, test_subjects, config.data)
+    if trained.classes != tuple(classes):
+        raise ValueError(f"judge must read {', '.join(classes)}; {source} reads {', '.join(trained.classes)}")
+    for key in ("image_size", "in_channels"):
+        if trained.model.config[key] != getattr(config.model, key):
+            raise ValueError(
+                f"judge must have model.{key} {getattr(config.model, key)} as this run, {source} has "
+                f"{trained.model.config[key]}"
+            )
+    return Judge(source, trained.model)
+
+
+def data_name(data: str) -> str:
+    """ "ck48:some/folder" -> "ck48"."""
+    return data.partition(":")[0]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from fer_mtl.commands.options import SWITCHES, add_config, expand, make_parser, normalise, parse, read_config
+from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.methods import METHODS, method_of
+
+
+def config_of(*arguments: str) -> TrainConfig:
+    """The configuration that a command would read from its arguments."""
+    given = normalise(arguments, SWITCHES)
+    parser = make_parser("test", "A test.")
+    add_config(parser, given)
+    return read_config(parse(parser, given))
+
+
+def test_short_options_stand_for_settings() -> None:
+    assert expand(["--sharing", "nddr", "--epochs", "3"]) == ["--model.sharing=nddr", "--epochs", "3"]
+    assert expand(["--method=baseline"]) == ["--model.sharing=none", "--model.synthesis=false"]
+    with pytest.raises(ValueError, match=r"--method must be one of baseline, baseline\*, fersnet.* got 'x'"):
+        normalise(["--method", "x"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_configuration(name: str) -> None:
+    config = config_of("--method", name, "--train-subjects", "20")
+    model = {f"model.{key}": value for key, value in vars(config.model).items()}
+    assert METHODS[name].items() <= model.items()
+    assert "20 training subjects" in method_of(config)
+
+
+def test_later_options_win_and_a_preset_comes_first() -> None:
+    config = config_of("--preset", "ck48", "--method", "pad", "--epochs", "2", "--restart", "[classifier]")
+    assert (config.preset, config.epochs, config.model.sharing) == ("ck48", 2, "pad")
+    assert config.restart == ("classifier",) and config.model.in_channels == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--restart", "[head]"], "restart must be one of stem, fer, fes"),
+        (["--mix", "1.0"], r"mix must be in \(0, 1\), got 1.0"),
+        (["--loss.expression", "0.5"], "loss.expression must be 0 without average"),
+        (["--method", "baseline", "--weighting", "mgda"], "weighting must be fixed without synthesis"),
+        (["--train_subjects", "1"], "train_subjects must be null or 2 or more, got 1"),
+        (["--views", "all"], "views must be one of center, mirror, ten"),
+        (["--optimiser.schedule", "flat"], "optimiser.schedule must be one of steps, cosine"),
+        (["--average", "1.0"], "average must be in"),
+        (["--mixup", "0.9"], "mixup must be in"),
+        (["--synthesis_every", "0"], "synthesis_every must be 1 or more"),
+    ],
+)
+def test_a_bad_value_names_the_setting(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_of(*arguments)

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fer_mtl.cli import main
+
+
+def test_a_single_fold_has_a_report(trained_run: Path, tmp_path: Path) -> None:
+    assert main(["report", str(trained_run), "--out", str(tmp_path / "out")]) == 0
+    assert "# FERSNet (ConvFLU) on procedural" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path} holds no finished run" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from fer_mtl.data import FaceSet
+from fer_mtl.evaluation.comparison import p_value, write_comparison
+from fer_mtl.evaluation.runs import load_run
+from fer_mtl.training.config import TrainConfig
+
+Tiny, MakeUp = Callable[..., TrainConfig], Callable[..., Path]
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_runs_stand_side_by_side(faces: FaceSet, tiny: Tiny, made_up: MakeUp, tmp_path: Path) -> None:
+    alone = {"sharing": "none", "synthesis": False}
+    runs = [
+        load_run(made_up("fersnet", tiny(), (0, 1), {faces.sources[3]})),
+        load_run(made_up("baseline", tiny(model=alone), (0, 1), set(faces.sources[3:9]))),
+        load_run(made_up("few", tiny(train_subjects=3), (0, 1), set(faces.sources[:20]))),
+    ]
+    write_comparison(runs, tmp_path / "out")
+    tables = tmp_path / "out" / "tables"
+    rows = read(tables / "results.csv")
+    assert [row["method"] for row in rows] == [
+        "FERSNet (ConvFLU)",
+        "Baseline (FER branch alone)",
+        "FERSNet (ConvFLU), 3 training subjects",
+    ]
+    assert [row["accuracy"] for row in rows] == ["98.2 %", "89.3 %", "64.3 %"]
+    assert rows[0]["parameters"] == "100" and rows[0]["folds x seeds"] == "4 x 2"
+    paired = read(tables / "paired.csv")
+    assert len(paired) == 3 and paired[0]["images only one has right"] == "5 : 0, 5 : 0"
+    assert paired[0]["difference in points"] == "+8.93"
+    assert len(json.loads((tmp_path / "out" / "paired.json").read_text())) == 3
+    learning = read(tables / "learning.csv")
+    assert [(row["method"], row["training subjects of a fold"]) for row in learning] == [
+        ("FERSNet (ConvFLU)", "3"),
+        ("FERSNet (ConvFLU)", "6"),
+        ("Baseline (FER branch alone)", "6"),
+    ]
+    assert len(read(tables / "folds.csv")) == 24
+    assert len(read(tables / "synthesis.csv")) == 2 and len(read(tables / "gates-0.csv")) == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Where the protocols differ" in page and "97.35 %" in page
+
+
+def test_runs_of_one_method_are_told_apart_and_strangers_not_paired(
+    tiny: Tiny, made_up: MakeUp, tmp_path: Path
+) -> None:
+    runs = [load_run(made_up("one", tiny())), load_run(made_up("two", tiny(folds=3)))]
+    write_comparison(runs, tmp_path / "out")
+    names = [row["method"] for row in read(tmp_path / "out" / "tables" / "results.csv")]
+    assert names == ["FERSNet (ConvFLU) [one]", "FERSNet (ConvFLU) [two]"]
+    assert not (tmp_path / "out" / "tables" / "paired.csv").exists()
+
+
+def test_small_probabilities_are_not_zero() -> None:
+    assert [p_value(p) for p in (None, 0.0001, 0.04567)] == ["none", "< 0.001", "0.046"]

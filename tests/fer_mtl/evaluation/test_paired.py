@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fer_mtl.data import FaceSet
+from fer_mtl.evaluation.paired import comparable, compare, reorder
+from fer_mtl.evaluation.runs import load_run
+from fer_mtl.training.config import TrainConfig
+
+Tiny, MakeUp = Callable[..., TrainConfig], Callable[..., Path]
+
+
+def test_images_are_paired_by_name(faces: FaceSet, tiny: Tiny, made_up: MakeUp) -> None:
+    first = load_run(made_up("first", tiny(), (0, 1), {faces.sources[3]}))
+    second = load_run(made_up("second", tiny(model={"sharing": "nddr"}), (0, 2), set(faces.sources[3:9])))
+    for key, found in list(second.predictions.items()):
+        second.predictions[key] = reorder(found, found.source[::-1])
+        assert second.predictions[key].source == found.source[::-1]
+        assert second.predictions[key].correct.tolist() == found.correct.tolist()[::-1]
+    assert comparable(first, second)
+    found = compare(first, second)
+    assert found["seeds"] == [0]
+    assert found["mcnemar"][0]["only_first"] == 5 and found["mcnemar"][0]["only_second"] == 0
+    assert found["folds"]["n"] == 4 and found["folds"]["mean"] == pytest.approx(5 / 56)
+    assert found["subjects"]["mean"] == pytest.approx(5 / 56)
+    other = compare(second, first)
+    assert other["folds"]["mean"] == -found["folds"]["mean"] and other["folds"]["p"] == found["folds"]["p"]
+
+
+def test_other_folds_or_seeds_are_not_paired(tiny: Tiny, made_up: MakeUp) -> None:
+    first = load_run(made_up("first", tiny()))
+    folds = load_run(made_up("folds", tiny(folds=3)))
+    seeds = load_run(made_up("seeds", tiny(), (4,)))
+    assert not comparable(first, folds) and not comparable(first, seeds)
+    with pytest.raises(ValueError, match="were not tested on the same images in the same folds"):
+        compare(first, folds)
+    with pytest.raises(ValueError, match="share no seed"):
+        compare(first, seeds)

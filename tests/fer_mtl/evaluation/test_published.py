@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from fer_mtl.evaluation.published import protocol_differences, published_accuracy
+from fer_mtl.training.config import ModelConfig, TrainConfig
+
+ALONE = ModelConfig(sharing="none", synthesis=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "accuracy"),
+    [
+        ({}, 0.9735),
+        ({"init": "run"}, 0.9785),
+        ({"synthetic": "faces"}, 0.9804),
+        ({"model": ALONE}, 0.9466),
+        ({"model": ModelConfig(sharing="hard")}, 0.9639),
+        ({"model": ModelConfig(sharing="nddr")}, None),
+        ({"train_subjects": 20}, None),
+        ({"data": "procedural"}, None),
+    ],
+)
+def test_a_run_stands_beside_the_row_it_repeats(changes: dict, accuracy: float | None) -> None:
+    assert published_accuracy(TrainConfig(**{"data": "ck48:somewhere", **changes})) == accuracy
+
+
+def test_differences_are_named(tiny: Callable[..., TrainConfig]) -> None:
+    text = " ".join(protocol_differences(tiny(data="ck48:somewhere")))
+    for said in ("48 x 48", "stratified", "4 folds, not 10", "last one", "32 pixels"):
+        assert said in text
+    exact = TrainConfig(data="oulu_casia:x", fold_rule="sorted", selection="validation")
+    assert len(protocol_differences(exact)) == 1

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fer_mtl.data import FaceSet
+from fer_mtl.data.augmentation import center
+from fer_mtl.evaluation.quality import (
+    NOT_INDEPENDENT,
+    Judge,
+    distances,
+    identity_features,
+    measure_synthesis,
+    set_figures,
+)
+from fer_mtl.evaluation.synthesis import spread
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.models.identity import IdentityEncoder, freeze
+
+
+class Copier(FERSNet):
+    """Gives back what it was shown, whatever was asked for."""
+
+    def forward(
+        self, image: torch.Tensor, target_expression: torch.Tensor | None = None, **options: bool
+    ) -> dict:
+        return super().forward(image, **options) | {"image": image}
+
+
+@pytest.fixture(scope="module")
+def identity() -> IdentityEncoder:
+    encoder = IdentityEncoder(8, width=0.25)
+    freeze(encoder)
+    return encoder
+
+
+def test_a_copy_keeps_the_person_and_shows_the_source(faces: FaceSet, identity: IdentityEncoder) -> None:
+    found = measure_synthesis(Copier(image_size=32, width=0.125), faces, limit=12, identity=identity)
+    assert found["images"] == 12 * 6 == found["pairs"]
+    assert found["judge"] == NOT_INDEPENDENT
+    assert found["to_target"] == pytest.approx(found["unchanged_source"])
+    who = found["identity"]
+    assert who["network"] == "IdentityEncoder"
+    assert who["cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert who["feature_distance"] == pytest.approx(1 - who["same_person"], abs=1e-5)
+    source = faces.subset(spread(len(faces), 12))
+    features = identity_features(identity, center(source.images, 32))
+    others = [
+        float(torch.cosine_similarity(features[i], features[j], 0))
+        for i in range(12)
+        for j in range(12)
+        if source.subjects[i] != source.subjects[j]
+    ]
+    assert who["other_people"] == pytest.approx(sum(others) / len(others), abs=1e-5)
+    assert "recognition features (64)" in found["sets"]["features"]
+    assert found["sets"]["kernel"] < found["sets"]["kernel_real_halves"] + 0.05
+
+
+def test_the_judge_reads_in_place_of_the_model(faces: FaceSet) -> None:
+    model = FERSNet(image_size=32, width=0.125)
+    other = FERSNet(image_size=32, width=0.125, sharing="none", synthesis=False)
+    with torch.no_grad():
+        other.classifier.linear.bias.copy_(torch.tensor([0.0, 0, 0, 100, 0, 0, 0]))
+    found = measure_synthesis(model, faces, limit=7, judge=Judge("fear everywhere", other))
+    assert found["judge"] == "fear everywhere" and found["identity"] is None
+    assert found["per_expression"]["fear"] == 1.0 and found["per_expression"]["anger"] == 0.0
+    assert found["judge_on_real_faces"] == pytest.approx(1 / 7)
+
+
+def test_a_judges_look_is_its_models_answer(faces: FaceSet) -> None:
+    model = FERSNet(image_size=32, width=0.125).eval()
+    images = torch.rand(70, 3, 32, 32)
+    probability, features = Judge("it", model).look(images)
+    with torch.no_grad():
+        torch.testing.assert_close(probability, model(images)["logits"].softmax(1), rtol=1e-4, atol=1e-5)
+    assert features.shape == (70, 64)
+    assert torch.equal(Judge("it", model).read(images), probability.argmax(1))
+
+
+def test_distances_and_features_have_their_shape(identity: IdentityEncoder) -> None:
+    images = torch.rand(3, 3, 32, 32)
+    assert identity_features(identity, images).shape == (3, 32)
+    same = distances(images, images)
+    assert (same["l1"], same["ssim"]) == pytest.approx((0.0, 1.0))
+    assert set_figures(torch.rand(3, 2), torch.rand(9, 2), "j") is None

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import fer_mtl.training.crossval as crossval
+from fer_mtl.data import FaceSet
+from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.console import Console
+from fer_mtl.training.crossval import Job, fold_config, run_crossval
+from fer_mtl.training.interrupt import Interrupted
+from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.trainer import Trainer
+
+Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def quick(tiny: Tiny) -> TrainConfig:
+    """Recognition alone, one epoch, two folds: a second a fold."""
+    return tiny(folds=2, epochs=1, model={"sharing": "none", "synthesis": False})
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the folds that were really trained."""
+    names: list[str] = []
+    original = crossval.train_fold
+
+    def watch(job: Job, faces: FaceSet, console: Console | None = None) -> dict:
+        names.append(job.name)
+        return original(job, faces, console)
+
+    monkeypatch.setattr(crossval, "train_fold", watch)
+    return names
+
+
+def test_every_fold_and_seed_is_trained_once(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, trained: list[str]
+) -> None:
+    root = tmp_path / "run"
+    report = run_crossval(quick, root, (0,), faces=faces)
+    assert trained == ["seed 0, fold 0", "seed 0, fold 1"]
+    assert report == json.loads((root / "report.json").read_text())
+    tested = [name for entry in report["per_fold"] for name in entry["test_subjects"]]
+    assert sorted(tested) == sorted(set(faces.subjects))
+    stored = json.loads((root / "folds.json").read_text())
+    assert [fold["test_subjects"] for fold in stored["folds"]] == [
+        entry["test_subjects"] for entry in report["per_fold"]
+    ]
+    assert (root / "seed-0" / "fold-1" / "report.html").is_file() and (root / "report.html").is_file()
+    # The same command trains nothing, one with another seed only that seed.
+    again = run_crossval(quick, root, (0,), faces=faces)
+    assert again == report and len(trained) == 2
+    more = run_crossval(quick, root, (3,), faces=faces)
+    assert trained[2:] == ["seed 3, fold 0", "seed 3, fold 1"]
+    assert more["seeds"] == [0, 3] and more["over_seeds"]["accuracy"]["n"] == 2
+    # Other settings are another cross-validation, unless the old one is to be replaced.
+    with pytest.raises(ValueError, match=r"begun with other settings: epochs was 1, now 2.*--overwrite"):
+        run_crossval(crossval.replace(quick, epochs=2), root, (0,), faces=faces)
+    run_crossval(quick, root, (0,), faces=faces, overwrite=True)
+    assert trained[4:] == ["seed 0, fold 0", "seed 0, fold 1"]
+
+
+def test_a_stopped_fold_goes_on(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, steps, stop = crossval.replace(quick, epochs=2), 0, True
+    original = Trainer.step
+
+    def stop_in_fold_1(self: Trainer, indices: object) -> None:
+        nonlocal steps
+        original(self, indices)  # type: ignore[arg-type]
+        if self.config.fold == 1:
+            steps += 1
+            if steps == 3 and stop:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", stop_in_fold_1)
+    with pytest.raises(Interrupted, match="stopped with 1 of 2 folds finished; the same command"):
+        run_crossval(config, tmp_path / "stopped", faces=faces)
+    assert RunFolder(tmp_path / "stopped" / "seed-0" / "fold-1").last.is_file()
+    stop = False
+    resumed = run_crossval(config, tmp_path / "stopped", faces=faces)
+    assert steps < 3 + 2 * 2  # not from the start: two epochs of two steps
+    straight = run_crossval(config, tmp_path / "straight", faces=faces)
+    assert resumed["confusion"] == straight["confusion"]
+    assert resumed["calibration"] == straight["calibration"]
+
+
+@pytest.mark.slow
+def test_folds_side_by_side_give_the_same_figures(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
+    config = crossval.replace(quick, threads=1)
+    together = run_crossval(config, tmp_path / "together", workers=2, faces=faces)
+    alone = run_crossval(config, tmp_path / "alone", faces=faces)
+    assert together["confusion"] == alone["confusion"] and together["calibration"] == alone["calibration"]
+
+
+def test_a_missing_class_is_named(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_one_afraid = faces.subset(
+        [
+            i
+            for i, s in enumerate(faces.subjects)
+            if s == "P0000" or faces.labels[i] != faces.classes.index("fear")
+        ]
+    )
+    report = run_crossval(quick, tmp_path, faces=only_one_afraid, console=Console())
+    said = capsys.readouterr().out
+    assert "leaves no training image of fear" in said
+    assert report["per_class"]["fear"] == {"recall": 0.0, "images": 1}
+
+
+def test_changed_data_and_bad_seeds_are_refused(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
+    run_crossval(quick, tmp_path / "run", faces=faces)
+    with pytest.raises(ValueError, match="lists other folds: the data has changed since"):
+        run_crossval(quick, tmp_path / "run", faces=faces.subset(range(49)))
+    for seeds in ((), (1, 1)):
+        with pytest.raises(ValueError, match="seeds must be one or more distinct numbers"):
+            run_crossval(quick, tmp_path / "new", seeds, faces=faces)
+    with pytest.raises(ValueError, match="9 folds need at least 9 subjects, got 8"):
+        run_crossval(crossval.replace(quick, folds=9), tmp_path / "new", faces=faces)
+    assert not (tmp_path / "new").exists()
+
+
+def test_runs_that_are_built_on_are_those_of_the_same_fold(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "seed-0" / "fold-2").mkdir(parents=True)
+    config = fold_config(tiny(init=str(tmp_path), judge="some/run"), 5, 2)
+    assert (config.init, config.judge) == (str(tmp_path / "seed-0" / "fold-2"), "some/run")
+    assert (config.seed, config.fold) == (5, 2)
+
+
+def test_an_error_says_in_which_fold(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seed 0, fold 0: batch_size must be at most the 28 training images"):
+        run_crossval(crossval.replace(quick, batch_size=50), tmp_path, faces=faces)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from fer_mtl.models.sharing import SHARING
+from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.methods import METHODS, method_of
+
+Tiny = Callable[..., TrainConfig]
+
+
+def config_of(tiny: Tiny, name: str, **more: object) -> TrainConfig:
+    model = {key.removeprefix("model."): value for key, value in METHODS[name].items()}
+    return tiny(model=model, **more)
+
+
+def test_every_sharing_is_a_method_and_names_differ(tiny: Tiny) -> None:
+    configs = [config_of(tiny, name) for name in METHODS]
+    assert {config.model.sharing for config in configs} == set(SHARING)
+    assert len({method_of(config) for config in configs}) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "title"),
+    [
+        ("fersnet", {}, "FERSNet (ConvFLU)"),
+        ("fersnet", {"synthetic": "faces"}, "FERSNet* (balanced and enlarged)"),
+        ("baseline", {}, "Baseline (FER branch alone)"),
+        ("baseline*", {"train_subjects": 20}, "Baseline* (hard sharing), 20 training subjects"),
+        ("nddr", {"loss": {"identity": 0.0}}, "NDDR, no identity loss"),
+        ("pad", {"weighting": "mgda"}, "PAD-Net, weighting mgda"),
+    ],
+)
+def test_a_name_says_what_was_changed(tiny: Tiny, name: str, more: dict, title: str) -> None:
+    assert method_of(config_of(tiny, name, **more)) == title

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_mtl.data import FaceSet
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.training import checkpoints
+from fer_mtl.training.config import PARTS, TrainConfig
+from fer_mtl.training.run import train_run
+from fer_mtl.training.starting import check_unseen, load_judge, part_of, start_from
+
+Tiny = Callable[..., TrainConfig]
+
+
+def make_model(**options: object) -> FERSNet:
+    return FERSNet(**{"num_expressions": 7, "image_size": 32, "width": 0.125, **options})
+
+
+def test_every_key_has_a_part_and_every_part_a_key() -> None:
+    keys = make_model().state_dict()
+    parts = {key: part_of(key) for key in keys}
+    assert set().union(*parts.values()) == set(PARTS)
+    assert all(part_of(key) == {"decoder", "style"} for key in keys if ".style" in key)
+    assert part_of("levels.1.share.pair.x_from_y.W.weight") == {"sharing"}
+    assert part_of("levels.0.fes.conv1.weight") == {"fes"}
+
+
+@pytest.mark.parametrize("restart", [("decoder", "style"), ("style",), ("classifier", "sharing"), ()])
+def test_parts_that_restart_keep_their_fresh_weights(trained_run: Path, restart: tuple[str, ...]) -> None:
+    model = make_model()
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = checkpoints.load_model(trained_run).model.state_dict()
+    start_from(model, str(trained_run), restart)
+    for name, value in model.state_dict().items():
+        wanted = fresh if part_of(name) & set(restart) else trained
+        assert torch.equal(value, wanted[name]), name
+
+
+def test_another_number_of_expressions_needs_a_new_classifier(trained_run: Path) -> None:
+    model = make_model(num_expressions=6)
+    with pytest.raises(ValueError, match=r"does not fit FERSNet: of another shape: classifier\.linear"):
+        start_from(model, str(trained_run), ("decoder", "style"))
+    start_from(model, str(trained_run), ("classifier", "decoder", "style"))
+
+
+def test_a_network_that_knows_tested_subjects_is_refused(trained_run: Path) -> None:
+    origin = checkpoints.load_model(trained_run).origin
+    known, unknown = origin["split"]["train"][0], origin["split"]["test"]
+    check_unseen(origin, unknown, "procedural")
+    check_unseen(origin, [known], "ck48:elsewhere")  # the same id is another person there
+    with pytest.raises(ValueError, match=f"must not know the tested subjects.* 1 of them: {known}"):
+        check_unseen(origin, [known, *unknown], "procedural:seed=3")
+
+
+def test_a_judge_reads_the_same_expressions_at_the_same_size(
+    trained_run: Path, tiny: Tiny, faces: FaceSet
+) -> None:
+    config = tiny()
+    assert load_judge(None, [], config, faces.classes) is None
+    judge = load_judge(str(trained_run), [], config, faces.classes)
+    assert judge is not None and judge.name == str(trained_run)
+    with pytest.raises(ValueError, match=r"judge must read anger, fear; .* reads anger, contempt"):
+        load_judge(str(trained_run), [], config, ("anger", "fear"))
+    with pytest.raises(ValueError, match=r"judge must have model.image_size 64 as this run"):
+        load_judge(str(trained_run), [], tiny(model={"image_size": 64}), faces.classes)
+
+
+def test_fine_tuning_starts_from_the_other_run(
+    trained_run: Path, faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    config = tiny(epochs=1, init=str(trained_run), judge=str(trained_run), optimiser={"learning_rate": 1e-12})
+    report = train_run(config, tmp_path / "fine", faces=faces)
+    assert report["synthesis"]["judge"] == str(trained_run)
+    tuned = checkpoints.load_model(tmp_path / "fine").model.state_dict()
+    trained = checkpoints.load_model(trained_run).model.state_dict()
+    torch.testing.assert_close(tuned["stem.conv.weight"], trained["stem.conv.weight"])
+    assert not torch.equal(tuned["decoder.to_image.weight"], trained["decoder.to_image.weight"])
+    with pytest.raises(ValueError, match="must not know the tested subjects"):
+        train_run(tiny(fold=1, init=str(trained_run)), tmp_path / "leak", faces=faces)
+    assert not (tmp_path / "leak").exists()
