@@ -34,7 +34,6 @@ struct Prepared {
   Format format;
   Tensor x;
   OptionalTensor residual, noise, gamma, beta, noise_scale;
-  bool channels_last;
   Arguments<T> a{};
 
   explicit Prepared(const Inputs& in)
@@ -46,7 +45,7 @@ struct Prepared {
     STD_TORCH_CHECK(!noise || noise->numel() == pixels, "norm_act: noise must be [N, 1, *spatial]");
     STD_TORCH_CHECK(in.activation >= 0 && in.activation < kActivations, "norm_act: unknown activation");
     a.samples = int(n), a.channels = int(c), a.plane = int(pixels / n);
-    channels_last = format.channels_last || a.plane == 1;  // single pixels lie as in channels_last
+    a.channels_last = format.channels_last || a.plane == 1;  // single pixels lie as in channels_last
     a.batch = in.given || in.groups == 0;
     a.span = a.batch ? 1 : int(c / in.groups);
     a.eps = float(in.eps), a.slope = float(in.slope), a.activation = int(in.activation);
@@ -114,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, OptionalTensor gamma, Opti
     const OptionalTensor means = given ? p.small(mean) : mean_used, vars = given ? p.small(var) : var_used;
     p.a.mean = p.reading(means), p.a.var = p.reading(vars);
     p.a.y = p.call.template output<T>(y);
-    forward(p.a, p.call.device(), p.channels_last, given, p.memory());
+    forward(p.a, p.call.device(), given, p.memory());
     p.call.finish();
     return std::tuple{y, mean_used, var_used};
   });
@@ -150,7 +149,7 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
     const OptionalTensor means = p.small(mean), vars = p.small(var);
     p.a.mean = p.reading(means), p.a.var = p.reading(vars);
     OptionalTensor noise_sums;
-    backward(p.a, p.call.device(), p.channels_last, given, wanted, p.memory(), [&](int64_t count) {
+    backward(p.a, p.call.device(), given, wanted, p.memory(), [&](int64_t count) {
       const Global<float> memory = p.call.memory(count);
       noise_sums = p.call.last_memory();
       return memory;

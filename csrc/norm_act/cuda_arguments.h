@@ -33,7 +33,7 @@ struct ChannelShare {
 template <typename T>
 struct Arguments {
   int samples, channels, plane, span;
-  bool batch;
+  bool batch, channels_last;
   bool affine_per_sample;  // gamma and beta are [N, C]
   float eps, slope;
   int activation;
@@ -61,6 +61,12 @@ struct Arguments {
   FUSED_OPS_BOTH float row_size() const { return float(batch ? samples : span) * float(plane); }
   FUSED_OPS_DEVICE int64_t row_of(int sample, int channel) const {
     return batch ? channel : int64_t(sample) * rows_per_sample() + channel / span;
+  }
+  // The first element of the row that a channel belongs to, from which means of parts are counted: where the mean is
+  // large against the deviation, differences from it lose less.
+  FUSED_OPS_DEVICE float origin(int sample, int channel) const {
+    const int64_t first = channel - channel % span, region = batch ? 0 : sample;
+    return x.get_float(region * channels * plane + first * (channels_last ? 1 : plane));
   }
   FUSED_OPS_DEVICE int64_t affine_at(int sample, int channel) const {
     return (affine_per_sample ? int64_t(sample) * channels : 0) + channel;

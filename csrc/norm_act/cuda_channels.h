@@ -338,11 +338,15 @@ FUSED_OPS_KERNEL(kPartThreads) channel_parts_moments(Arguments<T> a) {
   const ChannelTile<T> tile(a);
   float* scratch = scratch_of(a, shared_floats());
   Moments moments[V];
+  Each<V> origin;
+#pragma unroll
+  for (int i = 0; i < V; ++i) origin.values[i] = tile.has(i) ? a.origin(tile.region, tile.channel + i) : 0.0f;
   tile.template each<kSlots>(a, [&](const int64_t(&pixels)[kSlots], const Chunk(&chunks)[kSlots]) {
     float x[kSlots][V], count = 0;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
       tile.load(a, pixels[slot], chunks[slot], x[slot]);
+      centre<T>(chunks[slot], origin, x[slot]);
       count += chunks[slot].mask != 0 ? 1.0f : 0.0f;
     }
     const float share = count > 0 ? 1.0f / count : 0;

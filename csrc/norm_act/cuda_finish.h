@@ -40,7 +40,7 @@ FUSED_OPS_KERNEL(kFinishThreads) finish_moments(Arguments<T> a) {
   }
   moments.merge_over_lanes(kWarp);
   if (mine.inside && mine.lane == 0) {
-    a.mean.put(mine.row, moments.mean);
+    a.mean.put(mine.row, a.origin(mine.sample, mine.channel) + moments.mean);
     a.var.put(mine.row, moments.m2 / moments.count);
   }
 }

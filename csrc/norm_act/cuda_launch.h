@@ -40,12 +40,11 @@ struct Plan {
   static constexpr int V = kVector<T>;
   Arguments<T>& a;
   const Device& device;
-  bool channels_last;
 
   // Whether rows fit on chip; then the shares are set and the grid returned.
-  std::optional<Grid> rows() { return channels_last ? channel_rows() : plane_rows(); }
+  std::optional<Grid> rows() { return a.channels_last ? channel_rows() : plane_rows(); }
   // Shares for parts, of a size that keeps all processors busy.
-  Grid parts() { return channels_last ? channel_parts() : plane_parts(); }
+  Grid parts() { return a.channels_last ? channel_parts() : plane_parts(); }
 
   int64_t most_chunks() const {
     return a.plane % V == 0 ? a.plane / V : (int64_t(a.plane) + 2 * V - 2) / V;
@@ -143,20 +142,20 @@ Grid finish_grid(const Arguments<T>& a) {
 
 // `memory(n)` gives n floats of device memory that last until the kernels started here have ended.
 template <typename T, typename Memory>
-void forward(Arguments<T> a, const Device& device, bool channels_last, bool given, Memory&& memory) {
-  Plan<T> plan{a, device, channels_last};
+void forward(Arguments<T> a, const Device& device, bool given, Memory&& memory) {
+  Plan<T> plan{a, device};
   if (!given) {
     if (const auto grid = plan.rows()) {
-      return start(device, channels_last ? channel_rows_forward<T> : plane_rows_forward<T>, *grid, a);
+      return start(device, a.channels_last ? channel_rows_forward<T> : plane_rows_forward<T>, *grid, a);
     }
   }
   const Grid grid = plan.parts();
   if (!given) {
     a.partial = memory(3 * a.partials);
-    start(device, channels_last ? channel_parts_moments<T> : plane_parts_moments<T>, grid, a);
+    start(device, a.channels_last ? channel_parts_moments<T> : plane_parts_moments<T>, grid, a);
     start(device, finish_moments<T>, finish_grid(a), a);
   }
-  start(device, channels_last ? channel_parts_forward<T> : plane_parts_forward<T>, grid, a);
+  start(device, a.channels_last ? channel_parts_forward<T> : plane_parts_forward<T>, grid, a);
 }
 
 // Which gradients are wanted, besides those whose pointers are set.
@@ -166,9 +165,9 @@ struct Wanted {
 
 // `noise_memory` as `memory`, for the sums, one of each block, that make the gradient of noise_scale.
 template <typename T, typename Memory, typename NoiseMemory>
-void backward(Arguments<T> a, const Device& device, bool channels_last, bool given, const Wanted& wanted,
+void backward(Arguments<T> a, const Device& device, bool given, const Wanted& wanted,
               Memory&& memory, NoiseMemory&& noise_memory) {
-  Plan<T> plan{a, device, channels_last};
+  Plan<T> plan{a, device};
   const Small<T> grad_gamma = a.grad_gamma, grad_beta = a.grad_beta;
   // Where rows lie within samples but gamma and beta are shared by all, their gradients are added up at the end.
   const bool adds_samples = wanted.gamma_beta && !a.batch && !a.affine_per_sample;
@@ -185,18 +184,18 @@ void backward(Arguments<T> a, const Device& device, bool channels_last, bool giv
     start(device, kernel, grid, a);
   };
   if (row_grid) {
-    gradients(channels_last ? channel_rows_backward<T> : plane_rows_backward<T>, *row_grid);
+    gradients(a.channels_last ? channel_rows_backward<T> : plane_rows_backward<T>, *row_grid);
   } else {
     const Grid grid = plan.parts();
     const bool needs_means = !given && (wanted.x || wanted.noise_scale);
     if (needs_means || wanted.gamma_beta) {
       a.partial = memory(2 * a.partials);
       if (needs_means) a.row_means = memory(2 * a.rows());
-      start(device, channels_last ? channel_parts_sums<T> : plane_parts_sums<T>, grid, a);
+      start(device, a.channels_last ? channel_parts_sums<T> : plane_parts_sums<T>, grid, a);
       start(device, finish_sums<T>, finish_grid(a), a);
     }
     if (a.grad_x || a.grad_residual || wanted.noise_scale) {
-      gradients(channels_last ? channel_parts_backward<T> : plane_parts_backward<T>, grid);
+      gradients(a.channels_last ? channel_parts_backward<T> : plane_parts_backward<T>, grid);
     }
   }
   if (adds_samples) {

@@ -244,11 +244,15 @@ template <typename T>
 FUSED_OPS_KERNEL(kPartThreads) plane_parts_moments(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlanePart<T> mine(a);
+  const Same origin{a.origin(mine.plane.sample, mine.plane.channel)};
   Moments moments;
   mine.template each<kSlots>(a, [&](const Chunk(&chunks)[kSlots]) {
     float x[kSlots][V], count = 0, sum = 0, m2 = 0;
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) mine.plane.load(a, chunks[slot], x[slot]);
+    for (int slot = 0; slot < kSlots; ++slot) {
+      mine.plane.load(a, chunks[slot], x[slot]);
+      centre<T>(chunks[slot], origin, x[slot]);
+    }
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
 #pragma unroll
