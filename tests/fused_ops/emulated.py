@@ -21,7 +21,16 @@ from fused_ops import backends, use
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "emulated"
 # -O1 compiles in a third of the time of -O2; a jump between stacks is what _FORTIFY_SOURCE takes for a mistake.
-FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE")
+FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden")
+FLAGS += ("-U_FORTIFY_SOURCE",)
+    "-std=c++20",
+    "-O1",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-U_FORTIFY_SOURCE",
+)
 
 
 def compile_emulated(sources: list[Path], name: str) -> Path:
@@ -32,18 +41,18 @@ def compile_emulated(sources: list[Path], name: str) -> Path:
         pytest.skip(str(reason))
     objects = [FOLDER / f"{source.parent.name}.{source.stem}.o" for source in sources]
     library = FOLDER / f"lib{name}.so"
+    compiler = (*cxx.command, *FLAGS, *native_build._torch_flags(torch_found), "-MMD")
     steps = [
         Step(
             output,
             (source,),
-            (*cxx.command, *FLAGS, *native_build._torch_flags(torch_found), "-MMD", "-MF", f"{output}.d")
-            + ("-x", "c++", "-c", str(source), "-o", str(output)),
+            (*compiler, "-MF", f"{output}.d", "-x", "c++", "-c", str(source), "-o", str(output)),
             depfile=True,
         )
         for source, output in zip(sources, objects, strict=True)
     ]
-    link = (*cxx.command, "-shared", *map(str, objects), f"-L{torch_found.root / 'lib'}", "-Wl,--no-as-needed")
-    link += ("-ltorch_cpu", "-lc10", "-o", str(library))
+    link = (*cxx.command, "-shared", *map(str, objects), f"-L{torch_found.root / 'lib'}")
+    link += ("-Wl,--no-as-needed", "-ltorch_cpu", "-lc10", "-o", str(library))
     run_steps([*steps, Step(library, tuple(objects), link)], ROOT, FOLDER)
     return library
 

@@ -24,7 +24,12 @@ def pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 def run(
-    toys: ctypes.CDLL, name: str, source: Tensor, target: Tensor, threads: int = 64, reversed_order: bool = False
+    toys: ctypes.CDLL,
+    name: str,
+    source: Tensor,
+    target: Tensor,
+    threads: int = 64,
+    reversed_order: bool = False,
 ) -> str:
     sizes = (source.numel(), target.numel(), threads, int(reversed_order))
     return toys.run_toy(name.encode(), pointer(source), pointer(target), *sizes).decode()

@@ -48,9 +48,7 @@ def test_without_gates() -> None:
         results = []
         for backend in ("cuda", "reference"):
             with emulated.device(), use(backend):
-                outs = fused_ops.selective_share(
-                    *tensors[:2], tensors[2:6], tensors[6:], recompute=recompute
-                )
+                outs = fused_ops.selective_share(*tensors[:2], tensors[2:6], tensors[6:], recompute=recompute)
                 loss = torch.stack([out.square().sum() for out in outs]).sum()
                 results.append([*outs, *torch.autograd.grad(loss, tensors)])
         for our, their in zip(*results, strict=True):
