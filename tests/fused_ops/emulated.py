@@ -23,14 +23,6 @@ FOLDER = ROOT / "build" / "emulated"
 # -O1 compiles in a third of the time of -O2; a jump between stacks is what _FORTIFY_SOURCE takes for a mistake.
 FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden")
 FLAGS += ("-U_FORTIFY_SOURCE",)
-    "-std=c++20",
-    "-O1",
-    "-Wall",
-    "-Wno-unknown-pragmas",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-U_FORTIFY_SOURCE",
-)
 
 
 def compile_emulated(sources: list[Path], name: str) -> Path:
