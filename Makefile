@@ -16,7 +16,7 @@ comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(FUSED_OPS_BUILD))
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_support/*.py csrc/*/*)
 
-.PHONY: setup test lint format bench bench-full demo clean
+.PHONY: setup test lint format bench bench-full demo check-cuda-load clean
 
 setup: $(INSTALLED)
 
@@ -57,6 +57,15 @@ bench-full: setup
 
 demo: setup
 	$(VENV)/bin/fer-mtl demo --out runs/demo
+
+# Does the CUDA library load into a torch with CUDA, and register its ops? No card is needed, but nvcc, and a download
+# of several GB into an environment apart. CUDA_TORCH is what pip installs there.
+CUDA_TORCH ?= torch
+check-cuda-load:
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet $(CUDA_TORCH) setuptools ninja
+	FUSED_OPS_BUILD=cuda .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
+	.venv-cuda/bin/python tests/packaging/cuda_load.py
 
 clean:
 	rm -rf build dist *.egg-info fused_ops/lib .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks

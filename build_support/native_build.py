@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import toolchain
-from .runner import BuildFailure, Step, run_steps
+from .runner import BuildFailure, Step, jobs, run_steps
 from .toolchain import Compiler, Missing, Torch
 
 # Instruction sets of the CPU kernels, plainest first: name -> compiler flags.
@@ -234,6 +234,7 @@ def _cuda_library(
             *host,
             *_NVCC,
             *targets,
+            f"--threads={jobs()}",  # the architectures beside each other
             *_torch_flags(torch),
             *_environment_flags("NVCCFLAGS"),
         )
@@ -259,6 +260,7 @@ def _cuda_library(
     link = (
         *nvcc.command,
         *host,
+        *targets,
         "-shared",
         *map(str, objects),
         f"-L{torch.root / 'lib'}",

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 ENVIRONMENT_VARIABLE = "FUSED_OPS_NATIVE"
 FOLDER = Path(__file__).parent / "lib"
+CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,17 @@ def why_not_card(index: int) -> str | None:
     if not library.loaded:
         return library.reason
     return why_not_capability(torch.cuda.get_device_capability(index), library.build)
+
+
+def why_not_cuda(tensor: Tensor) -> str | None:
+    """Why the CUDA library cannot serve a tensor of this device, dtype and size, or None when it can."""
+    if tensor.device.type != "cuda":
+        return f"the tensors are on {tensor.device}"
+    if tensor.dtype not in CUDA_DTYPES:
+        return f"it has no kernel for {tensor.dtype}"
+    if tensor.numel() == 0:
+        return "the tensors are empty"
+    return why_not_card(tensor.device.index)
 
 
 def why_not_capability(capability: tuple[int, int], build: Mapping[str, Any]) -> str | None:

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "norm_act/format.h"
 #include "norm_act/kernels.h"
 #include "norm_act/layout.h"
 
@@ -22,7 +23,6 @@ FUSED_OPS_DECLARE_PER_ISA(template <typename T> const Kernels<T>& kernels();)
 
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
@@ -40,39 +40,6 @@ template <>
 constexpr ScalarType kDtype<double> = ScalarType::Double;
 template <>
 constexpr ScalarType kDtype<uint16_t> = ScalarType::BFloat16;
-
-// ---- memory formats, as in fused_ops/norm_act/layout.py ------------------------------------------------------------
-
-bool is_channels_last(const Tensor& x) {
-  if (x.dim() != 4 && x.dim() != 5) return false;
-  int64_t expected = 1;
-  for (int64_t i = 0; i < x.dim(); ++i) {
-    const int64_t dim = i == 0 ? 1 : i < x.dim() - 1 ? x.dim() - i : 0;  // channels, then space backwards, then samples
-    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
-    expected *= x.size(dim);
-  }
-  return true;
-}
-
-struct Format {
-  bool channels_last;
-  MemoryFormat format;
-
-  explicit Format(const Tensor& x) {
-    channels_last = !x.is_contiguous() && (x.dim() == 4 || x.dim() == 5) &&
-                    (is_channels_last(x) || (x.stride(1) == 1 && x.size(1) > 1));
-    format = !channels_last   ? MemoryFormat::Contiguous
-             : x.dim() == 4 ? MemoryFormat::ChannelsLast
-                            : MemoryFormat::ChannelsLast3d;
-  }
-  Tensor of(const Tensor& x) const {
-    const bool fits = channels_last ? is_channels_last(x) : x.is_contiguous();
-    return fits ? x : torch::stable::contiguous(x, format);
-  }
-  Tensor empty_like(const Tensor& x) const {
-    return torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
-  }
-};
 
 // ---- arguments -----------------------------------------------------------------------------------------------------
 

@@ -184,8 +184,8 @@ struct GradientRow : Row<T, Way> {
   FUSED_OPS_INLINE V grad_z(At at, V centred) const {
     const V g = at.get(grad);
     if constexpr (kind == Activation::identity) return g;
-    if (y) return g * derivative_from_output<kind, S>(at.get(y), activation_slope);
-    return g * derivative<kind, S>(this->z(at, centred), activation_slope);
+    if (y) return g * derivative_from_output<kind, VectorMath<S>>(at.get(y), activation_slope);
+    return g * derivative<kind, VectorMath<S>>(this->z(at, centred), activation_slope);
   }
   template <typename At>
   FUSED_OPS_INLINE void keep(At at, V grad_z) const {
@@ -326,7 +326,7 @@ void forward(const Block<T>& block, Arithmetic<T> activation_slope, T* y) {
     const Row<T, Way> row(block, i);
     T* to = y + i * block.ld;
     each<S>(0, block.cols, [&](auto at) {
-      at.put(to, activate<kind, S>(row.z(at, row.centred(at)), activation_slope));
+      at.put(to, activate<kind, VectorMath<S>>(row.z(at, row.centred(at)), activation_slope));
     });
   }
 }

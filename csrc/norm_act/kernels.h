@@ -11,8 +11,6 @@
 
 namespace fused_ops::norm_act {
 
-constexpr int kActivations = 9;
-
 // Activations whose derivative takes an exponential: worth keeping while it is in cache (Gradient::grad_z).
 constexpr bool is_costly(Activation kind) { return kind == Activation::silu || kind == Activation::gelu; }
 

@@ -145,11 +145,14 @@ def _native_forward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _native_backward(*args: Any) -> tuple[Tensor, ...]:
-    backward = torch.ops.fused_ops_cpu.norm_act_backward.default
+    return _with_noise(torch.ops.fused_ops_cpu.norm_act_backward.default, args)
+
+
+def _with_noise(backward: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """The libraries leave the noise's gradient, which hardly anyone asks for, to be summed from that of x."""
     *others, need_x, need_affine, need_residual, need_noise, need_noise_scale = args
     if not need_noise:
         return backward(*args)
-    # The library leaves the noise's gradient, which hardly anyone asks for, to be summed from that of x.
     noise, noise_scale = args[6:8]
     grads = list(backward(*others, True, need_affine, need_residual, False, need_noise_scale))
     over_channels = grads[0].sum(1, keepdim=True, dtype=statistics_dtype(noise.dtype))
@@ -175,6 +178,44 @@ backends.register(
 )
 
 
+def _cuda_forward(*args: Any) -> tuple[Tensor, ...]:
+    return torch.ops.fused_ops_cuda.norm_act.default(*args)
+
+
+def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
+    return _with_noise(torch.ops.fused_ops_cuda.norm_act_backward.default, args)
+
+
+def _gpu_refuses(gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+    """What neither of the GPU's backends takes."""
+    per_sample = [value.dim() == 2 for value in (gamma, beta) if value is not None]
+    if any(per_sample) and not (groups and all(per_sample)):
+        return "it takes gamma and beta per sample only together, and with statistics per sample"
+    return None
+
+
+def _cuda_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+    if reason := native.why_not_cuda(x) or _gpu_refuses(gamma, beta, groups):
+        return reason
+    if max(x.numel() // x.size(1), x.size(0) * x.size(1)) >= 2**30:
+        return "it counts the pixels and the planes of a tensor in 30 bits"
+    return None
+
+
+backends.register(
+    "norm_act",
+    "cuda",
+    _cuda_forward,
+    lambda x, gamma, beta, *rest: _cuda_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
+)
+backends.register(
+    "norm_act_backward",
+    "cuda",
+    _cuda_backward,
+    lambda grad, x, y, gamma, beta, *rest: _cuda_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
+)
+
+
 def _triton(function: str, *args: Any) -> tuple[Tensor, ...]:
     from fused_ops.norm_act import triton_launch  # imports triton, so only where it serves
 
@@ -183,11 +224,8 @@ def _triton(function: str, *args: Any) -> tuple[Tensor, ...]:
 
 
 def _triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
-    if reason := triton_support.why_not(x):
+    if reason := triton_support.why_not(x) or _gpu_refuses(gamma, beta, groups):
         return reason
-    per_sample = [value.dim() == 2 for value in (gamma, beta) if value is not None]
-    if any(per_sample) and not (groups and all(per_sample)):
-        return "it takes gamma and beta per sample only together, and with statistics per sample"
     if x.numel() // x.size(1) >= 2**31:
         return "it counts the pixels of a tensor in 31 bits"
     return None

@@ -1,8 +1,7 @@
 """``fused_ops::selective_share``: checks, schema, fakes, autograd, autocast, and the functional twins.
 
 The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns
-``(x', y', gates)``, all gates in one contiguous tensor whatever the memory format of x: the kernels compute
-them along pixels.
+``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`gates_format` tells.
 """
 
 from __future__ import annotations
@@ -202,6 +201,11 @@ def working_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def gates_format(x: Tensor) -> torch.memory_format:
+    """The memory format of the gates: that of x; on the CPU planes, since kernels go along pixels there."""
+    return torch.contiguous_format if x.device.type == "cpu" else working_format(x)
+
+
 def _empty(x: Tensor, channels: int, memory_format: torch.memory_format | None = None) -> Tensor:
     shape = (x.shape[0], channels, *x.shape[2:])
     layout = working_format(x) if memory_format is None else memory_format
@@ -216,7 +220,7 @@ def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     pair = weights[4] is not None
     cx, cy = x.shape[1], y.shape[1]
     sizes = reference.gate_sizes(cx, cy, pair)
-    gates = _empty(x, sum(sizes), torch.contiguous_format) if want_gates else x.new_empty(0)
+    gates = _empty(x, sum(sizes), gates_format(x)) if want_gates else x.new_empty(0)
     return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
 
 
@@ -274,7 +278,7 @@ def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
-    gates = gates.contiguous() if want_gates else x.new_empty(0)
+    gates = gates.contiguous(memory_format=gates_format(x)) if want_gates else x.new_empty(0)
     return x_out.contiguous(memory_format=layout), y_out, gates
 
 
@@ -325,6 +329,34 @@ def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     return None if library.loaded else library.reason
 
 
+def _cuda_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """The library works and answers in channels_last, and copies what comes otherwise."""
+    *weights, keep, want_gates, _save_gates = rest
+    x_out, y_out, gates = torch.ops.fused_ops_cuda.selective_share.default(x, y, *weights, keep, want_gates)
+    layout = working_format(x)
+    if y_out.dim() == 4:
+        y_out = y_out.contiguous(memory_format=layout)
+    if want_gates:
+        gates = gates.contiguous(memory_format=gates_format(x))
+    return x_out.contiguous(memory_format=layout), y_out, gates
+
+
+def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
+    grad_x, grad_y, *grad_weights = torch.ops.fused_ops_cuda.selective_share_backward.default(*args)
+    layout = working_format(args[3])
+    return grad_x.contiguous(memory_format=layout), grad_y.contiguous(memory_format=layout), *grad_weights
+
+
+def _cuda_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+    if reason := native.why_not_cuda(x) or native.why_not_cuda(y):
+        return reason
+    if W_r.shape[2] != 1 or W_r.shape[3] != 1:
+        return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"
+    if x.numel() + y.numel() >= 2**31:
+        return "it counts the elements of x and y in 31 bits"
+    return None
+
+
 _backward_op = define_op(
     "selective_share_backward",
     _BACKWARD_SCHEMA,
@@ -347,4 +379,11 @@ backends.register(
     "cpu",
     _native_backward,
     lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _native_refuses(x, y, W_r),
+)
+backends.register("selective_share", "cuda", _cuda_forward, lambda x, y, W_r, *_: _cuda_refuses(x, y, W_r))
+backends.register(
+    "selective_share_backward",
+    "cuda",
+    _cuda_backward,
+    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _cuda_refuses(x, y, W_r),
 )

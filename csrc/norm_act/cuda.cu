@@ -1,0 +1,184 @@
+// norm_act on the GPU: the torch side. Kernels and their launches: cuda_launch.h. Math: fused_ops/norm_act/README.md.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+
+#include "common/cuda_torch.h"
+#include "norm_act/cuda_launch.h"
+#include "norm_act/format.h"
+
+namespace fused_ops::norm_act {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+struct Inputs {
+  Tensor x;
+  OptionalTensor gamma, beta, residual, noise, noise_scale;
+  int64_t groups;
+  bool given;
+  double eps;
+  int64_t activation;
+  double slope;
+};
+
+// What forward and backward share: dense tensors, and the kernels' arguments as far as inputs make them.
+template <typename T>
+struct Prepared {
+  DeviceCall call;
+  Format format;
+  Tensor x;
+  OptionalTensor residual, noise, gamma, beta, noise_scale;
+  Arguments<T> a{};
+
+  explicit Prepared(const Inputs& in)
+      : call(in.x), format(in.x), x(dense(in.x)), residual(dense(in.residual)), noise(in.noise) {
+    const int64_t n = x.size(0), c = x.size(1), pixels = x.numel() / c;
+    constexpr int64_t most = int64_t(1) << 30;
+    STD_TORCH_CHECK(pixels < most && n * c < most, "norm_act on the GPU counts pixels and planes in 30 bits");
+    STD_TORCH_CHECK(!residual || residual->numel() == x.numel(), "norm_act: residual must have x's shape");
+    STD_TORCH_CHECK(!noise || noise->numel() == pixels, "norm_act: noise must be [N, 1, *spatial]");
+    STD_TORCH_CHECK(in.activation >= 0 && in.activation < kActivations, "norm_act: unknown activation");
+    a.samples = int(n), a.channels = int(c), a.plane = int(pixels / n);
+    a.channels_last = format.channels_last || a.plane == 1;  // single pixels lie as in channels_last
+    a.batch = in.given || in.groups == 0;
+    a.span = a.batch ? 1 : int(c / in.groups);
+    a.eps = float(in.eps), a.slope = float(in.slope), a.activation = int(in.activation);
+    gamma = small(in.gamma), beta = small(in.beta), noise_scale = small(in.noise_scale);
+    for (const OptionalTensor& parameter : {gamma, beta}) {
+      if (!parameter) continue;
+      a.affine_per_sample = parameter->dim() == 2;
+      STD_TORCH_CHECK(parameter->numel() == (a.affine_per_sample ? n * c : c),
+                      "norm_act on the GPU: gamma and beta must be [C], or [N, C]");
+      STD_TORCH_CHECK(!(a.affine_per_sample && a.batch) && (!gamma || !beta || gamma->dim() == beta->dim()),
+                      "norm_act on the GPU: gamma and beta per sample go together, and with statistics per sample");
+    }
+    if (noise) {
+      STD_TORCH_CHECK(noise->scalar_type() == kDtypeOf<T>, "norm_act: noise must have x's dtype");
+      if (!noise->is_contiguous()) noise = torch::stable::contiguous(*noise);
+    }
+    a.x = call.input<T>(x), a.residual = call.input<T>(residual), a.noise = call.input<T>(noise);
+    a.gamma = reading(gamma), a.beta = reading(beta), a.noise_scale = reading(noise_scale);
+  }
+
+  Tensor dense(const Tensor& tensor) const {
+    STD_TORCH_CHECK(tensor.scalar_type() == kDtypeOf<T>, "norm_act: x, residual, y and grad must have one dtype");
+    return aligned(format.of(tensor));
+  }
+  OptionalTensor dense(const OptionalTensor& tensor) const {
+    return tensor ? OptionalTensor(dense(*tensor)) : std::nullopt;
+  }
+  static OptionalTensor small(const OptionalTensor& tensor) {
+    return tensor && !tensor->is_contiguous() ? torch::stable::contiguous(*tensor) : tensor;
+  }
+
+  Small<T> writing(const Tensor& tensor) const {
+    if (tensor.numel() == 0) return {};
+    const ScalarType dtype = tensor.scalar_type();
+    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == kDtypeOf<T>,
+                    "norm_act on the GPU: small tensors must be float32 or of x's dtype");
+    Small<T> found;
+    if (dtype == ScalarType::Float) {
+      found.wide = call.output<float>(tensor);
+    } else {
+      found.narrow = call.output<T>(tensor);
+    }
+    return found;
+  }
+  Small<T> reading(const OptionalTensor& tensor) const { return tensor ? writing(*tensor) : Small<T>{}; }
+
+  Tensor new_small(int64_t size) const { return torch::stable::new_empty(x, {size}, ScalarType::Float); }
+  auto memory() {
+    return [this](int64_t count) { return call.memory(count); };
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, OptionalTensor gamma, OptionalTensor beta,
+                                            OptionalTensor residual, OptionalTensor noise,
+                                            OptionalTensor noise_scale, OptionalTensor mean, OptionalTensor var,
+                                            int64_t groups, double eps, int64_t activation, double slope) {
+  const bool given = mean && var;
+  const Inputs in{x, gamma, beta, residual, noise, noise_scale, groups, given, eps, activation, slope};
+  return for_device_dtype(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    Prepared<T> p(in);
+    const Tensor y = p.format.empty_like(p.x);
+    const int64_t statistics = given ? 0 : p.a.rows();
+    const Tensor mean_used = p.new_small(statistics), var_used = p.new_small(statistics);
+    const OptionalTensor means = given ? p.small(mean) : mean_used, vars = given ? p.small(var) : var_used;
+    p.a.mean = p.reading(means), p.a.var = p.reading(vars);
+    p.a.y = p.call.template output<T>(y);
+    forward(p.a, p.call.device(), given, p.memory());
+    p.call.finish();
+    return std::tuple{y, mean_used, var_used};
+  });
+}
+
+using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor gamma, OptionalTensor beta,
+                      OptionalTensor residual, OptionalTensor noise, OptionalTensor noise_scale, Tensor mean,
+                      Tensor var, bool given, int64_t groups, double eps, int64_t activation, double slope,
+                      bool need_x, bool need_affine, bool need_residual, bool need_noise, bool need_noise_scale) {
+  STD_TORCH_CHECK(!need_noise, "norm_act on the GPU leaves the gradient of the noise to its caller");
+  const Inputs in{x, gamma, beta, residual, noise, noise_scale, groups, given, eps, activation, slope};
+  return for_device_dtype(x.scalar_type(), [&](auto zero) -> Six {
+    using T = decltype(zero);
+    Prepared<T> p(in);
+    const Wanted wanted{need_x, need_affine && (gamma || beta), noise && noise_scale && need_noise_scale};
+    const auto like_x = [&](bool needed) { return needed ? p.format.empty_like(p.x) : p.new_small(0); };
+    const auto like = [&](const OptionalTensor& parameter, bool needed) {
+      return parameter && needed ? torch::stable::new_empty(*parameter, parameter->sizes()) : p.new_small(0);
+    };
+    const Tensor grad_x = like_x(need_x), grad_residual = like_x(need_residual);
+    const Tensor grad_gamma = like(gamma, need_affine), grad_beta = like(beta, need_affine);
+    const Tensor dense_grad = p.dense(grad);
+    const OptionalTensor kept = p.dense(y);
+    p.a.evidence = Activation(activation) == Activation::identity ? Evidence::nothing
+                   : kept                                         ? Evidence::output
+                                                                  : Evidence::input;
+    p.a.grad = p.call.template input<T>(dense_grad), p.a.kept = p.call.template input<T>(kept);
+    if (need_x) p.a.grad_x = p.call.template output<T>(grad_x);
+    if (need_residual) p.a.grad_residual = p.call.template output<T>(grad_residual);
+    p.a.grad_gamma = p.writing(grad_gamma), p.a.grad_beta = p.writing(grad_beta);
+    const OptionalTensor means = p.small(mean), vars = p.small(var);
+    p.a.mean = p.reading(means), p.a.var = p.reading(vars);
+    OptionalTensor noise_sums;
+    backward(p.a, p.call.device(), given, wanted, p.memory(), [&](int64_t count) {
+      const Global<float> memory = p.call.memory(count);
+      noise_sums = p.call.last_memory();
+      return memory;
+    });
+    p.call.finish();
+    Tensor grad_scale = p.new_small(0);
+    if (noise_sums) {
+      const Tensor total = torch::stable::to(torch::stable::sum(*noise_sums), noise_scale->scalar_type());
+      grad_scale = torch::stable::view(total, noise_scale->sizes());
+    }
+    return {grad_x, grad_gamma, grad_beta, grad_residual, p.new_small(0), grad_scale};
+  });
+}
+
+}  // namespace
+}  // namespace fused_ops::norm_act
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cuda, m) {
+  m.def(
+      "norm_act(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise, Tensor? noise_scale, "
+      "Tensor? mean, Tensor? var, int groups, float eps, int activation, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "norm_act_backward(Tensor grad, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? residual, "
+      "Tensor? noise, Tensor? noise_scale, Tensor mean, Tensor var, bool given, int groups, float eps, "
+      "int activation, float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise, "
+      "bool need_noise_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fused_ops_cuda, FUSED_OPS_DISPATCH_KEY, m) {
+  m.impl("norm_act", TORCH_BOX(&fused_ops::norm_act::norm_act));
+  m.impl("norm_act_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_backward));
+}
