@@ -1,8 +1,7 @@
 """``fused_ops::selective_share``: checks, schema, fakes, autograd, autocast, and the functional twins.
 
 The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns
-``(x', y', gates)``, all gates in one contiguous tensor whatever the memory format of x: the kernels compute
-them along pixels.
+``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`gates_format` tells.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_ops import backends, native
+from fused_ops import backends, native, triton_support
 from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.selective_share import reference
 
@@ -196,10 +195,17 @@ def _is_differentiated(*tensors: Tensor) -> bool:
 
 
 def working_format(x: Tensor) -> torch.memory_format:
-    """The memory format a call works in: that of x where it has one, so that no copy is made."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    """The memory format a call works in: that of x, or of what x is a slice of, so that no copy is made."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def gates_format(x: Tensor) -> torch.memory_format:
+    """The memory format of the gates: that of x; on the CPU planes, since kernels go along pixels there."""
+    return torch.contiguous_format if x.device.type == "cpu" else working_format(x)
 
 
 def _empty(x: Tensor, channels: int, memory_format: torch.memory_format | None = None) -> Tensor:
@@ -216,7 +222,7 @@ def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     pair = weights[4] is not None
     cx, cy = x.shape[1], y.shape[1]
     sizes = reference.gate_sizes(cx, cy, pair)
-    gates = _empty(x, sum(sizes), torch.contiguous_format) if want_gates else x.new_empty(0)
+    gates = _empty(x, sum(sizes), gates_format(x)) if want_gates else x.new_empty(0)
     return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
 
 
@@ -274,7 +280,7 @@ def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
-    gates = gates.contiguous() if want_gates else x.new_empty(0)
+    gates = gates.contiguous(memory_format=gates_format(x)) if want_gates else x.new_empty(0)
     return x_out.contiguous(memory_format=layout), y_out, gates
 
 
@@ -325,6 +331,43 @@ def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     return None if library.loaded else library.reason
 
 
+def _triton_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    from fused_ops.selective_share import triton_launch  # imports triton, so only where it serves
+
+    *weights, keep, want_gates, _save_gates = rest
+    x_out, y_out, gates = _fake_forward(x, y, *rest)
+    layout = working_format(x)
+    if not want_gates:
+        triton_launch.forward(x, y, weights, keep, None, (x_out, y_out), layout)
+        return x_out, y_out, gates
+    gates = gates.contiguous(memory_format=layout)
+    triton_launch.forward(x, y, weights, keep, gates, (x_out, y_out), layout)
+    return x_out, y_out, gates.contiguous(memory_format=gates_format(x))
+
+
+def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
+    from fused_ops.selective_share import triton_launch
+
+    grads: tuple[Tensor, ...] = _fake_backward(*args)
+    grad_x_out, grad_y_out, grad_gates, x, y, gates, *weights, keep = args
+    triton_launch.backward(
+        grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, keep, grads, working_format(x)
+    )
+    return grads
+
+
+def _triton_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+    if W_r.shape[2] != 1 or W_r.shape[3] != 1:
+        return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"
+    if reason := triton_support.why_not(x, y):
+        return reason
+    # The widest tensor of a call, the gates and what goes with them, has 4 (Cx + Cy) channels.
+    plane = x.shape[2] * x.shape[3]
+    if 8 * (x.shape[1] + y.shape[1]) * plane >= 2**31 or x.shape[0] * plane >= 2**31:
+        return "it counts the elements of an image, and the pixels of all images, in 31 bits"
+    return None
+
+
 _backward_op = define_op(
     "selective_share_backward",
     _BACKWARD_SCHEMA,
@@ -347,4 +390,13 @@ backends.register(
     "cpu",
     _native_backward,
     lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _native_refuses(x, y, W_r),
+)
+backends.register(
+    "selective_share", "triton", _triton_forward, lambda x, y, W_r, *_: _triton_refuses(x, y, W_r)
+)
+backends.register(
+    "selective_share_backward",
+    "triton",
+    _triton_backward,
+    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _triton_refuses(x, y, W_r),
 )

@@ -66,7 +66,7 @@ _NORMS = {
     "large style": ("adain", "identity", 64, 64, 48, False),
 }
 
-CASES: Mapping[str, Call] = {
+_NORM_CASES: dict[str, Call] = {
     f"norm_act {name} {NAMES[dtype]} {layout}": partial(
         norm_act, norm, activation, n, c, size, dtype, layout, residual
     )
@@ -74,8 +74,84 @@ CASES: Mapping[str, Call] = {
     for dtype in (torch.bfloat16, torch.float32)
     for layout in LAYOUTS
 } | {
-    f"norm_act activation {name}": partial(
-        norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True
-    )
+    f"norm_act activation {name}": partial(norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True)
     for name in ACTIVATIONS
-}  # fmt: skip
+}
+
+
+# --- selective_share ----------------------------------------------------------------------------------------
+
+
+def selective_share(
+    n: int, cx: int, cy: int, size: int, dtype: torch.dtype, layout: str, mode: str, tf32: bool = False
+) -> None:
+    """A pair: "train" (gates kept), "outside" (a loss on the gates, too), "recompute", "infer" (forward)."""
+    from fused_ops.selective_share import triton_launch
+
+    def weights(t: int, s: int) -> list[Tensor]:
+        shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
+        return [torch.empty((*shape, 1, 1), dtype=dtype, device="meta") for shape in shapes]
+
+    def features(channels: int) -> Tensor:
+        return _features(n, channels, size, dtype, layout)
+
+    x, y, pair = features(cx), features(cy), [*weights(cx, cy), *weights(cy, cx)]
+    gates = features(3 * (cx + cy)) if mode in ("train", "outside") else None
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        triton_launch.forward(x, y, pair, False, gates, (features(cx), features(cy)), LAYOUTS[layout])
+        if mode != "infer":
+            grads = [torch.empty_like(tensor) for tensor in (x, y, *pair)]
+            outside = None if mode != "outside" or gates is None else torch.empty_like(gates)
+            triton_launch.backward(
+                features(cx), features(cy), outside, x, y, gates, pair, False, grads, LAYOUTS[layout]
+            )
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+_SHARES = {
+    # N, Cx, Cy, H = W
+    "16": (64, 16, 16, 96),
+    "64": (64, 64, 64, 48),
+    "128": (64, 128, 128, 24),
+    "256": (64, 256, 256, 12),
+    "512": (64, 512, 512, 6),
+    "64 and 128": (64, 64, 128, 24),
+    "100 and 24": (8, 100, 24, 31),
+    "200 and 300": (8, 200, 300, 12),
+}
+
+_SHARE_CASES: dict[str, Call] = (
+    {
+        f"selective_share {name} {NAMES[torch.bfloat16]} {layout} {mode}": partial(
+            selective_share, *shape, torch.bfloat16, layout, mode
+        )
+        for name, shape in _SHARES.items()
+        for layout in LAYOUTS
+        for mode in ("train", "infer", "outside")
+    }
+    | {
+        f"selective_share {name} {NAMES[torch.float16]} last train": partial(
+            selective_share, *_SHARES[name], torch.float16, "last", "train"
+        )
+        for name in ("64", "128", "256")
+    }
+    | {
+        f"selective_share {name} {NAMES[torch.bfloat16]} last recompute": partial(
+            selective_share, *_SHARES[name], torch.bfloat16, "last", "recompute"
+        )
+        for name in ("64", "128", "256")
+    }
+    | {
+        f"selective_share {name} {NAMES[torch.float32]} {layout} train{' tf32' if tf32 else ''}": partial(
+            selective_share, *_SHARES[name], torch.float32, layout, "train", tf32
+        )
+        for name in ("64", "128", "256", "100 and 24", "200 and 300")
+        for layout in LAYOUTS
+        for tf32 in (False, True)
+    }
+)
+
+CASES: Mapping[str, Call] = _NORM_CASES | _SHARE_CASES
