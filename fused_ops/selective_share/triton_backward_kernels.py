@@ -48,6 +48,7 @@ def add_through_gates(
     if the unit is the gradient's OWN, through U. OWN stores a_h and a_z where pre_ptr is there.
     """
     EVEN: tl.constexpr = BLOCK_C == C and BLOCK_T == T and BLOCK_S == S
+    tl.static_assert(BLOCK_T % BLOCK_K == 0)  # a last step beyond the tile would have no mask if EVEN
     lane_c, lane_s = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_S)
     for start in tl.range(0, BLOCK_T, BLOCK_K, num_stages=STAGES):
         k = start + tl.arange(0, BLOCK_K)

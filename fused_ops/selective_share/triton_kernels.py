@@ -112,6 +112,8 @@ def stream_unit(
     from the L2 cache, for the rest of h and for z.
     """
     EVEN: tl.constexpr = BLOCK_T == T and BLOCK_S == S
+    # A last step beyond a tile would have no mask if EVEN.
+    tl.static_assert(BLOCK_T % BLOCK_N == 0 and BLOCK_S % BLOCK_N == 0)
     at_h, at_r, at_z = slots
     place = (tl.program_id(0) // 2 * BLOCK_P, tl.arange(0, BLOCK_P), plane)
     inside = place[0] + place[1] < pixels

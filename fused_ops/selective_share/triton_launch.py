@@ -115,6 +115,10 @@ class Call:
         cx, cy = self.channels
         return {"BLOCK_X": max(16, next_power_of_two(cx)), "BLOCK_Y": max(16, next_power_of_two(cy))}
 
+    def step(self, wanted: int) -> int:
+        """How many channels a step of the kernels of few channels takes: no more than any tile has."""
+        return min(wanted, *self.channel_blocks().values())
+
     def empty(self, channels: int) -> Tensor:
         """An empty tensor of so many channels, of x's kind."""
         shape = (self.x.size(0), channels, *self.x.shape[2:])
@@ -174,7 +178,7 @@ def forward(
             launch(
                 triton_kernels.forward_unit, (2 * tiles,),
                 call.x, call.y, x_out, y_out, gates, *weights, *call.sizes,
-                **common, **call.channel_blocks(), KEEP=keep, BLOCK_N=choice["columns"],
+                **common, **call.channel_blocks(), KEEP=keep, BLOCK_N=call.step(choice["columns"]),
             )  # fmt: skip
 
 
@@ -245,7 +249,7 @@ def backward(
                 backward_kernels.input_gradients_unit, (2 * ceil_div(call.pixels, choice["pixels"]),),
                 call.x, call.y, *given, pre, *grads[:2], *weights, *call.sizes,
                 **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), KEEP=keep,
-                BLOCK_P=choice["pixels"], BLOCK_K=choice["depth"], STAGES=choice["stages"],
+                BLOCK_P=choice["pixels"], BLOCK_K=call.step(choice["depth"]), STAGES=choice["stages"],
                 num_stages=choice["stages"], num_warps=choice["warps"],
             )  # fmt: skip
         if pre is not None:
