@@ -37,7 +37,9 @@ Weights = Sequence[Tensor | None]
 
 def precision_of(dtype: torch.dtype) -> str:
     """What float32 factors are rounded to: TF32 where torch's own setting for matrix products allows it."""
-    return "tf32" if dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    # Not allow_tf32: reading it raises where the setting was made through torch's newer names.
+    exact = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
+    return "ieee" if exact else "tf32"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def slice_of(tensor: Tensor, layout: torch.memory_format) -> tuple[Tensor, int]:
     last = is_last(tensor, layout)
     tensor, step = lay_out(tensor, last, layout)
     plane = 1 if last else tensor.size(2) * tensor.size(3)
-    if step % plane or step < plane * tensor.size(1):
+    width = step if not last else step * tensor.size(2) * tensor.size(3)
+    if step % plane or step < plane * tensor.size(1) or width >= 2**31:  # kernels count so far in an image
         return tensor.contiguous(memory_format=layout).clone(memory_format=layout), tensor.size(1)
     return tensor, step // plane
 

@@ -66,7 +66,7 @@ _NORMS = {
     "large style": ("adain", "identity", 64, 64, 48, False),
 }
 
-_NORM_CASES: dict[str, Call] = {
+_NORM_CASES: Mapping[str, Call] = {
     f"norm_act {name} {NAMES[dtype]} {layout}": partial(
         norm_act, norm, activation, n, c, size, dtype, layout, residual
     )
@@ -97,8 +97,8 @@ def selective_share(
 
     x, y, pair = features(cx), features(cy), [*weights(cx, cy), *weights(cy, cx)]
     gates = features(3 * (cx + cy)) if mode in ("train", "outside") else None
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    setting = torch.backends.cuda.matmul
+    before, setting.fp32_precision = setting.fp32_precision, "tf32" if tf32 else "ieee"
     try:
         triton_launch.forward(x, y, pair, False, gates, (features(cx), features(cy)), LAYOUTS[layout])
         if mode != "infer":
@@ -108,7 +108,7 @@ def selective_share(
                 features(cx), features(cy), outside, x, y, gates, pair, False, grads, LAYOUTS[layout]
             )
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        setting.fp32_precision = before
 
 
 _SHARES = {
@@ -123,7 +123,7 @@ _SHARES = {
     "200 and 300": (8, 200, 300, 12),
 }
 
-_SHARE_CASES: dict[str, Call] = (
+_SHARE_CASES: Mapping[str, Call] = (
     {
         f"selective_share {name} {NAMES[torch.bfloat16]} {layout} {mode}": partial(
             selective_share, *shape, torch.bfloat16, layout, mode
@@ -154,4 +154,4 @@ _SHARE_CASES: dict[str, Call] = (
     }
 )
 
-CASES: Mapping[str, Call] = _NORM_CASES | _SHARE_CASES
+CASES: Mapping[str, Call] = {**_NORM_CASES, **_SHARE_CASES}
