@@ -45,8 +45,8 @@ def tanh(x, FAST: tl.constexpr = False):
         e = tl.exp(-2 * size)
         far = 1 - 2 * e / (1 + e)
         square = x * x
-        # (tanh(x) / x - 1) / x^2 as a polynomial, of least maximum error (4e-9 of tanh) up to 0.625, fitted by
-        # reweighted least squares: far loses small digits there.
+        # (tanh(x) / x - 1) / x^2 as a polynomial, of least maximum error (4e-9 of tanh) up to 0.625, fitted
+        # by reweighted least squares: far loses small digits there.
         bend = 0.1333144196 - square * (0.05373969448 - square * (0.02063901729 - square * 0.005704905856))
         near = x + x * square * (square * bend - 0.3333328193)
         return tl.where(size < 0.625, near, tl.where(x < 0, -far, far))

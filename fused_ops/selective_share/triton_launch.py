@@ -356,8 +356,8 @@ def _add_weight_parts(call: Call, parts: Tensor, grads: Sequence[Tensor]) -> Non
     rows = min(16, next_power_of_two(chunks))
     launch(
         backward_products.add_weight_parts,
-        (ceil_div((cx + cy) * max(cx, cy), 128), 8 if call.pair else 4),
+        (ceil_div((cx + cy) * max(cx, cy), 256), 8 if call.pair else 4),
         parts, *(grads if call.pair else (*grads[:4], None, None, None, None)), chunks,
-        CX=cx, CY=cy, PAIR=call.pair, BLOCK=128, BLOCK_R=rows,
-        LOOPS=next_power_of_two(ceil_div(chunks, rows)), num_warps=4,
+        CX=cx, CY=cy, PAIR=call.pair, BLOCK=256, BLOCK_R=rows,
+        LOOPS=next_power_of_two(ceil_div(chunks, rows)), num_warps=8,
     )  # fmt: skip
