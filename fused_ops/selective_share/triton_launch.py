@@ -353,7 +353,7 @@ def _weight_parts_by_unit(
 def _add_weight_parts(call: Call, parts: Tensor, grads: Sequence[Tensor]) -> None:
     cx, cy = call.channels
     chunks = parts.size(0)
-    rows = min(16, next_power_of_two(chunks))
+    rows = min(8, next_power_of_two(chunks))
     launch(
         backward_products.add_weight_parts,
         (ceil_div((cx + cy) * max(cx, cy), 256), 8 if call.pair else 4),
