@@ -2,8 +2,9 @@
 
 A table is JSON: for each kernel family a list of rows ``{"when": {...}, "launch": {...}}``. The first row
 whose conditions hold is taken, from the card's own table (``sm_90.json``) if it has one that fits, else from
-that of a related card (:data:`RELATED`), else from ``default.json``. A condition is a fact of the call with its value (``"itemsize": 2``), or, with ``_most``
-appended, the largest value it may have (``"channels_most": 64``). ``note`` says where a row comes from.
+that of a related card (:data:`RELATED`), else from ``default.json``. A condition is a fact of the call with
+its value (``"itemsize": 2``), or, with ``_most`` appended, the largest value it may have (``"channels_most":
+64``). ``note`` says where a row comes from.
 
 The defaults follow from the compiler's report (:mod:`fused_ops.tuning.aot`) and the cost model
 (:mod:`fused_ops.tuning.cost_model`); nothing is tried out at run time.

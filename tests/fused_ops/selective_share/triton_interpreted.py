@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fused_ops
 from fused_ops import explain, tuning, use
-from fused_ops.selective_share import reference, triton_launch
+from fused_ops.selective_share import reference, triton_launch, triton_plan
 from fused_ops.triton_support import Card
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
@@ -200,7 +200,7 @@ def test_slices_are_read_where_they_lie(memory_format: str, kernels: str) -> Non
     tensors = pair(16, 12, 2, 5, 3)
     x, y = (in_a_room_of_nan(tensor, memory_format) for tensor in tensors[:2])
     for one in (x, y):
-        assert triton_launch.slice_of(one, FORMATS[memory_format])[0] is one
+        assert triton_plan.slice_of(one, FORMATS[memory_format])[0] is one
     leaves = [tensor.detach().requires_grad_() for tensor in (x, y, *tensors[2:])]
     grads = [torch.randn(tensor.shape) for tensor in tensors[:2]]
     sliced = [in_a_room_of_nan(grad, memory_format) for grad in grads]
@@ -229,7 +229,7 @@ def test_a_slice_of_more_memory_than_kernels_count_is_copied() -> None:
     for channels in (2**10, 2**28):
         strides = (16 * channels, 1, 4 * channels, channels)
         x = torch.empty_strided((3, 2, 4, 4), strides, device="meta")
-        found, of = triton_launch.slice_of(x, torch.channels_last)
+        found, of = triton_plan.slice_of(x, torch.channels_last)
         assert (found is x and of == channels) == (channels == 2**10)
         assert found is x or of == 2
 
@@ -260,8 +260,8 @@ def test_precision_follows_torchs_setting(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         for value, expected in (("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")):
             setting.fp32_precision = value
-            assert triton_launch.precision_of(torch.float32) == expected
-            assert triton_launch.precision_of(torch.float16) == "tf32"  # of no effect on such factors
+            assert triton_plan.precision_of(torch.float32) == expected
+            assert triton_plan.precision_of(torch.float16) == "tf32"  # of no effect on such factors
     finally:
         setting.fp32_precision = before
 
