@@ -81,9 +81,9 @@ def register(op: str, backend: str, run: Callable[..., Any], refuses: Refuses = 
     _implementations.setdefault(op, {})[backend] = Implementation(run, refuses)
 
 
-def ops() -> tuple[str, ...]:
-    """The names of all ops that have implementations."""
-    return tuple(_implementations)
+def ops(backend: str | None = None) -> tuple[str, ...]:
+    """The names of all ops that have implementations, or one by this backend."""
+    return tuple(op for op, found in _implementations.items() if backend is None or backend in found)
 
 
 def requested() -> str:

@@ -5,7 +5,7 @@ families ``selective_share.forward``, ``.backward`` and ``.weights``; ``kernel``
 
     forward     "pair", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
     backward    "unit" (:mod:`.triton_backward_kernels`) or "products" (:mod:`.triton_backward_products`)
-    weights     "unit" or "products" (:mod:`.triton_backward_weights`); the latter after a backward by products
+    weights     "unit" or "products" (:mod:`.triton_backward_weights`); after backward's products only these
 """
 
 from __future__ import annotations

@@ -189,16 +189,22 @@ def fingerprint(launch: Launch, card: Card) -> str:
 
 
 def update(path: Path, architectures: Sequence[str], only: str = "") -> list[Row]:
-    """Compile what the table lacks, drop what no case asks for, and return the rows of these architectures.
+    """Compile what the table lacks, and return the rows of these architectures.
 
-    The table is written after every kernel, so that an interrupted update goes on where it stopped.
+    Without ``only`` rows that no case asks for any more are dropped. The table is written after every kernel,
+    so that an interrupted update goes on where it stopped.
     """
     rows = {row["fingerprint"]: row for row in aot_table.read(path)}
     for architecture in architectures:
         card = CARDS[architecture]
-        needed = wanted(card)
-        rows = {key: row for key, row in rows.items() if row["architecture"] != architecture or key in needed}
-        for key, (name, launch) in wanted(card, only).items():
+        launches = wanted(card, only)
+        if not only:
+            rows = {
+                key: row
+                for key, row in rows.items()
+                if row["architecture"] != architecture or key in launches
+            }
+        for key, (name, launch) in launches.items():
             if key not in rows:
                 row = {**compile_launch(name, launch, card).row(), "fingerprint": key}
                 rows[key] = {column: str(row[column]) for column in aot_table.COLUMNS}

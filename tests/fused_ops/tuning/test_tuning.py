@@ -32,6 +32,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("sm_80", 65, "last", 2),
         ("sm_90", 65, "last", 3),
         ("sm_90", 65, "planes", 2),
+        ("sm_100", 65, "last", 3),  # a relative of sm_90
     ],
 )
 def test_the_first_row_that_fits_is_taken(
