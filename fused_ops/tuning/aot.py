@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,11 @@ def update(path: Path, architectures: Sequence[str], only: str = "") -> list[Row
             }
         for key, (name, launch) in launches.items():
             if key not in rows:
-                row = {**compile_launch(name, launch, card).row(), "fingerprint": key}
+                row = {
+                    **compile_launch(name, launch, card).row(),
+                    "triton": version("triton"),
+                    "fingerprint": key,
+                }
                 rows[key] = {column: str(row[column]) for column in aot_table.COLUMNS}
                 aot_table.write(path, rows.values())
                 print(*rows[key].values(), flush=True)

@@ -174,6 +174,13 @@ def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.d
     Options(gates=gates).check(cast(pair(*channels, 1, 5, 6), dtype, "channels_last"))
 
 
+@pytest.mark.usefixtures("kernels")
+def test_weights_gradients_from_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card that is far from full: more parts than are added in one step."""
+    monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("large", (9, 0), 1000, 0))
+    Options().check(cast(pair(3, 2, 1, 12, 25), torch.float32))
+
+
 def test_single_pixels_of_one_channel() -> None:
     """Many such problems, judged together: the error of one number is a matter of luck."""
     found = [Options(gates=True).results(pair(1, 1, 1, 1, 1)) for _ in range(8)]
