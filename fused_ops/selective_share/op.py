@@ -361,9 +361,10 @@ def _triton_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
         return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"
     if reason := triton_support.why_not(x, y):
         return reason
-    # The widest tensor of a call, the gates and what goes with them, has 4 (Cx + Cy) channels.
+    # The widest tensor of a call, the gates and what goes with them, has 4 (Cx + Cy) channels. The last of
+    # several chunks of pixels may end far beyond them.
     plane = x.shape[2] * x.shape[3]
-    if 8 * (x.shape[1] + y.shape[1]) * plane >= 2**31 or x.shape[0] * plane >= 2**31:
+    if 8 * (x.shape[1] + y.shape[1]) * plane >= 2**31 or x.shape[0] * plane > 2**30:
         return "it counts the elements of an image, and the pixels of all images, in 31 bits"
     return None
 

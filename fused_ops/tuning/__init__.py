@@ -3,8 +3,8 @@
 A table is JSON: for each kernel family a list of rows ``{"when": {...}, "launch": {...}}``. The first row
 whose conditions hold is taken, from the card's own table (``sm_90.json``) if it has one that fits, else from
 that of a related card (:data:`RELATED`), else from ``default.json``. A condition is a fact of the call with
-its value (``"itemsize": 2``), or, with ``_most`` appended, the largest value it may have (``"channels_most":
-64``). ``note`` says where a row comes from.
+its value (``"itemsize": 2``), or, with ``_most`` or ``_least`` appended, the largest or smallest value it may
+have (``"channels_most": 64``). ``note`` says where a row comes from.
 
 The defaults follow from the compiler's report (:mod:`fused_ops.tuning.aot`) and the cost model
 (:mod:`fused_ops.tuning.cost_model`); nothing is tried out at run time.
@@ -54,6 +54,7 @@ def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, A
 
 def _holds(condition: str, value: int | str, facts: Mapping[str, Any]) -> bool:
     if condition.endswith("_most"):
-        fact: int = facts[condition.removesuffix("_most")]
-        return fact <= int(value)
+        return int(facts[condition.removesuffix("_most")]) <= int(value)
+    if condition.endswith("_least"):
+        return int(facts[condition.removesuffix("_least")]) >= int(value)
     return bool(facts[condition] == value)

@@ -31,6 +31,5 @@ def test_larger_kernels_are_refused_first() -> None:
     """Whatever else is missing: that no backend but the reference has them is what helps the caller."""
     x, y = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
     weights = [torch.randn(2, c, 3, 3) for c in (4, 2, 2, 4)]
-    assert explain(fused_ops.conv_flu, x, y, weights)[0].reasons["triton"] == (
-        "it has only 1x1 kernels, these are 3x3"
-    )
+    with use("triton"), pytest.raises(RuntimeError, match="only 1x1 kernels, these are 3x3"):
+        fused_ops.conv_flu(x, y, weights)

@@ -276,10 +276,8 @@ def test_precision_follows_torchs_setting(monkeypatch: pytest.MonkeyPatch) -> No
 def test_whom_it_refuses() -> None:
     x, y, *weights = pair(4, 3, 2, 5, 5)
 
-    def call(dtype: torch.dtype = torch.float32, images: int = 2, scale: int = 1) -> None:
-        features = [tensor[:images].to(dtype) for tensor in (x, y)]
-        if scale > 1:
-            features = [t[:1, :, :1, :1].expand(1, -1, scale, scale) for t in features]
+    def call(dtype: torch.dtype = torch.float32, images: int = 2, size: int = 1) -> None:
+        features = [t[:1, :, :1, :1].to(dtype).expand(images, -1, size, size) for t in (x, y)]
         these = [weight.to(dtype) for weight in weights]
         fused_ops.selective_share(*features, these[:4], these[4:])
 
@@ -289,13 +287,12 @@ def test_whom_it_refuses() -> None:
             ({"dtype": torch.float64}, "no kernel for torch.float64"),
             ({"dtype": torch.bfloat16}, "bfloat16 wrongly"),
             ({"images": 0}, "the tensors are empty"),
-            ({"scale": 2**13}, "in 31 bits"),
+            ({"size": 2**13}, "in 31 bits"),
+            ({"images": 2**20 + 1, "size": 2**5}, "in 31 bits"),
         ):
             with pytest.raises(RuntimeError, match=reason):
                 call(**arguments)  # type: ignore[arg-type]
         with pytest.raises(RuntimeError, match="only 1x1 kernels, these are 3x3"):
             fused_ops.selective_share(x, y, unit(4, 3, kernel=3), unit(3, 4, kernel=3))
-    assert explain(call)[0].reasons["triton"] == (
-        "the interpreter serves CPU tensors only where 'triton' is asked for"
-    )
+    assert explain(call)[0].reasons["triton"] == "the tensors are on cpu"  # but for those who ask for it
     assert explain(call, images=0)[0].backend == "reference"
