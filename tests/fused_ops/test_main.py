@@ -33,10 +33,9 @@ def test_doctor_without_natives() -> None:
 def test_doctor_says_what_triton_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(main, "_version", lambda name: "3.9.0")
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert main._triton() == "3.9.0: norm_act selective_share for cards from sm_80 on"
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert main._triton() == "3.9.0: norm_act selective_share in the interpreter, on request"
+    for interpreting, where in ((False, "for cards from sm_80 on"), (True, "in the interpreter, on request")):
+        monkeypatch.setattr(main.triton_support, "interpreting", lambda value=interpreting: value)
+        assert main._triton() == f"3.9.0: norm_act selective_share {where}"
     monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
     assert main._triton() == "not installed"
 
