@@ -104,7 +104,7 @@ def test_products_of_many_channels_use_each_cards_own_instructions(
     products = [row for row in rows if row["kernel"] not in ("gate_gradients", "add_weight_parts")]
     assert {row["kernel"] for row in products} >= {"update_gates", "input_gradients_unit", "weight_gradients"}
     for row in products:
-        assert row["tensor_core"].startswith(instruction), row
+        assert instruction in row["tensor_core"].split(), row
 
 
 def test_selective_share_moves_16_bytes_at_a_time(table: dict[str, aot_table.Row]) -> None:
