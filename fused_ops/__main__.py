@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_ops
-from fused_ops import backends, native
+from fused_ops import backends, native, triton_support
 
 DISTRIBUTION = "selective-feature-sharing"
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -115,6 +115,19 @@ def _library(status: native.Status) -> str:
     return f"loaded: {ops} for {what}, built by {status.build['compiler']}"
 
 
+def _triton() -> str:
+    if not importlib.util.find_spec("triton"):
+        return "not installed"
+    ops = " ".join(op for op in backends.ops("triton") if not op.endswith("_backward"))
+    oldest = "".join(map(str, triton_support.OLDEST_CARD))
+    where = (
+        "in the interpreter, on request"
+        if triton_support.interpreting()
+        else f"for cards from sm_{oldest} on"
+    )
+    return f"{_version('triton')}: {ops} {where}"
+
+
 def _cards() -> Iterator[tuple[str, str]]:
     if not torch.cuda.is_available():
         yield "cards", "none" if torch.version.cuda else "none (this torch is built without CUDA)"
@@ -146,7 +159,7 @@ def doctor(strict: bool = False) -> int:
             "python, torch",
             f"{platform.python_version()}, {torch.__version__} (CUDA {torch.version.cuda or 'none'})",
         ),
-        ("triton", _version("triton") if importlib.util.find_spec("triton") else "not installed"),
+        ("triton", _triton()),
         ("processor", _processor()),
         *_cards(),
         ("build tools", _tools()),

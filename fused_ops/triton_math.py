@@ -1,8 +1,9 @@
 """Elementary functions and activations for Triton kernels, the twin of ``csrc/common/activations.h``.
 
 Arithmetic is in float32. ``FAST`` takes the card's own tanh instruction: one operation of the special
-function unit instead of two, with a relative error of 5e-4, a quarter of a rounding of bfloat16. (A gate at
-C = 64 would otherwise be bound by that unit, not by memory.) The interpreter does not know it.
+function unit instead of two, with a relative error of 5e-4: an eighth of bfloat16's epsilon, half of
+float16's. (Gates at C = 64 would otherwise be bound by that unit, not by memory.) The interpreter does not
+know it.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -42,10 +43,13 @@ def tanh(x, FAST: tl.constexpr = False):
     else:
         size = tl.abs(x)
         e = tl.exp(-2 * size)
-        far = (1 - e) / (1 + e)
+        far = 1 - 2 * e / (1 + e)
         square = x * x
-        near = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
-        return tl.where(size < 0.125, near, tl.where(x < 0, -far, far))  # 1 - e would lose small digits
+        # (tanh(x) / x - 1) / x^2 as a polynomial, of least maximum error (4e-9 of tanh) up to 0.625, fitted
+        # by reweighted least squares: far loses small digits there.
+        bend = 0.1333144196 - square * (0.05373969448 - square * (0.02063901729 - square * 0.005704905856))
+        near = x + x * square * (square * bend - 0.3333328193)
+        return tl.where(size < 0.625, near, tl.where(x < 0, -far, far))
 
 
 @triton.jit

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,3 +156,34 @@ def next_power_of_two(value: int) -> int:
 
 def ceil_div(value: int, by: int) -> int:
     return -(-value // by)
+
+
+def lay_out(tensor: Tensor, channels_last: bool, layout: torch.memory_format) -> tuple[Tensor, int]:
+    """The tensor [N, C, *spatial] as kernels can address it, and its step; a copy where it lies otherwise.
+
+    With channels last the channels of a pixel are adjacent and the step leads to the next pixel; else pixels
+    are adjacent, then channels, and the step leads to the next sample.
+    """
+    step = _step(tensor, channels_last)
+    if step is None:
+        tensor = tensor.contiguous(memory_format=layout)
+        step = _step(tensor, channels_last)
+        assert step is not None
+    return tensor, step
+
+
+def _step(tensor: Tensor, channels_last: bool) -> int | None:
+    sizes, strides = tensor.shape, tensor.stride()
+    if channels_last:
+        if sizes[1] > 1 and strides[1] != 1:
+            return None
+        order = [*range(tensor.dim() - 1, 1, -1), 0]  # from the innermost to the outermost
+        step = expected = next((strides[dim] for dim in order if sizes[dim] > 1), sizes[1])
+    else:
+        order, expected = [*range(tensor.dim() - 1, 0, -1)], 1
+        step = strides[0] if sizes[0] > 1 else math.prod(sizes[1:])
+    for dim in order:
+        if sizes[dim] > 1 and strides[dim] != expected:
+            return None
+        expected *= sizes[dim]
+    return step

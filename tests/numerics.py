@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.accuracy import error_in_roundings
 from benchmarks.memory import saved_bytes
 
-__all__ = ["assert_as_accurate_as_eager", "error_in_roundings", "saved_bytes"]
+__all__ = ["assert_as_accurate_as_eager", "error_in_roundings", "outputs_and_gradients", "saved_bytes"]
 
 FEW = 64  # results with fewer elements are judged together: the largest of few errors is a matter of luck
 
@@ -35,3 +35,18 @@ def assert_as_accurate_as_eager(
             assert error <= allowed, f"{name}: error {error:.3g} roundings, allowed {allowed:.3g}"
         worst, worst_allowed = max(worst, error), max(worst_allowed, allowed)
     assert worst <= worst_allowed, f"all results: error {worst:.3g} roundings, allowed {worst_allowed:.3g}"
+
+
+def outputs_and_gradients(
+    compute: Callable[..., Sequence[Tensor]], tensors: Sequence[Tensor], dtype: torch.dtype
+) -> list[Tensor]:
+    """What ``compute(*tensors)`` gives, and all gradients for fixed random ones of the outputs.
+
+    Those are rounded to ``dtype``, so that a computation in float64 gets the same ones as another.
+    """
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    outputs = compute(*leaves)
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(o.shape, generator=generator).to(dtype).to(o.dtype) for o in outputs]
+    found = torch.autograd.grad(outputs, leaves, grads)
+    return [tensor.detach() for tensor in (*outputs, *found)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fused_ops.norm_act.layout import memory_format
-from fused_ops.triton_support import ceil_div, next_power_of_two
+from fused_ops.triton_support import ceil_div, lay_out, next_power_of_two
 
 
 @dataclass(frozen=True)
@@ -58,30 +58,7 @@ class Geometry:
         """The tensor and its step, see triton_kernels; a copy where it lies otherwise."""
         if tensor is None:
             return None, 0
-        step = self._step(tensor)
-        if step is None:
-            tensor = tensor.contiguous(memory_format=self.format)
-            step = self._step(tensor)
-        assert step is not None
-        return tensor, step
-
-    def _step(self, tensor: Tensor) -> int | None:
-        strides = tensor.stride()
-        if self.channels_last:
-            if self.channels > 1 and strides[1] != 1:
-                return None
-            order = [*range(tensor.dim() - 1, 1, -1), 0]  # pixels from the innermost to the outermost
-            step = next((strides[d] for d in order if tensor.size(d) > 1), self.dense_step)
-            expected = step
-        else:
-            order, step, expected = [*range(tensor.dim() - 1, 0, -1)], self.dense_step, 1
-            if self.samples > 1:
-                step = strides[0]
-        for dim in order:
-            if tensor.size(dim) > 1 and strides[dim] != expected:
-                return None
-            expected *= tensor.size(dim)
-        return step
+        return lay_out(tensor, self.channels_last, self.format)
 
     @property
     def dense_step(self) -> int:

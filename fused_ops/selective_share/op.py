@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_ops import backends, native
+from fused_ops import backends, native, triton_support
 from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.selective_share import reference
 
@@ -195,8 +195,10 @@ def _is_differentiated(*tensors: Tensor) -> bool:
 
 
 def working_format(x: Tensor) -> torch.memory_format:
-    """The memory format a call works in: that of x where it has one, so that no copy is made."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    """The memory format a call works in: that of x, or of what x is a slice of, so that no copy is made."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1):
         return torch.channels_last
     return torch.contiguous_format
 
@@ -357,6 +359,44 @@ def _cuda_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     return None
 
 
+def _triton_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    from fused_ops.selective_share import triton_launch  # imports triton, so only where it serves
+
+    *weights, keep, want_gates, _save_gates = rest
+    x_out, y_out, gates = _fake_forward(x, y, *rest)
+    layout = working_format(x)
+    if not want_gates:
+        triton_launch.forward(x, y, weights, keep, None, (x_out, y_out), layout)
+        return x_out, y_out, gates
+    gates = gates.contiguous(memory_format=layout)
+    triton_launch.forward(x, y, weights, keep, gates, (x_out, y_out), layout)
+    return x_out, y_out, gates.contiguous(memory_format=gates_format(x))
+
+
+def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
+    from fused_ops.selective_share import triton_launch
+
+    grads: tuple[Tensor, ...] = _fake_backward(*args)
+    grad_x_out, grad_y_out, grad_gates, x, y, gates, *weights, keep = args
+    triton_launch.backward(
+        grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, keep, grads, working_format(x)
+    )
+    return grads
+
+
+def _triton_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+    if W_r.shape[2] != 1 or W_r.shape[3] != 1:
+        return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"
+    if reason := triton_support.why_not(x, y):
+        return reason
+    # The widest tensor of a call, the gates and what goes with them, has 4 (Cx + Cy) channels. The last of
+    # several chunks of pixels may end far beyond them.
+    plane = x.shape[2] * x.shape[3]
+    if 8 * (x.shape[1] + y.shape[1]) * plane >= 2**31 or x.shape[0] * plane > 2**30:
+        return "it counts the elements of an image, and the pixels of all images, in 31 bits"
+    return None
+
+
 _backward_op = define_op(
     "selective_share_backward",
     _BACKWARD_SCHEMA,
@@ -386,4 +426,13 @@ backends.register(
     "cuda",
     _cuda_backward,
     lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _cuda_refuses(x, y, W_r),
+)
+backends.register(
+    "selective_share", "triton", _triton_forward, lambda x, y, W_r, *_: _triton_refuses(x, y, W_r)
+)
+backends.register(
+    "selective_share_backward",
+    "triton",
+    _triton_backward,
+    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _triton_refuses(x, y, W_r),
 )

@@ -2,8 +2,9 @@
 
 A table is JSON: for each kernel family a list of rows ``{"when": {...}, "launch": {...}}``. The first row
 whose conditions hold is taken, from the card's own table (``sm_90.json``) if it has one that fits, else from
-``default.json``. A condition is a fact of the call with its value (``"itemsize": 2``), or, with ``_most``
-appended, the largest value it may have (``"channels_most": 64``). ``note`` says where a row comes from.
+that of a related card (:data:`RELATED`), else from ``default.json``. A condition is a fact of the call with
+its value (``"itemsize": 2``), or, with ``_most`` or ``_least`` appended, the largest or smallest value it may
+have (``"channels_most": 64``). ``note`` says where a row comes from.
 
 The defaults follow from the compiler's report (:mod:`fused_ops.tuning.aot`) and the cost model
 (:mod:`fused_ops.tuning.cost_model`); nothing is tried out at run time.
@@ -19,6 +20,8 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 DEFAULTS = "default"
+# As much shared memory, and tensor cores that read it: the tiles of sm_90 fit, and do not spill.
+RELATED = {"sm_100": ("sm_90",), "sm_103": ("sm_100", "sm_90")}
 
 
 @functools.cache
@@ -32,7 +35,7 @@ def table(name: str) -> Mapping[str, list[dict[str, Any]]]:
 @functools.cache
 def _choose(architecture: str, family: str, facts: tuple[tuple[str, int | str], ...]) -> Mapping[str, Any]:
     known = dict(facts)
-    for name in (architecture, DEFAULTS):
+    for name in (architecture, *RELATED.get(architecture, ()), DEFAULTS):
         for row in table(name).get(family, ()):
             if all(_holds(condition, value, known) for condition, value in row["when"].items()):
                 launch: Mapping[str, Any] = row["launch"]
@@ -51,6 +54,7 @@ def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, A
 
 def _holds(condition: str, value: int | str, facts: Mapping[str, Any]) -> bool:
     if condition.endswith("_most"):
-        fact: int = facts[condition.removesuffix("_most")]
-        return fact <= int(value)
+        return int(facts[condition.removesuffix("_most")]) <= int(value)
+    if condition.endswith("_least"):
+        return int(facts[condition.removesuffix("_least")]) >= int(value)
     return bool(facts[condition] == value)

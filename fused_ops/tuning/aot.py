@@ -9,23 +9,23 @@ For each one the report has
 * tensor-core instructions (HGMMA is wgmma of sm_90, HMMA the warp's mma, UTC*MMA tcgen05 of sm_100),
 * the width of global memory accesses.
 
-``python -m fused_ops.tuning.aot`` compiles all cases for all architectures and prints the table, with
-``--out FOLDER`` also ``triton_aot.json`` and ``triton_aot.md``.
+``python -m fused_ops.tuning.aot TABLE`` brings a table of all cases and architectures up to date
+(:mod:`.aot_table`); the one in ``benchmarks/results/triton_aot.csv`` is held against the kernels by a test.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ import torch
 from torch import Tensor
 
 from fused_ops.triton_support import CARDS, Card, Launch, rehearse
+from fused_ops.tuning import aot_table
+from fused_ops.tuning.aot_table import Row
 
 _TYPES = {
     torch.float32: "*fp32",
@@ -86,9 +88,11 @@ class Report:
         return dict(sorted(found.items(), reverse=True))
 
     def row(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        derived = {"spills": self.spills, "tensor_core": self.tensor_core, "access_bits": self.widths}
-        return {**asdict(self), **derived, "instructions": sum(self.instructions.values())}
+        """Its row of the table, but for the fingerprint."""
+        widths = " ".join(f"{n}x{bits}" for bits, n in self.widths.items())
+        return {
+            **asdict(self), "spills": self.spills, "tensor_core": self.tensor_core, "access_bits": widths,
+        }  # fmt: skip
 
 
 def compile_launch(case: str, launch: Launch, card: Card) -> Report:
@@ -171,59 +175,70 @@ def rehearsals(cases: Iterable[tuple[str, Callable[[], object]]], card: Card) ->
                 yield name, launch
 
 
-COLUMNS = (
-    "architecture", "case", "kernel", "num_warps", "num_stages", "registers", "spills", "shared_bytes",
-    "tensor_core", "access_bits",
-)  # fmt: skip
+def wanted(card: Card, only: str = "") -> dict[str, tuple[str, Launch]]:
+    """The launches of all cases on a card, or of those with ``only`` in their names, by fingerprint."""
+    from fused_ops.tuning.cases import CASES
+
+    cases = [(name, call) for name, call in CASES.items() if only in name]
+    return {fingerprint(launch, card): (name, launch) for name, launch in rehearsals(cases, card)}
 
 
-def as_markdown(reports: Iterable[Report]) -> str:
-    """The table of reports."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for report in reports:
-        row = report.row()
-        row["access_bits"] = ", ".join(f"{n} x {bits}" for bits, n in report.widths.items())
-        lines.append("| " + " | ".join(str(row[column]) for column in COLUMNS) + " |")
-    return "\n".join(lines) + "\n"
+def fingerprint(launch: Launch, card: Card) -> str:
+    """What the compiler's result depends on, its own version apart."""
+    facts = (_specialize(launch), launch.num_warps, launch.num_stages, card.architecture)
+    return aot_table.fingerprint(launch.kernel, *facts)
+
+
+def update(path: Path, architectures: Sequence[str], only: str = "") -> list[Row]:
+    """Compile what the table lacks, and return the rows of these architectures.
+
+    Without ``only`` rows that no case asks for any more are dropped. The table is written after every kernel,
+    so that an interrupted update goes on where it stopped.
+    """
+    rows = {row["fingerprint"]: row for row in aot_table.read(path)}
+    for architecture in architectures:
+        card = CARDS[architecture]
+        launches = wanted(card, only)
+        if not only:
+            rows = {
+                key: row
+                for key, row in rows.items()
+                if row["architecture"] != architecture or key in launches
+            }
+        for key, (name, launch) in launches.items():
+            if key not in rows:
+                row = {
+                    **compile_launch(name, launch, card).row(),
+                    "triton": version("triton"),
+                    "fingerprint": key,
+                }
+                rows[key] = {column: str(row[column]) for column in aot_table.COLUMNS}
+                aot_table.write(path, rows.values())
+                print(*rows[key].values(), flush=True)
+    aot_table.write(path, rows.values())
+    return [row for row in rows.values() if row["architecture"] in architectures]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from fused_ops.tuning.cases import CASES
-
     summary = (__doc__ or "").split("\n\n")[0]
     parser = argparse.ArgumentParser(prog="python -m fused_ops.tuning.aot", description=summary)
+    parser.add_argument("table", type=Path, help="the table to bring up to date, a CSV file")
     parser.add_argument("--arch", nargs="+", choices=tuple(CARDS), default=tuple(CARDS))
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--out", type=Path, help="folder for triton_aot.json and triton_aot.md")
+    parser.add_argument("--only", default="", help="compile cases whose name has this in it")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 is set; the interpreter's kernels cannot be compiled")
-    cases = [(name, call) for name, call in CASES.items() if options.only in name]
-    reports = []
-    for architecture in options.arch:
-        for name, launch in rehearsals(cases, CARDS[architecture]):
-            report = compile_launch(name, launch, CARDS[architecture])
-            reports.append(report)
-            print(as_markdown([report]).splitlines()[-1], flush=True)
-    if options.out:
-        write(options.out, reports)
-    bad = [report for report in reports if report.spills or report.shared_bytes > report.shared_limit]
-    print(f"{len(reports)} kernels, {len(bad)} that spill or ask for too much shared memory")
+    rows = update(options.table, options.arch, options.only)
+    bad = [row for row in rows if row["spills"] != "0" or int(row["shared_bytes"]) > limit(row)]
+    for row in bad:
+        print("spills or asks for too much shared memory:", *row.values())
+    print(f"{len(rows)} kernels in the table, {len(bad)} bad")
     return bool(bad)
 
 
-def write(folder: Path, reports: list[Report]) -> None:
-    """Write triton_aot.json and triton_aot.md, whole or not at all."""
-    import triton
-
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"triton": triton.__version__, "torch": torch.__version__}
-    rows = json.dumps({**about, "kernels": [report.row() for report in reports]}, indent=1, default=str)
-    title = "# Triton kernels, compiled ahead of time\n\n" + ", ".join(f"{k} {v}" for k, v in about.items())
-    for name, text in (("triton_aot.json", rows), ("triton_aot.md", f"{title}\n\n{as_markdown(reports)}")):
-        part = folder / f"{name}.tmp"
-        part.write_text(text)
-        os.replace(part, folder / name)
+def limit(row: Row) -> int:
+    """Bytes of shared memory that a program may have on the row's card."""
+    return CARDS[row["architecture"]].shared_bytes
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -66,16 +66,89 @@ _NORMS = {
     "large style": ("adain", "identity", 64, 64, 48, False),
 }
 
-CASES: Mapping[str, Call] = {
+_NORM_CASES: Mapping[str, Call] = {
     f"norm_act {name} {NAMES[dtype]} {layout}": partial(
         norm_act, norm, activation, n, c, size, dtype, layout, residual
     )
     for name, (norm, activation, n, c, size, residual) in _NORMS.items()
     for dtype in (torch.bfloat16, torch.float32)
     for layout in LAYOUTS
+    if dtype == torch.bfloat16 or name in ("block", "image", "groups", "large style")
 } | {
-    f"norm_act activation {name}": partial(
-        norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True
-    )
+    f"norm_act activation {name}": partial(norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True)
     for name in ACTIVATIONS
-}  # fmt: skip
+}
+
+
+# --- selective_share ----------------------------------------------------------------------------------------
+
+
+def selective_share(
+    n: int, cx: int, cy: int, size: int, dtype: torch.dtype, layout: str, mode: str, tf32: bool = False
+) -> None:
+    """A pair: "train" (gates kept), "outside" (a loss on the gates, too), "recompute", "infer" (forward)."""
+    from fused_ops.selective_share import triton_launch
+
+    def weights(t: int, s: int) -> list[Tensor]:
+        shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
+        return [torch.empty((*shape, 1, 1), dtype=dtype, device="meta") for shape in shapes]
+
+    def features(channels: int) -> Tensor:
+        return _features(n, channels, size, dtype, layout)
+
+    x, y, pair = features(cx), features(cy), [*weights(cx, cy), *weights(cy, cx)]
+    gates = features(3 * (cx + cy)) if mode in ("train", "outside") else None
+    setting = torch.backends.cuda.matmul
+    before, setting.fp32_precision = setting.fp32_precision, "tf32" if tf32 else "ieee"
+    try:
+        triton_launch.forward(x, y, pair, False, gates, (features(cx), features(cy)), LAYOUTS[layout])
+        if mode != "infer":
+            grads = [torch.empty_like(tensor) for tensor in (x, y, *pair)]
+            outside = None if mode != "outside" or gates is None else torch.empty_like(gates)
+            triton_launch.backward(
+                features(cx), features(cy), outside, x, y, gates, pair, False, grads, LAYOUTS[layout]
+            )
+    finally:
+        setting.fp32_precision = before
+
+
+_SHARES = {
+    # N, Cx, Cy, H = W
+    "16": (64, 16, 16, 96),
+    "64": (64, 64, 64, 48),
+    "128": (64, 128, 128, 24),
+    "256": (64, 256, 256, 12),
+    "512": (64, 512, 512, 6),
+    "64 and 128": (64, 64, 128, 24),
+    "48": (64, 48, 48, 24),
+    "24 and 40": (8, 24, 40, 31),
+    "100 and 24": (8, 100, 24, 31),
+    "200 and 300": (8, 200, 300, 12),
+}
+
+_MODES = {
+    "train": tuple(_SHARES),
+    "infer": tuple(_SHARES),
+    "outside": ("64", "128", "256", "48", "100 and 24"),
+}
+
+
+def _share_cases() -> Iterator[tuple[str, Call]]:
+    def case(name: str, dtype: torch.dtype, layout: str, mode: str, tf32: bool = False) -> tuple[str, Call]:
+        title = f"selective_share {name} {NAMES[dtype]} {layout} {mode}{' tf32' if tf32 else ''}"
+        return title, partial(selective_share, *_SHARES[name], dtype, layout, mode, tf32)
+
+    for layout in LAYOUTS:
+        for mode, names in _MODES.items():
+            for name in names:
+                yield case(name, torch.bfloat16, layout, mode)
+        for name in ("64", "128", "256", "200 and 300"):
+            yield case(name, torch.float32, layout, "train")
+    for name in ("64", "128", "256", "200 and 300"):
+        yield case(name, torch.float32, "last", "train", tf32=True)
+    for name in ("64", "256"):
+        yield case(name, torch.float16, "last", "train")
+    yield case("256", torch.bfloat16, "last", "recompute")
+
+
+CASES: Mapping[str, Call] = {**_NORM_CASES, **dict(_share_cases())}

@@ -30,6 +30,16 @@ def test_doctor_without_natives() -> None:
     assert strict.returncode == 1
 
 
+def test_doctor_says_what_triton_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(main, "_version", lambda name: "3.9.0")
+    for interpreting, where in ((False, "for cards from sm_80 on"), (True, "in the interpreter, on request")):
+        monkeypatch.setattr(main.triton_support, "interpreting", lambda value=interpreting: value)
+        assert main._triton() == f"3.9.0: norm_act selective_share {where}"
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
+    assert main._triton() == "not installed"
+
+
 def test_every_public_module_is_checked() -> None:
     public = {getattr(fused_ops, name) for name in fused_ops.__all__}
     modules = {item.__name__ for item in public if isinstance(item, type) and issubclass(item, nn.Module)}

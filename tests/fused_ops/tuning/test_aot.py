@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
+import re
+import types
 from pathlib import Path
 
 import pytest
 
 from fused_ops.triton_support import CARDS
-from fused_ops.tuning import aot
+from fused_ops.tuning import aot, aot_table, cases
 from fused_ops.tuning.cases import CASES
 from tests.fused_ops.interpreter import needs_triton
 
@@ -57,10 +59,120 @@ def test_norm_act_moves_16_bytes_at_a_time(layout: str, architecture: str) -> No
         assert report.widths.get(128, 0) >= LARGE_TENSORS[report.kernel] * per_tensor, report.kernel
 
 
-def test_the_report_is_written_whole(tmp_path: Path) -> None:
-    aot.write(tmp_path, reports("norm_act small bfloat16 last", "sm_90"))
-    rows = json.loads((tmp_path / "triton_aot.json").read_text())["kernels"]
-    assert [row["kernel"] for row in rows] == ["forward_row", "backward_row", "finish_sums"]
-    assert all(row["architecture"] == "sm_90" and row["registers"] > 0 for row in rows)
-    assert "| sm_90 |" in (tmp_path / "triton_aot.md").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["triton_aot.json", "triton_aot.md"]
+# --- the table of all kernels -------------------------------------------------------------------------------
+
+TABLE = Path(__file__).parents[3] / "benchmarks" / "results" / "triton_aot.csv"
+UPDATE = f"run: python -m fused_ops.tuning.aot {TABLE.relative_to(TABLE.parents[2])}"
+# Without a table of their own: RTX 30, RTX 40, L4 and L40 get the rows of sm_80, and have this much.
+SMALLEST_SHARED = 101_376
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, aot_table.Row]:
+    return {row["fingerprint"]: row for row in aot_table.read(TABLE)}
+
+
+@pytest.mark.parametrize("architecture", CARDS)
+def test_every_kernel_and_configuration_is_in_the_table_and_well(
+    architecture: str, table: dict[str, aot_table.Row]
+) -> None:
+    """All of them as they are now, since a row's fingerprint tells a changed kernel or launch."""
+    for key, (name, launch) in aot.wanted(CARDS[architecture]).items():
+        where = f"{launch.kernel.__name__} of {name} on {architecture}"
+        assert key in table, f"{where} is not in the table; {UPDATE}"
+        row = table[key]
+        assert row["architecture"] == architecture and row["kernel"] == launch.kernel.__name__
+        assert row["spills"] == "0", f"{where} spills"
+        limit = SMALLEST_SHARED if architecture == "sm_80" else aot.limit(row)
+        assert int(row["shared_bytes"]) <= limit, f"{where}: {row['shared_bytes']} bytes shared"
+        if launch.constants.get("PRECISION") == "tf32":
+            assert row["tensor_core"], f"{where}: no tensor cores"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "instruction"), [("sm_80", "HMMA"), ("sm_90", "HGMMA"), ("sm_100", "UTCHMMA")]
+)
+def test_products_of_many_channels_use_each_cards_own_instructions(
+    architecture: str, instruction: str, table: dict[str, aot_table.Row]
+) -> None:
+    rows = [
+        row
+        for row in table.values()
+        if row["architecture"] == architecture
+        and re.match(r"selective_share (64|128|256|512) bf", row["case"])
+    ]
+    products = [row for row in rows if row["kernel"] not in ("gate_gradients", "add_weight_parts")]
+    assert {row["kernel"] for row in products} >= {"update_gates", "input_gradients_unit", "weight_gradients"}
+    for row in products:
+        assert instruction in row["tensor_core"].split(), row
+
+
+def test_selective_share_moves_16_bytes_at_a_time(table: dict[str, aot_table.Row]) -> None:
+    """The element-wise kernel, where channels are adjacent or a plane's size is a multiple of 8."""
+    rows = [
+        row
+        for row in table.values()
+        if row["kernel"] == "gate_gradients" and re.match(r"selective_share (256|512) bf.* last", row["case"])
+    ]
+    assert len(rows) >= 2 * len(CARDS)
+    for row in rows:
+        assert re.fullmatch(r"\d+x128", row["access_bits"]), row
+
+
+@pytest.mark.parametrize("architecture", CARDS)
+def test_the_table_says_what_the_compiler_does(architecture: str, table: dict[str, aot_table.Row]) -> None:
+    case = "selective_share 64 bfloat16 last train"
+    card = CARDS[architecture]
+    for report, (_, launch) in zip(
+        reports(case, architecture), aot.rehearsals([(case, CASES[case])], card), strict=True
+    ):
+        row = table[aot.fingerprint(launch, card)]
+        assert report.tensor_core.split()[:1] == row["tensor_core"].split()[:1]
+        assert report.kernel == row["kernel"]
+
+
+def test_only_what_is_missing_is_compiled_and_what_is_unused_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.csv"
+    case = "norm_act small bfloat16 last"
+    aot.update(path, ["sm_90"], case)
+    rows = aot_table.read(path)
+    assert [row["kernel"] for row in rows] == ["backward_row", "finish_sums", "forward_row"]
+    assert all(row["architecture"] == "sm_90" and int(row["registers"]) > 0 for row in rows)
+    monkeypatch.setattr(aot, "compile_launch", None)  # not called again
+    monkeypatch.setattr(cases, "CASES", {case: CASES[case]})
+    aot_table.write(path, [*rows, {**rows[0], "fingerprint": "of a kernel that is gone"}])
+    aot.update(path, ["sm_90"])
+    assert aot_table.read(path) == rows
+    assert [found.name for found in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_fingerprint_follows_the_code_and_the_launch() -> None:
+    card = CARDS["sm_90"]
+    case = "norm_act small bfloat16 last"
+    launch = next(launch for _, launch in aot.rehearsals([(case, CASES[case])], card))
+    first = aot.fingerprint(launch, card)
+    assert first == aot.fingerprint(launch, card)
+    assert first != aot.fingerprint(dataclasses.replace(launch, num_warps=2 * launch.num_warps), card)
+    assert first != aot.fingerprint(launch, CARDS["sm_80"])
+
+
+class Function:
+    """What a fingerprint looks at of a compiled function."""
+
+    def __init__(self, name: str, source: str, **known: object) -> None:
+        self.__name__, self.src = name, source
+        self.fn = types.SimpleNamespace(__globals__=known)
+
+
+def test_a_fingerprint_sees_what_a_kernel_calls_and_no_comment() -> None:
+    def fingerprint(body: str, callee: str, half: float = 0.5) -> str:
+        helper = Function("helper", f"def helper(x):\n    {callee}\n", HALF=types.SimpleNamespace(value=half))
+        return aot_table.fingerprint(Function("kernel", f"def kernel(x):\n    {body}\n", helper=helper))
+
+    first = fingerprint("return helper(x)", "return x * HALF")
+    assert first == fingerprint('"""Text."""\n    return helper( x )  # why', "return x * HALF")
+    assert first != fingerprint("return helper(x)", "return x + HALF")
+    assert first != fingerprint("return helper(x)", "return x * HALF", half=0.25)
+    assert first != fingerprint("return -helper(x)", "return x * HALF")

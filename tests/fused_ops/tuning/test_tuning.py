@@ -14,7 +14,10 @@ from fused_ops import tuning
 @pytest.fixture
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     default = [{"when": {"channels_most": 64}, "launch": {"tile": 1}}, {"when": {}, "launch": {"tile": 2}}]
-    own = [{"when": {"channels_most": 128, "layout": "last"}, "launch": {"tile": 3}}]
+    own = [
+        {"when": {"channels_least": 512}, "launch": {"tile": 4}},
+        {"when": {"channels_most": 128, "layout": "last"}, "launch": {"tile": 3}},
+    ]
     (tmp_path / "default.json").write_text(json.dumps({"family": default}))
     (tmp_path / "sm_90.json").write_text(json.dumps({"family": own}))
     monkeypatch.setattr(tuning, "FOLDER", tmp_path)
@@ -32,6 +35,9 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("sm_80", 65, "last", 2),
         ("sm_90", 65, "last", 3),
         ("sm_90", 65, "planes", 2),
+        ("sm_90", 512, "planes", 4),
+        ("sm_90", 511, "planes", 2),
+        ("sm_100", 65, "last", 3),  # a relative of sm_90
     ],
 )
 def test_the_first_row_that_fits_is_taken(

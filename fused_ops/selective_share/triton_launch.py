@@ -1,0 +1,252 @@
+"""The Triton backend of ``selective_share``: which kernels serve a call, in which launches.
+
+Imported when the backend is first used. What is chosen is in the launch tables of :mod:`fused_ops.tuning`,
+families ``selective_share.forward``, ``.backward`` and ``.weights``; ``kernel`` in them is
+
+    forward     "pair", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
+    backward    "unit" (:mod:`.triton_backward_kernels`) or "products" (:mod:`.triton_backward_products`)
+    weights     "unit" or "products" (:mod:`.triton_backward_weights`); after backward's products only these
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops.selective_share import triton_backward_kernels as backward_kernels
+from fused_ops.selective_share import triton_backward_products as backward_products
+from fused_ops.selective_share import triton_backward_weights as backward_weights
+from fused_ops.selective_share import triton_kernels, triton_products
+from fused_ops.selective_share.triton_plan import Call, slice_of
+from fused_ops.triton_support import (
+    card_for,
+    ceil_div,
+    launch,
+    next_power_of_two,
+    on_device,
+)
+
+Weights = Sequence[Tensor | None]
+
+
+def forward(
+    x: Tensor,
+    y: Tensor,
+    weights: Weights,
+    keep: bool,
+    gates: Tensor | None,
+    outputs: tuple[Tensor, Tensor] | None,
+    layout: torch.memory_format,
+) -> None:
+    """``reference.forward`` in Triton, into ``outputs`` (x', y') and, where wanted, ``gates``.
+
+    ``weights`` are eight, the last four None for a single unit. All large tensors are in ``layout``.
+    """
+    call = Call.of(x, y, weights[4] is not None, keep, layout)
+    choice = call.choose("forward", gates=int(gates is not None))
+    weights = [None if weight is None else weight.contiguous() for weight in weights]
+    if outputs is None and choice["kernel"] != "products":
+        outputs = call.empty(x.size(1)), call.empty(y.size(1))
+    x_out, y_out = outputs if outputs is not None else (None, None)
+    tiles = ceil_div(call.pixels, choice["pixels"])
+    common = {
+        **call.constants(), **call.gate_arithmetic(), "BLOCK_P": choice["pixels"],
+        "STAGES": choice["stages"], "num_stages": choice["stages"], "num_warps": choice["warps"],
+    }  # fmt: skip
+    with on_device(x):
+        if choice["kernel"] == "products":
+            _forward_by_products(call, choice, common, weights, gates, x_out, y_out)
+        elif choice["kernel"] == "pair":
+            programs = min(tiles, choice["programs"] * card_for(x).processors)
+            launch(
+                triton_kernels.forward_pair, (programs,),
+                call.x, call.y, x_out, y_out, gates, *weights, *call.sizes, tiles,
+                **common, **call.channel_blocks(), KEEP=keep,
+            )  # fmt: skip
+        else:
+            launch(
+                triton_kernels.forward_unit, (2 * tiles,),
+                call.x, call.y, x_out, y_out, gates, *weights, *call.sizes,
+                **common, **call.channel_blocks(), KEEP=keep, BLOCK_N=call.step(choice["columns"]),
+            )  # fmt: skip
+
+
+def _forward_by_products(
+    call: Call, choice: Mapping[str, Any], common: Mapping[str, Any], weights: Weights, gates: Tensor | None,
+    x_out: Tensor | None, y_out: Tensor | None,
+) -> None:  # fmt: skip
+    with_h = gates is not None
+    cx, cy = call.channels
+    if gates is None:  # r and z, on their way from one kernel to the next
+        gates = call.empty(2 * (cx + cy) if call.pair else cx + cy)
+    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y = weights
+    tiles = ceil_div(call.pixels, choice["pixels"])
+    of_x, of_y = ceil_div(cx, choice["columns"]), ceil_div(cy, choice["columns"])
+    blocks = {"BLOCK_N": choice["columns"], "BLOCK_K": choice["depth"], "WITH_H": with_h}
+    launch(
+        triton_products.update_gates, (tiles * (of_x + of_y) * (2 if call.pair else 1),),
+        call.x, call.y, gates, W_r_x, W_z_x, W_r_y, W_z_y, *call.sizes, **common, **blocks,
+    )  # fmt: skip
+    launch(
+        triton_products.candidate_and_mix, (tiles * (of_x + (of_y if call.pair else 0)),),
+        call.x, call.y, x_out, y_out, gates, W_x, U_x, W_y, U_y, *call.sizes,
+        **common, **blocks, KEEP=call.keep,
+    )  # fmt: skip
+
+
+# --- backward -----------------------------------------------------------------------------------------------
+
+
+def backward(
+    grad_x_out: Tensor,
+    grad_y_out: Tensor | None,
+    grad_gates: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    gates: Tensor | None,
+    weights: Weights,
+    keep: bool,
+    grads: Sequence[Tensor],
+    layout: torch.memory_format,
+) -> None:
+    """``reference.backward`` in Triton, into the ten ``grads``: of x, y and the eight weights."""
+    call = Call.of(x, y, weights[4] is not None, keep, layout)
+    choice = call.choose("backward", outside=int(grad_gates is not None))
+    by_products = choice["kernel"] == "products"
+    weights = [None if weight is None else weight.contiguous() for weight in weights]
+    grad_gates, gates = (
+        value if value is None else value.contiguous(memory_format=layout) for value in (grad_gates, gates)
+    )
+    grad_x_out, gx_of = slice_of(grad_x_out, layout)
+    gy_of = y.size(1)
+    if grad_y_out is not None:
+        grad_y_out, gy_of = slice_of(grad_y_out, layout)
+    grads_of = {"GX_OF": gx_of, "GY_OF": gy_of}
+    with on_device(x):
+        if gates is None:
+            gates = call.empty(call.gate_channels)
+            forward(x, y, weights, keep, gates, None, layout)
+        weight_choice = call.choose("weights", outside=int(grad_gates is not None))
+        pre = None
+        if by_products or weight_choice["kernel"] == "products":
+            pre = call.empty(call.gate_channels + (sum(call.channels) if call.pair else y.size(1)))
+        given = (grad_x_out, grad_y_out, gates, grad_gates)
+        if by_products and pre is not None:
+            _input_gradients_by_products(call, choice, given, pre, weights, grads[:2], grads_of)
+        else:
+            launch(
+                backward_kernels.input_gradients_unit, (2 * ceil_div(call.pixels, choice["pixels"]),),
+                call.x, call.y, *given, pre, *grads[:2], *weights, *call.sizes,
+                **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), KEEP=keep,
+                BLOCK_P=choice["pixels"], BLOCK_K=call.step(choice["depth"]), STAGES=choice["stages"],
+                num_stages=choice["stages"], num_warps=choice["warps"],
+            )  # fmt: skip
+        if pre is not None:
+            parts = _weight_parts_by_products(call, weight_choice, pre)
+        else:
+            parts = _weight_parts_by_unit(call, weight_choice, given, weights, grads_of)
+        _add_weight_parts(call, parts, grads[2:])
+
+
+def _input_gradients_by_products(
+    call: Call, choice: Mapping[str, Any], given: tuple[Tensor | None, ...], pre: Tensor, weights: Weights,
+    grads: Sequence[Tensor], grads_of: Mapping[str, int],
+) -> None:  # fmt: skip
+    grad_x_out, grad_y_out, gates, grad_gates = given
+    grad_x, grad_y = grads
+    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y = weights
+    shapes = call.shape_constants()
+    # Per element: tiles of 4096, longest where memory is contiguous.
+    columns = min(128 if shapes["LAST"] else 32, next_power_of_two(max(call.channels)))
+    tiles, of_x, of_y = _tiles(call, 4096 // columns, columns)
+    launch(
+        backward_products.gate_gradients, (tiles * (of_x + (of_y if call.pair else 0)),),
+        call.x, call.y, grad_x_out, grad_y_out, gates, grad_gates, pre, *call.sizes,
+        **call.constants(), **grads_of, KEEP=call.keep, BLOCK_P=4096 // columns, BLOCK_N=columns, num_warps=8,
+    )  # fmt: skip
+
+    def blocks(columns: int) -> dict[str, Any]:
+        return {
+            **shapes, **call.arithmetic(), "BLOCK_P": choice["pixels"], "BLOCK_N": columns,
+            "BLOCK_K": choice["depth"], "STAGES": choice["stages"], "num_stages": choice["stages"],
+            "num_warps": choice["warps"],
+        }  # fmt: skip
+
+    tiles, of_x, of_y = _tiles(call, choice["pixels"], choice["reset_columns"])
+    launch(
+        backward_products.reset_gradients, (tiles * (of_y + (of_x if call.pair else 0)),),
+        call.x, call.y, gates, grad_gates, pre, grad_x, grad_y, W_x, W_y, *call.sizes,
+        **blocks(choice["reset_columns"]), X_OF=call.x_of, Y_OF=call.y_of,
+    )  # fmt: skip
+    tiles, of_x, of_y = _tiles(call, choice["pixels"], choice["columns"])
+    launch(
+        backward_products.input_gradients, (tiles * (of_x + of_y),),
+        grad_x_out, grad_y_out, gates, pre, grad_x, grad_y, W_r_x, U_x, W_z_x, W_r_y, U_y, W_z_y, *call.sizes,
+        **blocks(choice["columns"]), **grads_of, KEEP=call.keep,
+    )  # fmt: skip
+
+
+def _tiles(call: Call, pixels: int, columns: int) -> tuple[int, int, int]:
+    """Tiles of pixels, of x's channels, of y's channels."""
+    cx, cy = call.channels
+    return ceil_div(call.pixels, pixels), ceil_div(cx, columns), ceil_div(cy, columns)
+
+
+def _chunks(call: Call, choice: Mapping[str, Any], programs_per_chunk: int) -> tuple[int, int]:
+    """Into how many chunks the pixels are split, and the blocks of pixels of each: twice the card's fill."""
+    steps = ceil_div(call.pixels, choice["pixels"])
+    wanted = ceil_div(steps * programs_per_chunk, 2 * card_for(call.x).processors)
+    loops = min(next_power_of_two(wanted), next_power_of_two(steps))
+    return ceil_div(steps, loops), loops
+
+
+def _all_weights(call: Call) -> int:
+    """Elements of all weights."""
+    cx, cy = call.channels
+    return (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if call.pair else 0)
+
+
+def _weight_parts_by_products(call: Call, choice: Mapping[str, Any], pre: Tensor) -> Tensor:
+    cx, cy = (ceil_div(channels, choice["block"]) for channels in call.channels)
+    tiles = (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if call.pair else 0)
+    chunks, loops = _chunks(call, choice, tiles)
+    parts = torch.empty((chunks, _all_weights(call)), dtype=torch.float32, device=call.x.device)
+    launch(
+        backward_weights.weight_gradients, (chunks * tiles,), call.x, call.y, pre, parts, *call.sizes,
+        **call.constants(), **call.arithmetic(), BLOCK_P=choice["pixels"], BLOCK=choice["block"], LOOPS=loops,
+        STAGES=choice["stages"], num_stages=choice["stages"], num_warps=choice["warps"],
+    )  # fmt: skip
+    return parts
+
+
+def _weight_parts_by_unit(
+    call: Call, choice: Mapping[str, Any], given: tuple[Tensor | None, ...], weights: Weights,
+    grads_of: Mapping[str, int],
+) -> Tensor:  # fmt: skip
+    units = 2 if call.pair else 1
+    chunks, loops = _chunks(call, choice, units)
+    parts = torch.empty((chunks, _all_weights(call)), dtype=torch.float32, device=call.x.device)
+    launch(
+        backward_weights.weight_gradients_unit, (chunks * units,),
+        call.x, call.y, *given, parts, weights[1], weights[5], *call.sizes,
+        **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), KEEP=call.keep,
+        BLOCK_P=choice["pixels"], LOOPS=loops, STAGES=choice["stages"], num_stages=choice["stages"],
+        num_warps=choice["warps"],
+    )  # fmt: skip
+    return parts
+
+
+def _add_weight_parts(call: Call, parts: Tensor, grads: Sequence[Tensor]) -> None:
+    cx, cy = call.channels
+    chunks = parts.size(0)
+    rows = min(8, next_power_of_two(chunks))
+    launch(
+        backward_weights.add_weight_parts,
+        (ceil_div((cx + cy) * max(cx, cy), 256), 8 if call.pair else 4),
+        parts, *(grads if call.pair else (*grads[:4], None, None, None, None)), chunks,
+        CX=cx, CY=cy, PAIR=call.pair, BLOCK=256, BLOCK_R=rows,
+        LOOPS=next_power_of_two(ceil_div(chunks, rows)), num_warps=8,
+    )  # fmt: skip

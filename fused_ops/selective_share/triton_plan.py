@@ -1,0 +1,123 @@
+"""What the Triton kernels of ``selective_share`` are told of a call, and where its tensors lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_ops import tuning
+from fused_ops.selective_share import reference
+from fused_ops.triton_support import card_for, interpreting, lay_out, next_power_of_two
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """What float32 factors are rounded to: TF32 where torch's own setting for matrix products allows it."""
+    # Not allow_tf32: reading it raises where the setting was made through torch's newer names.
+    exact = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
+    return "ieee" if exact else "tf32"
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the kernels of a call are told of its tensors."""
+
+    x: Tensor
+    y: Tensor
+    x_of: int  # channels of the memory that x is a slice of
+    y_of: int
+    pair: bool
+    keep: bool
+    layout: torch.memory_format
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, pair: bool, keep: bool, layout: torch.memory_format) -> Call:
+        x, x_of = slice_of(x, layout)
+        y, y_of = slice_of(y, layout)
+        return cls(x, y, x_of, y_of, pair, keep, layout)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        return self.x.size(1), self.y.size(1)
+
+    @property
+    def gate_channels(self) -> int:
+        return sum(reference.gate_sizes(*self.channels, self.pair))
+
+    @property
+    def plane(self) -> int:
+        return self.x.size(2) * self.x.size(3)
+
+    @property
+    def pixels(self) -> int:
+        return self.x.size(0) * self.plane
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """pixels and units as the kernels take them."""
+        return self.pixels, self.plane // math.gcd(self.plane, 16)
+
+    def choose(self, family: str, **facts: int) -> Mapping[str, Any]:
+        """The row of the launch tables for this call."""
+        return tuning.choose(
+            card_for(self.x).architecture, f"selective_share.{family}", channels=max(self.channels),
+            itemsize=self.x.element_size(), precision=precision_of(self.x.dtype), even=self.is_even, **facts,
+        )  # fmt: skip
+
+    @property
+    def is_even(self) -> int:
+        """Whether all channels fill tiles, so that no kernel needs masks for them."""
+        most = max(self.channels)
+        return int(
+            all(c >= 16 and (c % 128 == 0 if most > 128 else c.bit_count() == 1) for c in self.channels)
+        )
+
+    def constants(self) -> dict[str, Any]:
+        """What every kernel that reads x or y takes."""
+        return {**self.shape_constants(), "X_OF": self.x_of, "Y_OF": self.y_of}
+
+    def shape_constants(self) -> dict[str, Any]:
+        cx, cy = self.channels
+        return {
+            "UNIT": math.gcd(self.plane, 16), "CX": cx, "CY": cy, "PAIR": self.pair,
+            "LAST": is_last(self.x, self.layout),
+        }  # fmt: skip
+
+    def arithmetic(self) -> dict[str, Any]:
+        return {"PRECISION": precision_of(self.x.dtype)}
+
+    def gate_arithmetic(self) -> dict[str, Any]:
+        return {**self.arithmetic(), "FAST": self.x.element_size() == 2 and not interpreting()}
+
+    def channel_blocks(self) -> dict[str, int]:
+        cx, cy = self.channels
+        return {"BLOCK_X": max(16, next_power_of_two(cx)), "BLOCK_Y": max(16, next_power_of_two(cy))}
+
+    def step(self, wanted: int) -> int:
+        """How many channels a step of the kernels of few channels takes: no more than any tile has."""
+        return min(wanted, *self.channel_blocks().values())
+
+    def empty(self, channels: int) -> Tensor:
+        """An empty tensor of so many channels, of x's kind."""
+        shape = (self.x.size(0), channels, *self.x.shape[2:])
+        return torch.empty(shape, dtype=self.x.dtype, device=self.x.device, memory_format=self.layout)
+
+
+def is_last(tensor: Tensor, layout: torch.memory_format) -> bool:
+    """Whether kernels address it as channels last; single pixels lie so, whatever the format is called."""
+    return layout == torch.channels_last or tensor.size(2) * tensor.size(3) == 1
+
+
+def slice_of(tensor: Tensor, layout: torch.memory_format) -> tuple[Tensor, int]:
+    """The tensor and the channels of the memory that it is a slice of; a copy where it is no such slice."""
+    last = is_last(tensor, layout)
+    tensor, step = lay_out(tensor, last, layout)
+    plane = 1 if last else tensor.size(2) * tensor.size(3)
+    width = step if not last else step * tensor.size(2) * tensor.size(3)
+    if step % plane or step < plane * tensor.size(1) or width >= 2**31:  # kernels count so far in an image
+        return tensor.contiguous(memory_format=layout).clone(memory_format=layout), tensor.size(1)
+    return tensor, step // plane

@@ -1,0 +1,298 @@
+"""selective_share's Triton kernels in the interpreter; test_triton.py starts this with TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fused_ops
+from fused_ops import explain, tuning, use
+from fused_ops.selective_share import reference, triton_launch, triton_plan
+from fused_ops.triton_support import Card
+from tests.fused_ops.selective_share.test_op import (
+    FORMATS,
+    pair,
+    strided,
+    test_a_single_unit_is_one_direction_of_the_pair,
+    test_the_conventions_are_one_function_under_a_flipped_update_gate,
+    test_unused_outputs_and_frozen_inputs,
+    test_vmap_over_the_backward,
+    test_what_is_kept_for_the_backward,
+    unit,
+)
+from tests.numerics import assert_as_accurate_as_eager, outputs_and_gradients
+
+__all__ = [  # what holds for every backend
+    "test_a_single_unit_is_one_direction_of_the_pair",
+    "test_the_conventions_are_one_function_under_a_flipped_update_gate",
+    "test_unused_outputs_and_frozen_inputs",
+    "test_vmap_over_the_backward",
+    "test_what_is_kept_for_the_backward",
+]
+
+# Every kernel, whatever the launch tables choose for tensors as small as those of these tests.
+SMALL = {"warps": 4, "stages": 2}
+PRODUCTS = {
+    **SMALL, "kernel": "products", "pixels": 32, "columns": 32, "reset_columns": 16, "depth": 16, "block": 32,
+}  # fmt: skip
+KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "pair": {
+        "forward": {**SMALL, "kernel": "pair", "pixels": 32, "programs": 1},
+        "backward": {**SMALL, "kernel": "unit", "pixels": 64, "depth": 32},
+        "weights": {**SMALL, "kernel": "unit", "pixels": 32},
+    },
+    "unit": {
+        "forward": {**SMALL, "kernel": "unit", "pixels": 64, "columns": 32},
+        "backward": {**SMALL, "kernel": "unit", "pixels": 32, "depth": 16},
+        "weights": PRODUCTS,
+    },
+    "products": {"forward": PRODUCTS, "backward": PRODUCTS, "weights": PRODUCTS},
+}
+SHAPES = [  # x channels, y channels, images, height, width
+    (16, 16, 2, 9, 7),
+    (3, 2, 3, 1, 1),
+    (7, 31, 2, 5, 3),
+    (32, 16, 1, 8, 6),
+]
+
+
+@pytest.fixture
+def backend() -> str:
+    return "triton"
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One set of kernels for all calls, on a card so small that its programs go through several tiles."""
+    rows = KERNELS[request.param]
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: rows[family.rpartition(".")[2]])
+    monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
+    return str(request.param)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a call is made; ``pair`` false makes the one unit that updates x, with four weights."""
+
+    keep: bool = False
+    recompute: bool = False
+    gates: bool = False
+    pair: bool = True
+
+    def eager(self, x: Tensor, y: Tensor, *weights: Tensor) -> list[Tensor]:
+        """In plain PyTorch, for autograd to differentiate."""
+        x_out, h_x, r_x, z_x = reference.conv_flu(x, y, weights[:4], self.keep)  # type: ignore[arg-type]
+        if not self.pair:
+            return [x_out, r_x, h_x, z_x] if self.gates else [x_out]
+        y_out, h_y, r_y, z_y = reference.conv_flu(y, x, weights[4:], self.keep)  # type: ignore[arg-type]
+        return [x_out, y_out, r_x, h_x, z_x, r_y, h_y, z_y] if self.gates else [x_out, y_out]
+
+    def fused(self, x: Tensor, y: Tensor, *weights: Tensor) -> list[Tensor]:
+        how: Any = {
+            "convention": "keep" if self.keep else "accept",
+            "recompute": self.recompute,
+            "return_gates": self.gates,
+        }
+        with use("triton"):
+            if not self.pair:
+                found = fused_ops.conv_flu(x, y, weights, **how)
+                return [found[0], *found[1]] if self.gates else [found]  # type: ignore[list-item]
+            x_out, y_out, *gates = fused_ops.selective_share(x, y, weights[:4], weights[4:], **how)
+        return [x_out, y_out, *(gate for unit in gates for part in unit for gate in part)]  # type: ignore[misc]
+
+    def results(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Outputs and gradients: ours, plain PyTorch's in the same dtype, those in float64."""
+        dtype = tensors[0].dtype
+        doubles = [tensor.double() for tensor in tensors]
+        with use("triton"):  # for the backward, too
+            ours = outputs_and_gradients(self.fused, tensors, dtype)
+        return [
+            ours,
+            outputs_and_gradients(self.eager, tensors, dtype),
+            outputs_and_gradients(self.eager, doubles, dtype),
+        ]
+
+    def check(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        ours, eager, exact = self.results(tensors)
+        assert_as_accurate_as_eager(ours, eager, exact)
+        return ours
+
+
+def cast(tensors: Sequence[Tensor], dtype: torch.dtype, memory_format: str = "contiguous") -> list[Tensor]:
+    """In this dtype, x and y in this memory format."""
+    features, weights = tensors[:2], tensors[2:]
+    layout = FORMATS[memory_format]
+    return [
+        *(tensor.to(dtype).contiguous(memory_format=layout) for tensor in features),
+        *(tensor.to(dtype) for tensor in weights),
+    ]
+
+
+# --- values and gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.usefixtures("kernels")
+def test_values_and_gradients(memory_format: str, dtype: torch.dtype) -> None:
+    for shape in SHAPES if dtype == torch.float32 else SHAPES[::2]:
+        odd = shape[0] % 2 == 1
+        options = Options(keep=odd, gates=shape[0] != 32)
+        ours = options.check(cast(pair(*shape), dtype, memory_format))
+        for result in ours[:2]:
+            assert result.is_contiguous(memory_format=FORMATS[memory_format])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(keep=True, recompute=True),
+        Options(recompute=True, gates=True),
+        Options(pair=False),
+        Options(keep=True, gates=True, pair=False),
+        Options(recompute=True, pair=False),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("kernels")
+def test_options(options: Options) -> None:
+    for shape, memory_format in (((16, 16, 1, 5, 8), "channels_last"), ((18, 5, 1, 7, 5), "contiguous")):
+        tensors = cast(pair(*shape), torch.float16, memory_format)
+        options.check(tensors if options.pair else tensors[:6])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [(64, 64), (128, 16), (129, 24)], ids=str)
+def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.dtype) -> None:
+    """Also where a tile or a step is wider than the narrower tensor."""
+    gates = dtype == torch.float16
+    Options(gates=gates).check(cast(pair(*channels, 1, 5, 6), dtype, "channels_last"))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_weights_gradients_from_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card that is far from full: more parts than are added in one step."""
+    monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("large", (9, 0), 1000, 0))
+    Options().check(cast(pair(3, 2, 1, 12, 25), torch.float32))
+
+
+def test_single_pixels_of_one_channel() -> None:
+    """Many such problems, judged together: the error of one number is a matter of luck."""
+    found = [Options(gates=True).results(pair(1, 1, 1, 1, 1)) for _ in range(8)]
+    together = [
+        [torch.stack(parts) for parts in zip(*results, strict=True)] for results in zip(*found, strict=True)
+    ]
+    assert_as_accurate_as_eager(*together)
+
+
+# --- where tensors lie --------------------------------------------------------------------------------------
+
+
+def in_a_room_of_nan(tensor: Tensor, memory_format: str) -> Tensor:
+    """The same values, as a slice of the channels of a tensor that holds NaN elsewhere."""
+    n, c, height, width = tensor.shape
+    room = torch.full((n, c + 5, height, width), float("nan"), dtype=tensor.dtype)
+    room = room.contiguous(memory_format=FORMATS[memory_format])
+    room[:, 2 : 2 + c] = tensor
+    return room[:, 2 : 2 + c]
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_slices_are_read_where_they_lie(memory_format: str, kernels: str) -> None:
+    tensors = pair(16, 12, 2, 5, 3)
+    x, y = (in_a_room_of_nan(tensor, memory_format) for tensor in tensors[:2])
+    for one in (x, y):
+        assert triton_plan.slice_of(one, FORMATS[memory_format])[0] is one
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, y, *tensors[2:])]
+    grads = [torch.randn(tensor.shape) for tensor in tensors[:2]]
+    sliced = [in_a_room_of_nan(grad, memory_format) for grad in grads]
+    with use("triton"):
+        ours = torch.autograd.grad(Options().fused(*leaves), leaves, sliced)
+    expected = torch.autograd.grad(Options().eager(*leaves), leaves, grads)
+    for our, their in zip(ours, expected, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_any_strides() -> None:
+    options = Options(gates=True)
+    tensors = pair(6, 4, 2, 5, 3)
+    expected = outputs_and_gradients(options.eager, tensors, torch.float32)
+    permuted = [tensor.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0) for tensor in tensors]
+    mixed = [tensors[0], tensors[1].contiguous(memory_format=torch.channels_last), *tensors[2:]]
+    with use("triton"):
+        for variant in (permuted, mixed, [strided(tensor) for tensor in tensors]):
+            ours = outputs_and_gradients(options.fused, variant, torch.float32)
+            for our, their in zip(ours, expected, strict=True):
+                torch.testing.assert_close(our, their)
+
+
+def test_a_slice_of_more_memory_than_kernels_count_is_copied() -> None:
+    for channels in (2**10, 2**28):
+        strides = (16 * channels, 1, 4 * channels, channels)
+        x = torch.empty_strided((3, 2, 4, 4), strides, device="meta")
+        found, of = triton_plan.slice_of(x, torch.channels_last)
+        assert (found is x and of == channels) == (channels == 2**10)
+        assert found is x or of == 2
+
+
+def test_expanded_gradients() -> None:
+    leaves = [tensor.requires_grad_() for tensor in pair(5, 4, 2, 3, 3)]
+    with use("triton"):
+        ours = torch.autograd.grad(sum(o.sum() for o in Options().fused(*leaves)), leaves)
+    expected = torch.autograd.grad(sum(o.sum() for o in Options().eager(*leaves)), leaves)
+    for our, their in zip(ours, expected, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+# --- manners ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("kernels")
+def test_the_same_call_gives_the_same_bits() -> None:
+    tensors = cast(pair(16, 8, 1, 12, 10), torch.float16)
+    with use("triton"):
+        first, second = (outputs_and_gradients(Options().fused, tensors, torch.float16) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_precision_follows_torchs_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = torch.backends.cuda.matmul
+    before = setting.fp32_precision
+    try:
+        for value, expected in (("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")):
+            setting.fp32_precision = value
+            assert triton_plan.precision_of(torch.float32) == expected
+            assert triton_plan.precision_of(torch.float16) == "tf32"  # of no effect on such factors
+    finally:
+        setting.fp32_precision = before
+
+
+def test_whom_it_refuses() -> None:
+    x, y, *weights = pair(4, 3, 2, 5, 5)
+
+    def call(dtype: torch.dtype = torch.float32, images: int = 2, size: int = 1) -> None:
+        features = [t[:1, :, :1, :1].to(dtype).expand(images, -1, size, size) for t in (x, y)]
+        these = [weight.to(dtype) for weight in weights]
+        fused_ops.selective_share(*features, these[:4], these[4:])
+
+    with use("triton"):
+        assert explain(call)[0].backend == "triton"
+        for arguments, reason in (
+            ({"dtype": torch.float64}, "no kernel for torch.float64"),
+            ({"dtype": torch.bfloat16}, "bfloat16 wrongly"),
+            ({"images": 0}, "the tensors are empty"),
+            ({"size": 2**13}, "in 31 bits"),
+            ({"images": 2**20 + 1, "size": 2**5}, "in 31 bits"),
+        ):
+            with pytest.raises(RuntimeError, match=reason):
+                call(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match="only 1x1 kernels, these are 3x3"):
+            fused_ops.selective_share(x, y, unit(4, 3, kernel=3), unit(3, 4, kernel=3))
+    assert explain(call)[0].reasons["triton"] == "the tensors are on cpu"  # but for those who ask for it
+    assert explain(call, images=0)[0].backend == "reference"
