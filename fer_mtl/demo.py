@@ -1,8 +1,8 @@
 """The demonstration: three ways of sharing on drawn faces, with the same budget, seed and people.
 
-FERSNet with the ConvFLU exchange, with hard sharing (one encoder for both tasks) and without sharing are
-trained on some people and tested on others; then each run's own report and one page that compares them are
-written.
+A recogniser alone, then FERSNet with the ConvFLU exchange, with hard sharing (one encoder for both tasks) and
+without sharing are trained on some people and tested on others. The recogniser is also the judge of the faces
+that the three synthesise. Each run's own report and one page that compares them are written.
 """
 
 from __future__ import annotations
@@ -27,30 +27,43 @@ from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import make_split
 
-SHARINGS = {
+JUDGE = "recognition"
+TITLES = {
+    JUDGE: "recognition alone (the judge)",
     "convflu": "selective sharing (ConvFLU)",
     "hard": "hard sharing (one encoder)",
-    "none": "no sharing",
+    "none": "two branches without sharing",
 }
 
 
 def demo_config(**overrides: Any) -> TrainConfig:
     """What the demonstration trains: the preset "small" on grey drawn faces, about a minute a run.
 
-    The adversarial and the cycle term need far more steps than a minute holds before they help, so they are
-    left out; the recipe in full is ``fer-mtl train``.
+    So short a training shows other expressions only with a term that asks for them (``loss.expression``, not
+    the paper's), and where the true pictures of a person do not differ in pose and light. The cycle term and
+    the identity features need more steps before they help.
     """
     values: dict[str, Any] = {
-        "data": "procedural:num_subjects=60,images_per_expression=2",
+        "data": "procedural:num_subjects=40,images_per_expression=2,variation=0",
         "folds": 5,
         "epochs": 12,
+        "batch_size": 8,
         "augmentation": "paper",
+        "average": 0.98,
         "model": {"in_channels": 1},
-        "loss": {"adversarial": 0.0, "cycle": 0.0},
-        "optimiser": {"learning_rate": 3e-3, "milestones": [0.7], "weight_decay": 0.0},
+        "loss": {"cycle": 0.0, "features": 0.0, "expression": 0.3},
+        "optimiser": {"learning_rate": 1e-3, "schedule": "cosine", "weight_decay": 0.0},
         "identity": {"epochs": 2},
     }
     return preset_config("small", **{**values, **overrides})
+
+
+def run_config(config: TrainConfig, name: str, folder: Path) -> TrainConfig:
+    """The configuration of one of the runs, a name of TITLES."""
+    if name == JUDGE:
+        alone = replace(config.model, sharing="none", synthesis=False)
+        return replace(config, model=alone, loss=replace(config.loss, expression=0.0))
+    return replace(config, model=replace(config.model, sharing=name), judge=str(folder / JUDGE))
 
 
 def run_demo(
@@ -71,10 +84,10 @@ def run_demo(
         RunFolder(folder).check_free()
     faces = load_faces(config)
     runs: dict[str, dict[str, Any]] = {}
-    for sharing, title in SHARINGS.items():
+    for name, title in TITLES.items():
         console.line(f"\n{title}")
-        mine = replace(config, model=replace(config.model, sharing=sharing))
-        runs[sharing] = train_run(mine, folder / sharing, overwrite=True, faces=faces, console=console)
+        mine = run_config(config, name, folder)
+        runs[name] = train_run(mine, folder / name, overwrite=True, faces=faces, console=console)
     shared = RunFolder(folder / "convflu")
     model = checkpoints.load_model(shared.best).model
     console.line("\ntime per image, fused ops against the same network on plain PyTorch")
@@ -101,15 +114,10 @@ def run_demo(
 
 def summary(run: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one run that the comparison shows."""
-    synthesis = run["synthesis"]
+    synthesis = run["synthesis"] or {}
     return {
-        "accuracy": run["accuracy"],
-        "macro_recall": run["macro_recall"],
-        "expression_accuracy": synthesis["expression_accuracy"],
-        "to_target": synthesis["to_target"],
-        "unchanged_source": synthesis["unchanged_source"],
-        "parameters": run["parameters"],
-        "seconds": run["seconds"],
+        **{name: run[name] for name in ("accuracy", "macro_recall", "parameters", "seconds")},
+        **{name: synthesis.get(name) for name in ("expression_accuracy", "to_target", "unchanged_source")},
     }
 
 
@@ -117,18 +125,24 @@ HEADER = ("", "accuracy", "macro recall", "synthesised expression read", "L1 to 
 
 
 def rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """One row for each way of sharing, under HEADER."""
+    """One row for each run, under HEADER."""
     return [
         [
-            SHARINGS[name],
+            TITLES[name],
             percent(run["accuracy"]),
             percent(run["macro_recall"]),
-            percent(run["expression_accuracy"]),
-            f"{run['to_target']['l1']:.3f} (unchanged {run['unchanged_source']['l1']:.3f})",
+            *synthesis_cells(run),
             f"{run['seconds']:.0f} s",
         ]
         for name, run in report["runs"].items()
     ]
+
+
+def synthesis_cells(run: Mapping[str, Any]) -> tuple[str, str]:
+    if run["expression_accuracy"] is None:
+        return "", ""
+    distance = f"{run['to_target']['l1']:.3f} (unchanged {run['unchanged_source']['l1']:.3f})"
+    return percent(run["expression_accuracy"]), distance
 
 
 def comparison_table(report: Mapping[str, Any]) -> Table:
@@ -156,7 +170,9 @@ def write_comparison(folder: Path, report: dict[str, Any], evaluated: Evaluated)
     tables = html.section(
         "Three ways of sharing",
         "Trained for the same number of steps, from the same seed, on the same drawn people, and tested on "
-        "others. One short run each: differences of a few points are within what another seed would give.",
+        "others. One short run each: differences of a few points are within what another seed would give. "
+        "The synthesised expressions are read by the recogniser of the first row, which had no part in their "
+        "training. Pictures of one person do not differ in pose and light here: both tasks are easier so.",
         html.table(rows(report), HEADER, numbers=range(1, len(HEADER))),
         html.verbatim(timing_text(report["time_per_image"])),
     )

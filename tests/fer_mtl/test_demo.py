@@ -1,0 +1,36 @@
+"""The demonstration, as short as it can be: every run, the comparison, the judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fer_mtl.demo import HEADER, JUDGE, TITLES, demo_config, rows, run_demo
+
+CONFIG = demo_config(
+    data="procedural:num_subjects=6,images_per_expression=1,variation=0",
+    folds=3,
+    epochs=1,
+    model={"in_channels": 1, "image_size": 32, "width": 0.0625},
+    identity={"epochs": 1},
+)
+
+
+def test_all_ways_are_compared_and_judged_by_another(tmp_path: Path) -> None:
+    report = run_demo(tmp_path / "demo", config=CONFIG)
+    assert list(report["runs"]) == list(TITLES)
+    assert report["runs"][JUDGE]["expression_accuracy"] is None
+    for name in ("convflu", "hard", "none"):
+        own = json.loads((tmp_path / "demo" / name / "report.json").read_text())
+        assert JUDGE in own["synthesis"]["judge"]
+        assert report["runs"][name]["expression_accuracy"] == own["synthesis"]["expression_accuracy"]
+    table = rows(report)
+    assert {len(row) for row in table} == {len(HEADER)}
+    assert table[0][3:5] == ["", ""]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert all(title in page for title in TITLES.values())
+    assert page.count("data:image/png;base64") >= 4
+    with pytest.raises(FileExistsError):
+        run_demo(tmp_path / "demo", config=CONFIG)
