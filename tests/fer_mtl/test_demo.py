@@ -28,7 +28,7 @@ def test_all_ways_are_compared_and_judged_by_another(tmp_path: Path) -> None:
         assert report["runs"][name]["expression_accuracy"] == own["synthesis"]["expression_accuracy"]
     table = rows(report)
     assert {len(row) for row in table} == {len(HEADER)}
-    assert table[0][3:5] == ["", ""]
+    assert table[0][2:4] == ["", ""]
     page = (tmp_path / "demo" / "report.html").read_text()
     assert all(title in page for title in TITLES.values())
     assert page.count("data:image/png;base64") >= 4
