@@ -109,7 +109,7 @@ def backend_context(name: str, call: Callable[[], object]) -> Callable[[], Any]:
     """The context in which ``call`` is served by the backend ``name``.
 
     Where the automatic choice is this backend, it is measured as that: what users get, with the choice's own
-    cost.
+    cost. The reference is always asked for: by itself ``auto`` takes torch's own steps in some places.
 
     Raises:
         Unavailable: the backend refuses the call; with its reason.
@@ -118,7 +118,7 @@ def backend_context(name: str, call: Callable[[], object]) -> Callable[[], Any]:
         raise Unavailable("TRITON_INTERPRET=1: the interpreter's time says nothing about the kernels")
     with use("auto"):
         decisions = explain(call)
-    if all(decision.backend == name for decision in decisions):
+    if name != "reference" and all(decision.backend == name for decision in decisions):
         return lambda: use("auto")
     try:
         with use(name):
