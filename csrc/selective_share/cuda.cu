@@ -3,7 +3,7 @@
 //
 //     forward    gather, gates = [x y] M^T, reset_forward, h += (r . source) W^T for each unit, mix_forward
 //     backward   gather, mix_backward, grad of r . source = a_h W for each unit, reset_backward,
-//                grad [x y] += a M, grad M = a^T [x y], grad W = a_h^T (r . source) for each unit, scatter
+//                grad [x y] += a M for each unit, grad M = a^T [x y], grad W = a_h^T (r . source) for each unit, scatter
 //
 // M [gates, x y] holds U, W_r and W_z of both units, so one product makes all gates before their activation (and the
 // h as far as they come from the target). a stands for the gradients there.
@@ -121,6 +121,14 @@ struct Prepared {
   Tensor candidate(const Tensor& gates, int unit) const {
     return matrix_view(gates, a.pixels, a.channels[unit], a.all_gates(), a.h(unit));
   }
+  // The columns of all of a unit's gates, and the rows of M that make them.
+  Tensor gates_of_unit(const Tensor& gates, int unit) const {
+    return matrix_view(gates, a.pixels, a.gates_of_unit(unit), a.all_gates(), a.first_gate(unit));
+  }
+  Tensor rows_of_unit(int unit) const {
+    const int64_t cols = a.both_channels();
+    return matrix_view(matrix, a.gates_of_unit(unit), cols, cols, a.first_gate(unit) * cols);
+  }
   Tensor all(const Tensor& gates) const { return matrix_view(gates, a.pixels, a.all_gates(), a.all_gates()); }
   Tensor weight(int unit, int which) const {
     const Tensor& tensor = *weights[4 * unit + which];
@@ -198,7 +206,8 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
     a.grad_both = p.call.template output<T>(grad_both);
     p.run(reset_backward<T>);
 
-    add_product(grad_both, before, p.matrix);
+    // A unit at a time: one sum over all gates is so long that in float32 it loses more than it may.
+    for (int u = 0; u < p.units(); ++u) add_product(grad_both, p.gates_of_unit(before, u), p.rows_of_unit(u));
     const Tensor grad_matrix = p.empty({a.all_gates(), a.both_channels()});
     a.grad_matrix = p.call.template input<T>(grad_matrix);
     multiply(grad_matrix, transposed(before), p.both);

@@ -45,6 +45,9 @@ struct Arguments {
   FUSED_OPS_BOTH int h(int unit) const { return unit == 0 ? 0 : 3 * channels[0] + 2 * channels[1]; }
   FUSED_OPS_BOTH int r(int unit) const { return unit == 0 ? channels[0] : 2 * channels[0] + channels[1]; }
   FUSED_OPS_BOTH int z(int unit) const { return unit == 0 ? both_channels() : 3 * channels[0] + channels[1]; }
+  // All of them lie together.
+  FUSED_OPS_BOTH int first_gate(int unit) const { return unit == 0 ? h(0) : r(1); }
+  FUSED_OPS_BOTH int gates_of_unit(int unit) const { return both_channels() + channels[unit]; }
   FUSED_OPS_BOTH bool has_unit(int unit) const { return unit == 0 || pair; }
 };
 

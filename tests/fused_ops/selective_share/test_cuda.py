@@ -17,7 +17,14 @@ from tests.fused_ops.selective_share.test_op import FORMATS, eager_everything, e
 from tests.numerics import assert_as_accurate_as_eager
 
 # x channels, y channels, images, height, width: with and without whole vectors, single pixels.
-SHAPES = [(16, 16, 2, 9, 7), (1, 1, 1, 1, 1), (3, 2, 3, 1, 1), (7, 31, 2, 5, 3), (32, 24, 2, 8, 5)]
+SHAPES = [
+    (16, 16, 2, 9, 7),
+    (1, 1, 1, 1, 1),
+    (3, 2, 3, 1, 1),
+    (7, 31, 2, 5, 3),
+    (32, 24, 2, 8, 5),
+    (64, 32, 2, 8, 5),
+]
 
 
 @pytest.mark.parametrize("reversed_order", [False, True], ids=["forwards", "backwards"])
