@@ -23,7 +23,7 @@ DTYPES = {
 }
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PROVIDERS = {
-    "eager": "plain PyTorch modules (stock.py)",
+    "eager": "plain PyTorch modules (fer_mtl/evaluation/stock.py)",
     "compile": "the same under torch.compile",
     "reference": "the fused op's plain-PyTorch backend",
     "cpu": "the fused op's C++ backend",

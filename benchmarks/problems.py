@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import DTYPES, LAYOUTS, OPS, Case
-from benchmarks.stock import to_stock
+from fer_mtl.evaluation.stock import to_stock
 from fused_ops import (
     FusedAdaIN,
     FusedBatchNormAct2d,

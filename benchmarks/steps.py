@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.accuracy import assert_equal_outputs
 from benchmarks.cases import Case
 from benchmarks.measure import Runner
 from benchmarks.memory import saved_bytes
 from benchmarks.providers import BACKENDS, Unavailable, backend_context, why_not_compile
-from benchmarks.stock import assert_equal_outputs, to_stock
+from fer_mtl.evaluation.stock import to_stock
 from fer_mtl.models.identity import freeze
 from fer_mtl.training.networks import Networks, build_networks
 from fer_mtl.training.phases import Batch, plan, take_step

@@ -1,46 +1,72 @@
-"""The same network in stock PyTorch modules: what the fused one is timed against.
+"""The same networks on stock PyTorch layers: what the fused ones are measured against.
 
-`use("reference")` would not do: the reference of an op recomputes in its backward what it does not keep, as
-the fused one does, and is slower than what people write by hand.
+Stock means what a user writes without this library: ``nn.BatchNorm2d`` and its kin followed by an activation
+(in place where PyTorch can, as is usual), and ConvFLU from plain convolutions under autograd. It is neither
+``use("reference")``, which computes again in its backward what it did not keep, nor anything else of
+:mod:`fused_ops`.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fused_ops import (
     FusedAdaIN,
     FusedBatchNormAct2d,
     FusedConvFLU,
+    FusedGroupNormAct,
     FusedInstanceNormAct2d,
     FusedSelectiveShare,
 )
 
+_ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {
+    "identity": lambda slope: nn.Identity(),
+    "relu": lambda slope: nn.ReLU(inplace=True),
+    "leaky_relu": lambda slope: nn.LeakyReLU(slope, inplace=True),
+    "silu": lambda slope: nn.SiLU(),
+    "gelu": lambda slope: nn.GELU(),
+    "tanh": lambda slope: nn.Tanh(),
+    "sigmoid": lambda slope: nn.Sigmoid(),
+    "elu": lambda slope: nn.ELU(inplace=True),
+    "hardswish": lambda slope: nn.Hardswish(),
+}
 
-class StockNorm(nn.Module):
-    """activation(norm(x) + residual) as three modules; ``norm`` is a torch.nn one."""
 
-    def __init__(self, norm: nn.Module, activation: str, negative_slope: float | None) -> None:
+def _activation(fused: Any) -> nn.Module:
+    slope = 0.01 if fused.negative_slope is None else fused.negative_slope
+    return _ACTIVATIONS[fused.activation](slope)
+
+
+class StockNormAct(nn.Module):
+    """norm, then residual, then activation: ``act(norm(x) + residual)``."""
+
+    def __init__(self, norm: nn.Module, activation: nn.Module) -> None:
         super().__init__()
-        self.norm, self.activation, self.negative_slope = norm, activation, negative_slope
+        self.norm = norm
+        self.activation = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        x = self.norm(x)
-        return activate(x if residual is None else x + residual, self.activation, self.negative_slope)
+        y = self.norm(x)
+        if residual is not None:
+            y += residual
+        return self.activation(y)
 
 
 class StockAdaIN(nn.Module):
-    """Noise, instance norm, scale and shift, one after the other."""
+    """Noise, instance norm, scale and shift by a condition; parameters named as in ``FusedAdaIN``."""
 
     def __init__(self, fused: FusedAdaIN) -> None:
         super().__init__()
-        self.noise_scale, self.style, self.eps = fused.noise_scale, fused.style, fused.eps
-        self.activation, self.negative_slope = fused.activation, fused.negative_slope
+        self.eps = fused.eps
+        self.noise_scale = fused.noise_scale
+        self.style = fused.style
+        self.activation = _activation(fused)
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None and self.training:
@@ -50,70 +76,83 @@ class StockAdaIN(nn.Module):
         gamma, beta = self.style(condition)[:, :, None, None].chunk(2, dim=1)
         # F.instance_norm refuses the single position that a bottleneck can have; it would give zero.
         x = torch.zeros_like(x) if x[0, 0].numel() == 1 else F.instance_norm(x, eps=self.eps)
-        return activate(x * gamma + beta, self.activation, self.negative_slope)
+        return self.activation(gamma * x + beta)
 
 
-class StockShare(nn.Module):
-    """Two ConvFLU units as their formulas read."""
+class StockConvFLU(nn.Module):
+    """One ConvFLU unit as its equations stand; parameters named as in ``FusedConvFLU``."""
+
+    def __init__(self, fused: FusedConvFLU) -> None:
+        super().__init__()
+        self.W_r, self.W, self.U, self.W_z = fused.W_r, fused.W, fused.U, fused.W_z
+        self.keep = fused.convention == "keep"
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        both = torch.cat([x, y], dim=1)
+        r = torch.sigmoid(self.W_r(both))
+        h = torch.tanh(self.W(r * y) + self.U(x))
+        z = torch.sigmoid(self.W_z(both))
+        return z * x + (1 - z) * h if self.keep else (1 - z) * x + z * h
+
+
+class StockSelectiveShare(nn.Module):
+    """Two ConvFLU units reading the same features."""
 
     def __init__(self, fused: FusedSelectiveShare) -> None:
         super().__init__()
-        self.x_from_y, self.y_from_x, self.convention = fused.x_from_y, fused.y_from_x, fused.convention
+        self.x_from_y = StockConvFLU(fused.x_from_y)
+        self.y_from_x = StockConvFLU(fused.y_from_x)
 
-    def forward(self, x: Tensor, y: Tensor, return_gates: bool = False) -> Any:
-        if return_gates:
-            raise ValueError("return_gates must be False: the stock twin is for timing")
-        return conv_flu(self.x_from_y, x, y, self.convention), conv_flu(self.y_from_x, y, x, self.convention)
-
-
-def conv_flu(unit: FusedConvFLU, x: Tensor, y: Tensor, convention: str) -> Tensor:
-    """x' of the target x that receives from y (shared formulas of the paper and of its public code)."""
-    both = torch.cat([x, y], dim=1)
-    r = torch.sigmoid(unit.W_r(both))
-    h = torch.tanh(unit.W(r * y) + unit.U(x))
-    z = torch.sigmoid(unit.W_z(both))
-    return (1 - z) * x + z * h if convention == "accept" else z * x + (1 - z) * h
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x_from_y(x, y), self.y_from_x(y, x)
 
 
-def activate(x: Tensor, name: str, negative_slope: float | None) -> Tensor:
-    """The activation ``name`` by torch.nn.functional."""
-    if name == "identity":
-        return x
-    if name == "leaky_relu":
-        return F.leaky_relu(x, 0.01 if negative_slope is None else negative_slope)
-    function: Any = getattr(F, name)
-    result: Tensor = function(x)
-    return result
+def _batch_norm(fused: FusedBatchNormAct2d) -> nn.Module:
+    args = (fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
+    return _adopt(nn.BatchNorm2d(*args), fused)
 
 
-def stock_twin(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in which every fused module is replaced by stock ones with the same numbers."""
-    twin = copy.deepcopy(model)
-    for parent in list(twin.modules()):
-        for name, child in list(parent.named_children()):
-            if (stock := _stock(child)) is not None:
-                setattr(parent, name, stock.train(child.training))
-    return twin
+def _instance_norm(fused: FusedInstanceNormAct2d) -> nn.Module:
+    args = (fused.num_features, fused.eps, fused.momentum or 0.0, fused.affine, fused.track_running_stats)
+    return _adopt(nn.InstanceNorm2d(*args), fused)
 
 
-def _stock(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, FusedAdaIN):
-        return StockAdaIN(module)
-    if isinstance(module, FusedSelectiveShare):
-        return StockShare(module)
-    if isinstance(module, FusedBatchNormAct2d):
-        norm: nn.Module = nn.BatchNorm2d(
-            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        )
-    elif isinstance(module, FusedInstanceNormAct2d):
-        norm = nn.InstanceNorm2d(
-            module.num_features, module.eps, module.momentum or 0.0, module.affine, module.track_running_stats
-        )
-    else:
-        return None
-    state = module.state_dict()
-    for value in state.values():
-        if value.is_floating_point():
-            norm.to(value)  # first, so that loading rounds nothing
-    norm.load_state_dict(state)
-    return StockNorm(norm, module.activation, module.negative_slope)
+def _group_norm(fused: FusedGroupNormAct) -> nn.Module:
+    return _adopt(nn.GroupNorm(fused.num_groups, fused.num_channels, fused.eps, fused.affine), fused)
+
+
+def _adopt(norm: nn.Module, fused: nn.Module) -> nn.Module:
+    """The stock norm with the fused one's own parameters and buffers, and its activation behind it."""
+    norm._parameters = fused._parameters
+    norm._buffers = fused._buffers
+    return StockNormAct(norm, _activation(fused))
+
+
+_STOCK: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    FusedAdaIN: StockAdaIN,
+    FusedBatchNormAct2d: _batch_norm,
+    FusedConvFLU: StockConvFLU,
+    FusedGroupNormAct: _group_norm,
+    FusedInstanceNormAct2d: _instance_norm,
+    FusedSelectiveShare: StockSelectiveShare,
+}
+
+
+def to_stock(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with every fused module replaced by its stock chain, with the same weights.
+
+    Raises:
+        ValueError: a fused module has no stock form here.
+    """
+    return _replace(copy.deepcopy(model))
+
+
+def _replace(module: nn.Module) -> nn.Module:
+    training = module.training
+    if type(module) in _STOCK:
+        return _STOCK[type(module)](module).train(training)
+    if type(module).__module__.partition(".")[0] == "fused_ops":
+        raise ValueError(f"model: {type(module).__name__} has no stock form here")
+    for name, child in module.named_children():
+        setattr(module, name, _replace(child))
+    return module

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fer_mtl.evaluation.stock import stock_twin
+from fer_mtl.evaluation.stock import to_stock
 from fer_mtl.models.fersnet import FERSNet
 
 
@@ -40,7 +40,7 @@ def time_per_image(model: FERSNet, batch_size: int = 16, rounds: int = 15) -> di
     images = torch.rand(shape, generator=generator).to(parameter)
     labels = torch.randint(config["num_expressions"], (batch_size,), generator=generator).to(parameter.device)
     wanted = labels if config["synthesis"] else None
-    networks = {"fused": copy.deepcopy(model), "unfused": stock_twin(model)}
+    networks = {"fused": copy.deepcopy(model), "unfused": to_stock(model)}
 
     def run(network: torch.nn.Module, training: bool) -> None:
         with torch.set_grad_enabled(training):
