@@ -16,6 +16,7 @@
 #include "norm_act/format.h"
 #include "norm_act/kernels.h"
 #include "norm_act/layout.h"
+#include "norm_act/schemas.h"
 
 namespace fused_ops::norm_act {
 
@@ -541,14 +542,8 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
 }  // namespace fused_ops::norm_act
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cpu, m) {
-  m.def(
-      "norm_act(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise, Tensor? noise_scale, "
-      "Tensor? mean, Tensor? var, int groups, float eps, int activation, float slope) -> (Tensor, Tensor, Tensor)");
-  m.def(
-      "norm_act_backward(Tensor grad, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? residual, "
-      "Tensor? noise, Tensor? noise_scale, Tensor mean, Tensor var, bool given, int groups, float eps, "
-      "int activation, float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise, "
-      "bool need_noise_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(FUSED_OPS_NORM_ACT_SCHEMA);
+  m.def(FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_ops_cpu, CPU, m) {

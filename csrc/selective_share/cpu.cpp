@@ -14,6 +14,7 @@
 
 #include "common/isa.h"
 #include "selective_share/kernels.h"
+#include "selective_share/schemas.h"
 
 namespace fused_ops::selective_share {
 
@@ -370,17 +371,10 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
 }  // namespace
 }  // namespace fused_ops::selective_share
 
-#define FUSED_OPS_WEIGHTS                                                                          \
-  "Tensor W_r_x, Tensor W_x, Tensor U_x, Tensor W_z_x, Tensor? W_r_y, Tensor? W_y, Tensor? U_y, " \
-  "Tensor? W_z_y, bool z_keeps"
-
 // Features in one memory format (contiguous or channels_last) for all tensors, gates contiguous.
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cpu, m) {
-  m.def("selective_share(Tensor x, Tensor y, " FUSED_OPS_WEIGHTS ", bool want_gates) -> (Tensor, Tensor, Tensor)");
-  m.def(
-      "selective_share_backward(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, "
-      "Tensor? gates, " FUSED_OPS_WEIGHTS
-      ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(FUSED_OPS_SELECTIVE_SHARE_SCHEMA);
+  m.def(FUSED_OPS_SELECTIVE_SHARE_BACKWARD_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_ops_cpu, CPU, m) {

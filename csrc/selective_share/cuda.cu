@@ -18,6 +18,7 @@
 
 #include "common/cuda_torch.h"
 #include "selective_share/cuda_kernels.h"
+#include "selective_share/schemas.h"
 
 // The products by the C shim: the stable ABI's dispatcher takes no scalars.
 #ifdef __CUDACC__
@@ -236,17 +237,10 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
 }  // namespace
 }  // namespace fused_ops::selective_share
 
-#define FUSED_OPS_WEIGHTS                                                                          \
-  "Tensor W_r_x, Tensor W_x, Tensor U_x, Tensor W_z_x, Tensor? W_r_y, Tensor? W_y, Tensor? U_y, " \
-  "Tensor? W_z_y, bool z_keeps"
-
 // Features and gates come in any layout and are returned in channels_last.
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cuda, m) {
-  m.def("selective_share(Tensor x, Tensor y, " FUSED_OPS_WEIGHTS ", bool want_gates) -> (Tensor, Tensor, Tensor)");
-  m.def(
-      "selective_share_backward(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, "
-      "Tensor? gates, " FUSED_OPS_WEIGHTS
-      ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(FUSED_OPS_SELECTIVE_SHARE_SCHEMA);
+  m.def(FUSED_OPS_SELECTIVE_SHARE_BACKWARD_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_ops_cuda, FUSED_OPS_DISPATCH_KEY, m) {
