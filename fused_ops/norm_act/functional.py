@@ -60,7 +60,7 @@ def batch_norm_act(
         )
     if stepwise.is_better(x, False, weight, bias, residual, running_mean, running_var):
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        return stepwise.finish(y, residual, kernel_index, slope)
+        return stepwise.finish(x, y, residual, kernel_index, slope)
     mean, var = (None, None) if training else (running_mean, running_var)
     y, mean, var = _call(x, weight, bias, residual, None, None, mean, var, 0, eps, kernel_index, slope)
     if training and running_mean is not None and running_var is not None:
@@ -95,7 +95,7 @@ def instance_norm_act(
         _check_spatial(x)
     if stepwise.is_better(x, use_input_stats, weight, bias, residual, running_mean, running_var):
         y = F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-        return stepwise.finish(y, residual, kernel_index, slope)
+        return stepwise.finish(x, y, residual, kernel_index, slope)
     if not use_input_stats:
         return _call(
             x, weight, bias, residual, None, None, running_mean, running_var, 0, eps, kernel_index, slope
@@ -138,7 +138,7 @@ def group_norm_act(
         )
     if stepwise.is_better(x, num_groups == x.size(1), weight, bias, residual):
         y = F.group_norm(x, num_groups, weight, bias, eps)
-        return stepwise.finish(y, residual, kernel_index, slope)
+        return stepwise.finish(x, y, residual, kernel_index, slope)
     return _call(x, weight, bias, residual, None, None, None, None, num_groups, eps, kernel_index, slope)[0]
 
 

@@ -51,6 +51,22 @@ def test_the_same_as_the_reference(name: str, training: bool, with_residual: boo
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MODULES)
+def test_the_memory_format_stays(name: str, dtype: torch.dtype) -> None:
+    module = MODULES[name]().to(dtype)
+    channels_last = SMALL.to(dtype).contiguous(memory_format=torch.channels_last)
+    sliced = torch.randn(2, 12, 9, 9).to(dtype).contiguous(memory_format=torch.channels_last)[:, :8]
+    for x, layout in (
+        (SMALL.to(dtype), torch.contiguous_format),
+        (channels_last, torch.channels_last),
+        (sliced, torch.channels_last),
+    ):
+        assert explain(module, x)[0].backend == "reference"
+        for residual in (None, SMALL.to(dtype)):
+            assert module(x, residual).is_contiguous(memory_format=layout)
+
+
 @needs_native
 @pytest.mark.parametrize("name", MODULES)
 def test_what_is_large_enough_goes_to_the_kernels(name: str) -> None:
