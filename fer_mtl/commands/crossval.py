@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from fer_mtl.commands.options import SWITCHES, add_config, make_parser, normalise, parse, read_config
 from fer_mtl.commands.train import default_folder
+from fer_mtl.processors import available_processors
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.console import Console
 from fer_mtl.training.crossval import run_crossval
@@ -42,7 +42,7 @@ def read_seeds(text: str) -> list[int]:
 
 def default_workers(config: TrainConfig) -> int:
     """One a processor on the CPU, one on a GPU."""
-    return 1 if choose_device(config.device).type == "cuda" else len(os.sched_getaffinity(0))
+    return 1 if choose_device(config.device).type == "cuda" else available_processors()
 
 
 def main(arguments: Sequence[str]) -> int:

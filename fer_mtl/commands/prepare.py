@@ -16,7 +16,8 @@ from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
 from fer_mtl.faces.detector import DETECTORS, make_detector
-from fer_mtl.faces.prepare import STATE, Job, available_cores, prepare
+from fer_mtl.faces.prepare import STATE, Job, prepare
+from fer_mtl.processors import available_processors
 from fer_mtl.training.console import Console
 
 DESCRIPTION = """Find the face in every picture, turn and scale it so that the eyes (or five points) come to
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
         settings={"source": options.source, **_identity(options.detector)},
         size=options.size,
         require_eyes=options.require_eyes,
-        workers=options.workers or available_cores(),
+        workers=options.workers or available_processors(),
         console=console,
     )
     copies = _files(root, LABEL_SUFFIXES)

@@ -7,7 +7,6 @@ continues a cross-validation, and one with more seeds extends it. Images are dec
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
 from fer_mtl.memory import keep_freed_memory
+from fer_mtl.processors import available_processors
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json
@@ -108,7 +108,7 @@ def train_folds(
             console.line(f"\n{job.name}")
             yield job, train_fold(job, faces, console)
         return
-    threads = jobs[0].config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = jobs[0].config.threads or max(1, available_processors() // workers)
     left = list(jobs)
     running: dict[Future[dict[str, Any]], Job] = {}
     # No job is handed over before a process is free: after Ctrl-C, a waiting one would still be begun.
