@@ -27,7 +27,7 @@ class Activation:
         derivative: ``(v, slope) -> f'(z)`` in plain PyTorch, where v is what ``backward_needs`` says; the
             value at a kink is the one PyTorch's autograd takes.
         backward_needs: "output" where f'(z) follows from y, "input" where it takes z, else "nothing".
-        invertible: z follows from y.
+        inverse: ``(y, slope) -> z`` where z follows from y, else None.
         default_slope: the slope used when none is given; None where there is no slope.
     """
 
@@ -36,8 +36,15 @@ class Activation:
     function: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
     backward_needs: Literal["nothing", "output", "input"]
-    invertible: bool = False
+    inverse: Callable[[Tensor, float], Tensor] | None = None
     default_slope: float | None = None
+
+
+def _elu_inverse(y: Tensor, slope: float) -> Tensor:
+    nearest = (
+        torch.finfo(y.dtype).eps / 2 - 1
+    )  # the output is rounded to -1 where the input is far below zero
+    return torch.where(y > 0, y, torch.log1p(y.clamp(min=nearest)))
 
 
 def _silu_derivative(z: Tensor, slope: float) -> Tensor:
@@ -56,7 +63,9 @@ def _hardswish_derivative(z: Tensor, slope: float) -> Tensor:
 
 
 _ROWS = (
-    Activation("identity", 0, lambda z, a: z, lambda z, a: torch.ones_like(z), "nothing", invertible=True),
+    Activation(
+        "identity", 0, lambda z, a: z, lambda z, a: torch.ones_like(z), "nothing", inverse=lambda y, a: y
+    ),
     Activation("relu", 1, lambda z, a: F.relu(z), lambda y, a: (y > 0).to(y.dtype), "output"),
     Activation(
         "leaky_relu",
@@ -64,7 +73,7 @@ _ROWS = (
         lambda z, a: F.leaky_relu(z, a),
         lambda y, a: torch.where(y > 0, torch.ones_like(y), a),
         "output",
-        invertible=True,
+        inverse=lambda y, a: torch.where(y > 0, y, y / a),
         default_slope=0.01,
     ),
     Activation("silu", 3, lambda z, a: F.silu(z), _silu_derivative, "input"),
@@ -77,7 +86,7 @@ _ROWS = (
         lambda z, a: F.elu(z),
         lambda y, a: torch.where(y > 0, torch.ones_like(y), y + 1),
         "output",
-        invertible=True,
+        inverse=_elu_inverse,
     ),
     Activation("hardswish", 8, lambda z, a: F.hardswish(z), _hardswish_derivative, "input"),
 )

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.norm_act.module import (
     FusedBatchNormAct2d,
     FusedGroupNormAct,
@@ -91,8 +90,7 @@ class _AddsAnything(WithActivation):
             result: Tensor = super().forward(x, residual)
             return result
         stock = next(kind for kind in type(self).__mro__ if kind in FUSED)
-        z = stock.forward(self, x) + residual
-        return ACTIVATIONS[self.activation].function(z, resolve(self.activation, self.negative_slope)[1])
+        return self._in_steps(stock.forward(self, x), residual)
 
 
 class BatchNormAddAct2d(_AddsAnything, FusedBatchNormAct2d):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -107,7 +107,9 @@ def _direct_function(
     return type(name, (torch.autograd.Function,), methods)
 
 
-def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> dict[str, Callable[..., Any]]:
+def differentiate_by_reference(
+    reference: Callable[..., Tensor | tuple[Tensor, ...]],
+) -> dict[str, Callable[..., Any]]:
     """The autograd of a backward op, for :func:`define_op`: it differentiates the op's plain formula.
 
     Second derivatives are rare (gradient penalties), so they are right at every order rather than fast.
@@ -127,7 +129,8 @@ def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> 
             arguments = list(values)
             for index, leaf in zip(wanted, leaves, strict=True):
                 arguments[index] = leaf
-            return reference(*arguments)
+            result = reference(*arguments)
+            return (result,) if isinstance(result, Tensor) else result
 
         differentiated = torch.func.vjp(plain, *(values[index] for index in wanted))
         results, pull_back = differentiated[0], differentiated[1]
@@ -144,7 +147,7 @@ def differentiate_by_reference(reference: Callable[..., tuple[Tensor, ...]]) -> 
 
 
 def _vmap_by_loop(overload: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    def call(index: int) -> tuple[Tensor, ...]:
+    def call(index: int) -> Tensor | tuple[Tensor, ...]:
         return overload(
             *(
                 value if dim is None else value.select(dim, index)
@@ -153,6 +156,8 @@ def _vmap_by_loop(overload: Any, info: Any, in_dims: tuple[int | None, ...], *ar
         )
 
     results = [call(index) for index in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(cast(list[Tensor], results)), 0
     stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
 

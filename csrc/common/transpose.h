@@ -6,15 +6,9 @@
 namespace fused_ops {
 inline namespace FUSED_OPS_ISA {
 
-// Interleaves blocks of `step` lanes of two vectors: [a0 b0 a2 b2 ...] or, for `high`, [a1 b1 a3 b3 ...].
-template <typename S, int step, bool high>
-FUSED_OPS_INLINE Vec<S> interleave(Vec<S> a, Vec<S> b) {
-  Vec<Integer<S>> mask;
-  for (int lane = 0; lane < kLanes<S>; ++lane) {
-    const int block = lane / step, within = lane % step;
-    const int source = (block & ~1) * step + (high ? step : 0) + within;
-    mask[lane] = source + (block & 1 ? kLanes<S> : 0);
-  }
+// Lane by lane that one of the lanes of a (from 0) and b (from kLanes) which the mask names.
+template <typename S>
+FUSED_OPS_INLINE Vec<S> pick(Vec<S> a, Vec<S> b, Vec<Integer<S>> mask) {
 #if defined(__clang__)
   Vec<S> both[2] = {a, b}, result;
   for (int lane = 0; lane < kLanes<S>; ++lane) {
@@ -24,6 +18,18 @@ FUSED_OPS_INLINE Vec<S> interleave(Vec<S> a, Vec<S> b) {
 #else
   return __builtin_shuffle(a, b, mask);
 #endif
+}
+
+// Interleaves blocks of `step` lanes of two vectors: [a0 b0 a2 b2 ...] or, for `high`, [a1 b1 a3 b3 ...].
+template <typename S, int step, bool high>
+FUSED_OPS_INLINE Vec<S> interleave(Vec<S> a, Vec<S> b) {
+  Vec<Integer<S>> mask;
+  for (int lane = 0; lane < kLanes<S>; ++lane) {
+    const int block = lane / step, within = lane % step;
+    const int source = (block & ~1) * step + (high ? step : 0) + within;
+    mask[lane] = source + (block & 1 ? kLanes<S> : 0);
+  }
+  return pick<S>(a, b, mask);
 }
 
 template <typename S, int step>

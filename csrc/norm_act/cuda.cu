@@ -124,8 +124,9 @@ using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor gamma, OptionalTensor beta,
                       OptionalTensor residual, OptionalTensor noise, OptionalTensor noise_scale, Tensor mean,
-                      Tensor var, bool given, int64_t groups, double eps, int64_t activation, double slope,
+                      Tensor var, bool given, int64_t groups, double eps, int64_t activation, double slope, bool restore,
                       bool need_x, bool need_affine, bool need_residual, bool need_noise, bool need_noise_scale) {
+  STD_TORCH_CHECK(!restore, "norm_act on the GPU leaves it to its caller to restore x");
   STD_TORCH_CHECK(!need_noise, "norm_act on the GPU leaves the gradient of the noise to its caller");
   const Inputs in{x, gamma, beta, residual, noise, noise_scale, groups, given, eps, activation, slope};
   return for_device_dtype(x.scalar_type(), [&](auto zero) -> Six {

@@ -14,6 +14,9 @@ namespace fused_ops::norm_act {
 // Activations whose derivative takes an exponential: worth keeping while it is in cache (Gradient::grad_z).
 constexpr bool is_costly(Activation kind) { return kind == Activation::silu || kind == Activation::gelu; }
 
+// Activations whose input the kernels compute from their output.
+constexpr bool can_restore(Activation kind) { return kind == Activation::identity || kind == Activation::leaky_relu; }
+
 template <typename T>
 struct ArithmeticOf {
   using type = float;
@@ -41,6 +44,9 @@ struct Block {
   int64_t noise_ld;
   S noise_scale;
   const S *mean, *scale, *shift;  // planes: [row * step], channels: [col]
+  // Where x holds y: 1 / scale and 1 / the activation's slope, from which x is computed.
+  const S* inverse_scale;
+  S inverse_slope;
   int64_t step;
 };
 
@@ -57,6 +63,29 @@ struct Gradient {
   double* noise_sum; // or null: receives the sum of grad_x * noise
 };
 
+// The pooled planes of a block: the largest z of each square of 2 x 2 pixels, and which of them it was (0 to 3, row by
+// row; the first of equal ones). An odd last row or column is left out, as torch's max_pool2d does.
+template <typename T>
+struct Pooling {
+  int64_t height, width;  // of x
+  int64_t first, lines;   // channels: which lines of the pooled pixels, counted over the block's samples
+  int64_t ld;             // planes: from row to row of y and winner
+  T* y;                   // of the block's first row
+  uint8_t* winner;        // likewise, or null
+};
+
+// The way back: grad_z is the gradient of y times the activation's derivative where z was the largest, elsewhere zero.
+// The lines are those of all pooled planes (of whole samples in channels_last).
+template <typename T>
+struct Unpooling {
+  int64_t channels;       // of a pixel; planes: 1
+  int64_t height, width;  // of grad_z
+  const T* grad;          // of y
+  const T* y;             // or null where the derivative is 1
+  const uint8_t* winner;
+  T* grad_z;
+};
+
 template <typename T>
 struct Kernels {
   using S = Arithmetic<T>;
@@ -70,8 +99,12 @@ struct Kernels {
     void (*forward[kActivations])(const Block<T>&, S slope, T* y);
     // Adds the sums of grad_z and of grad_z * (x' - mean): planes per row [row * step], channels per column [col].
     // `scratch` holds 2 * cols (channels only).
-    void (*sums[kActivations])(const Block<T>&, S slope, const Gradient<T>&, double* sum, double* sum_x, S* scratch);
-    void (*backward[kActivations])(const Block<T>&, S slope, const Gradient<T>&);
+    // Both of the backward: [1] where x holds y, for activations that can_restore().
+    void (*sums[2][kActivations])(const Block<T>&, S slope, const Gradient<T>&, double* sum, double* sum_x, S* scratch);
+    void (*backward[2][kActivations])(const Block<T>&, S slope, const Gradient<T>&);
+    // For activations that do not decrease.
+    void (*pool[kActivations])(const Block<T>&, S slope, const Pooling<T>&);
+    void (*unpool[kActivations])(const Unpooling<T>&, S slope, int64_t first, int64_t lines);
   };
   Layout planes, channels;
 };

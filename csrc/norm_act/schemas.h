@@ -8,5 +8,13 @@
 #define FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA                                                               \
   "norm_act_backward(Tensor grad, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? residual, " \
   "Tensor? noise, Tensor? noise_scale, Tensor mean, Tensor var, bool given, int groups, float eps, "    \
-  "int activation, float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise, "   \
-  "bool need_noise_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+  "int activation, float slope, bool restore, bool need_x, bool need_affine, bool need_residual, "      \
+  "bool need_noise, bool need_noise_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+
+#define FUSED_OPS_NORM_ACT_POOL_SCHEMA                                                                      \
+  "norm_act_pool(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? mean, Tensor? var, "     \
+  "int groups, float eps, int activation, float slope, bool need_winner) -> (Tensor, Tensor, Tensor, Tensor)"
+
+#define FUSED_OPS_NORM_ACT_UNPOOL_SCHEMA                                                                  \
+  "norm_act_unpool(Tensor grad, Tensor? y, Tensor winner, int height, int width, int activation, "       \
+  "float slope) -> Tensor"

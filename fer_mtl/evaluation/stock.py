@@ -24,6 +24,7 @@ from fused_ops import (
     FusedInstanceNormAct2d,
     FusedSelectiveShare,
 )
+from fused_ops.norm_act.module import WithActivation
 
 _ACTIVATIONS: dict[str, Callable[[float], nn.Module]] = {
     "identity": lambda slope: nn.Identity(),
@@ -44,18 +45,19 @@ def _activation(fused: Any) -> nn.Module:
 
 
 class StockNormAct(nn.Module):
-    """norm, then residual, then activation: ``act(norm(x) + residual)``."""
+    """norm, then residual, then activation, then pooling: ``maxpool(act(norm(x) + residual))``."""
 
-    def __init__(self, norm: nn.Module, activation: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, activation: nn.Module, pool: int = 1) -> None:
         super().__init__()
         self.norm = norm
         self.activation = activation
+        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.norm(x)
         if residual is not None:
             y += residual
-        return self.activation(y)
+        return self.pool(self.activation(y))
 
 
 class StockAdaIN(nn.Module):
@@ -121,11 +123,11 @@ def _group_norm(fused: FusedGroupNormAct) -> nn.Module:
     return _adopt(nn.GroupNorm(fused.num_groups, fused.num_channels, fused.eps, fused.affine), fused)
 
 
-def _adopt(norm: nn.Module, fused: nn.Module) -> nn.Module:
-    """The stock norm with the fused one's own parameters and buffers, and its activation behind it."""
+def _adopt(norm: nn.Module, fused: WithActivation) -> nn.Module:
+    """The stock norm with the fused one's own parameters and buffers, and what it adds behind it."""
     norm._parameters = fused._parameters
     norm._buffers = fused._buffers
-    return StockNormAct(norm, _activation(fused))
+    return StockNormAct(norm, _activation(fused), fused.pool)
 
 
 _STOCK: dict[type[nn.Module], Callable[[Any], nn.Module]] = {

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from fused_ops import FusedAdaIN, FusedBatchNormAct2d, FusedInstanceNormAct2d
 
-NormAct = Callable[[int], nn.Module]
+NormAct = Callable[..., nn.Module]
 
 batch_norm_relu: NormAct = partial(FusedBatchNormAct2d, activation="relu")
 instance_norm_relu: NormAct = partial(FusedInstanceNormAct2d, activation="relu")
-instance_norm_leaky: NormAct = partial(FusedInstanceNormAct2d, activation="leaky_relu", negative_slope=0.2)
+instance_norm_leaky: NormAct = partial(
+    FusedInstanceNormAct2d, activation="leaky_relu", negative_slope=0.2, inplace=True
+)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -38,12 +40,11 @@ class Stem(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm = batch_norm_relu(out_channels)
-        self.pool = nn.MaxPool2d(2)
+        self.norm = batch_norm_relu(out_channels, pool=2)
 
 
 class ResidualBlock(nn.Module):
-    """relu(norm(conv(relu(norm(conv(x))))) + shortcut(x)), 3x3 without bias; keeps the image size.
+    """maxpool(relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))), 3x3 without bias, 2x2 pooling.
 
     The shortcut is the identity, or an un-normalised 1x1 convolution where the number of channels changes.
     """
@@ -53,7 +54,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = norm(out_channels)
+        self.norm2 = norm(out_channels, pool=2)
         self.shortcut = (
             nn.Identity()
             if in_channels == out_channels
@@ -61,7 +62,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, H, W] -> [N, out_channels, H, W]."""
+        """[N, in_channels, H, W] -> [N, out_channels, H/2, W/2]."""
         hidden = self.norm1(self.conv1(x))
         return self.norm2(self.conv2(hidden), residual=self.shortcut(x))
 

@@ -57,7 +57,7 @@ class Features(NamedTuple):
 
 
 class Level(nn.Module):
-    """One residual block per branch, max-pooling, then the sharing of what comes out.
+    """One residual block per branch, which halves the image, then the sharing of what comes out.
 
     With ``two_branches=False`` the recognition block serves both tasks.
     """
@@ -66,13 +66,12 @@ class Level(nn.Module):
         super().__init__()
         self.fer = ResidualBlock(in_channels, out_channels, batch_norm_relu)
         self.fes = ResidualBlock(in_channels, out_channels, instance_norm_relu) if two_branches else None
-        self.pool = nn.MaxPool2d(2)
         self.share = share
 
     def forward(self, x: Tensor, y: Tensor, return_gates: bool = False) -> Shared:
         """x, y [N, in_channels, H, W] -> (x', y', gates), with x' and y' [N, out_channels, H/2, W/2]."""
-        x = self.pool(self.fer(x))
-        y = x if self.fes is None else self.pool(self.fes(y))
+        x = self.fer(x)
+        y = x if self.fes is None else self.fes(y)
         return self.share(x, y, return_gates)
 
 
@@ -225,7 +224,6 @@ class FERSNet(Pretrained, nn.Module):
             2 * deepest if synthesis else deepest,
             batch_norm_relu,
         )
-        self.joint_pool = nn.MaxPool2d(2)
         self.classifier = Classifier(deepest, num_expressions)
         self.decoder = Decoder(channels, in_channels, num_expressions) if synthesis else None
 
@@ -261,7 +259,7 @@ class FERSNet(Pretrained, nn.Module):
             ys.append(y)
             if level_gates is not None:
                 gates.append(level_gates)
-        joint = self.joint_pool(self.joint(torch.cat([x, y], dim=1) if self.two_branches else x))
+        joint = self.joint(torch.cat([x, y], dim=1) if self.two_branches else x)
         recognition, synthesis = (joint, None) if self.decoder is None else joint.chunk(2, dim=1)
         return Features(stem, tuple(xs), tuple(ys), recognition, synthesis, gates or None)
 

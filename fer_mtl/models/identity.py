@@ -80,8 +80,7 @@ class IdentityEncoder(Pretrained, nn.Module):
             *(
                 nn.Sequential(
                     nn.Conv2d(before, after, 3, padding=1, bias=False),
-                    batch_norm_relu(after),
-                    nn.MaxPool2d(2),
+                    batch_norm_relu(after, pool=2),
                 )
                 for before, after in pairwise(channels)
             )

@@ -1,6 +1,6 @@
-"""Functional twins of torch's norms with an activation, and an optional residual, in the same pass.
+"""Functional twins of torch's norms with an activation, and optionally a residual and pooling, in one pass.
 
-    activation(norm(x) * weight + bias + residual)
+    maxpool(activation(norm(x) * weight + bias + residual))
 
 Arguments follow ``torch.nn.functional`` in order and meaning; ``activation`` is a name of
 :data:`fused_ops.activations.ACTIVATIONS`. Common to all of them:
@@ -10,6 +10,16 @@ Arguments follow ``torch.nn.functional`` in order and meaning; ``activation`` is
 * weight, bias: of x's dtype or, for low precision x, float32. residual: like x.
 * Mean and variance are computed stably in float32 (float64 for float64), biased for the normalization.
 * For the backward x and the small statistics are kept, and with a residual y or the residual, nothing else.
+* With ``inplace=True`` y is kept instead of x, as in in-place activated batch norm (Rota Bulò, Porzi and
+  Kontschieder, CVPR 2018): nothing beyond what the next layer keeps anyway. x is not written to; where
+  nothing else holds it, its memory is free after the call. The backward computes x from y, so the activation
+  must have an inverse (identity, leaky_relu with a slope above 0, elu in float32 or float64), there is no
+  residual and no second derivative, and xhat is off by some ``eps(dtype) (|xhat| + |bias / weight|)``; the
+  backward raises RuntimeError where that is more than an eighth.
+
+* With ``pool=2`` the largest of each 2 x 2 pixels follows, as ``F.max_pool2d(y, 2)``, in the same pass: the
+  un-pooled result is neither written nor kept (for silu, gelu and hardswish, which decrease somewhere, it is,
+  and pooled in a second step). x is [N, C, H, W], H and W at least 2.
 
 Raises TypeError for a wrong type or dtype, ValueError for a wrong shape, device or value; the message names
 the argument.
@@ -23,10 +33,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_ops.activations import resolve
+from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.norm_act import stepwise
+from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
+from fused_ops.norm_act.pooled import norm_act_pool_op
 
 
 def batch_norm_act(
@@ -42,6 +54,8 @@ def batch_norm_act(
     activation: str = "identity",
     negative_slope: float | None = None,
     residual: Tensor | None = None,
+    inplace: bool = False,
+    pool: int = 1,
 ) -> Tensor:
     """Batch norm (Ioffe and Szegedy, 2015) + residual + activation; arguments as ``F.batch_norm``.
 
@@ -51,7 +65,7 @@ def batch_norm_act(
     Raises:
         ValueError: also, in training, when there is but one value per channel.
     """
-    kernel_index, slope = _check(x, 2, weight, bias, residual, eps, activation, negative_slope)
+    after = _check(x, 2, weight, bias, residual, eps, activation, negative_slope, inplace, pool)
     _check_running(x, running_mean, running_var, required=not training)
     count = _count(x) if training else 0
     if training and count <= 1:
@@ -60,9 +74,9 @@ def batch_norm_act(
         )
     if stepwise.is_better(x, False, weight, bias, residual, running_mean, running_var):
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        return stepwise.finish(x, y, residual, kernel_index, slope)
+        return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
-    y, mean, var = _call(x, weight, bias, residual, None, None, mean, var, 0, eps, kernel_index, slope)
+    y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
     if training and running_mean is not None and running_var is not None:
         _update_running(running_mean, running_var, mean, var, momentum, count)
     return y
@@ -81,6 +95,8 @@ def instance_norm_act(
     activation: str = "identity",
     negative_slope: float | None = None,
     residual: Tensor | None = None,
+    inplace: bool = False,
+    pool: int = 1,
 ) -> Tensor:
     """Instance norm (Ulyanov et al., 2016) + residual + activation; arguments as ``F.instance_norm``.
 
@@ -89,20 +105,16 @@ def instance_norm_act(
     Raises:
         ValueError: also, with statistics of the input, when there is but one spatial element.
     """
-    kernel_index, slope = _check(x, 3, weight, bias, residual, eps, activation, negative_slope)
+    after = _check(x, 3, weight, bias, residual, eps, activation, negative_slope, inplace, pool)
     _check_running(x, running_mean, running_var, required=not use_input_stats)
     if use_input_stats:
         _check_spatial(x)
     if stepwise.is_better(x, use_input_stats, weight, bias, residual, running_mean, running_var):
         y = F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-        return stepwise.finish(x, y, residual, kernel_index, slope)
+        return stepwise.finish(x, y, after)
     if not use_input_stats:
-        return _call(
-            x, weight, bias, residual, None, None, running_mean, running_var, 0, eps, kernel_index, slope
-        )[0]
-    y, mean, var = _call(
-        x, weight, bias, residual, None, None, None, None, x.size(1), eps, kernel_index, slope
-    )
+        return _call(x, weight, bias, running_mean, running_var, 0, eps, after)[0]
+    y, mean, var = _call(x, weight, bias, None, None, x.size(1), eps, after)
     if running_mean is not None and running_var is not None and x.size(0):
         n, c = x.shape[:2]
         _update_running(
@@ -126,9 +138,11 @@ def group_norm_act(
     activation: str = "identity",
     negative_slope: float | None = None,
     residual: Tensor | None = None,
+    inplace: bool = False,
+    pool: int = 1,
 ) -> Tensor:
     """Group norm (Wu and He, 2018) + residual + activation; arguments as ``F.group_norm``."""
-    kernel_index, slope = _check(x, 2, weight, bias, residual, eps, activation, negative_slope)
+    after = _check(x, 2, weight, bias, residual, eps, activation, negative_slope, inplace, pool)
     if num_groups < 1 or x.size(1) % num_groups:
         raise ValueError(f"num_groups is {num_groups}; it must divide the number of channels, {x.size(1)}")
     if x.numel() == num_groups:
@@ -138,8 +152,8 @@ def group_norm_act(
         )
     if stepwise.is_better(x, num_groups == x.size(1), weight, bias, residual):
         y = F.group_norm(x, num_groups, weight, bias, eps)
-        return stepwise.finish(x, y, residual, kernel_index, slope)
-    return _call(x, weight, bias, residual, None, None, None, None, num_groups, eps, kernel_index, slope)[0]
+        return stepwise.finish(x, y, after)
+    return _call(x, weight, bias, None, None, num_groups, eps, after)[0]
 
 
 def adain(
@@ -164,7 +178,7 @@ def adain(
     Raises:
         ValueError: also when there is but one spatial element.
     """
-    kernel_index, slope = _check(x, 3, None, None, None, eps, activation, negative_slope)
+    after = _check(x, 3, None, None, None, eps, activation, negative_slope)
     for name, value in (("gamma", gamma), ("beta", beta)):
         _check_small(x, name, value, x.shape[:2], "[N, C]")
     if (noise is None) != (noise_scale is None):
@@ -174,15 +188,36 @@ def adain(
         if not isinstance(noise_scale, Tensor) or noise_scale.numel() != 1:
             raise TypeError(f"noise_scale must be a tensor of one element, got {_describe(noise_scale)}")
     _check_spatial(x)
-    return _call(x, gamma, beta, None, noise, noise_scale, None, None, x.size(1), eps, kernel_index, slope)[0]
+    return _call(x, gamma, beta, None, None, x.size(1), eps, after, noise, noise_scale)[0]
 
 
 # --- the call -----------------------------------------------------------------------------------------------
 
 
-def _call(x: Tensor, *args: object) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = norm_act_op(x, *args)
-    return result
+def _call(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    groups: int,
+    eps: float,
+    after: After,
+    noise: Tensor | None = None,
+    noise_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    residual, activation, slope, inplace, pool = after
+    if pool > 1 and after.is_monotone:
+        leaves = (x, gamma, beta, residual)
+        differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
+        y, mean, var, _ = norm_act_pool_op(
+            x, gamma, beta, residual, mean, var, groups, eps, activation, slope, differentiated
+        )
+        return y, mean, var
+    y, mean, var = norm_act_op(
+        x, gamma, beta, residual, noise, noise_scale, mean, var, groups, eps, activation, slope, inplace
+    )
+    return after.pooled(y), mean, var
 
 
 def _update_running(
@@ -205,7 +240,9 @@ def _check(
     eps: float,
     activation: str,
     negative_slope: float | None,
-) -> tuple[int, float]:
+    inplace: bool = False,
+    pool: int = 1,
+) -> After:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a Tensor, got {_describe(x)}")
     if not x.dtype.is_floating_point:
@@ -220,7 +257,37 @@ def _check(
         _check_large(x, "residual", residual, x.shape, "x's shape")
     if not eps > 0:
         raise ValueError(f"eps is {eps!r}; it must be above 0")
-    return resolve(activation, negative_slope)
+    index, slope = resolve(activation, negative_slope)
+    if inplace:
+        check_inplace(activation, slope, pool)
+        if residual is not None:
+            raise ValueError("inplace is True; with a residual x does not follow from the output, use False")
+        if activation == "elu" and torch.finfo(x.dtype).bits < 32:
+            raise TypeError(f"inplace is True; elu needs float32 or float64 for it, x is {x.dtype}")
+    if pool != 1:
+        check_pool(pool)
+        if x.dim() != 4 or x.size(2) < pool or x.size(3) < pool:
+            raise ValueError(
+                f"x must be [N, C, H, W], H and W at least {pool}, to be pooled; got {list(x.shape)}"
+            )
+    return After(residual, index, slope, inplace, pool)
+
+
+def check_inplace(activation: str, slope: float, pool: int = 1) -> None:
+    """Raise ValueError unless the activation's input follows from the output."""
+    if pool != 1:
+        raise ValueError("inplace is True; x does not follow from a pooled output, use False")
+    if ACTIVATIONS[activation].inverse is None:
+        known = ", ".join(repr(name) for name, row in ACTIVATIONS.items() if row.inverse is not None)
+        raise ValueError(f"inplace is True; activation must then be one of {known}, got {activation!r}")
+    if activation == "leaky_relu" and slope == 0:
+        raise ValueError("inplace is True; negative_slope must then be above 0, got 0")
+
+
+def check_pool(pool: int) -> None:
+    """Raise ValueError unless ``pool`` is 1 or 2."""
+    if pool not in (1, 2):
+        raise ValueError(f"pool is {pool!r}; it must be 1 (no pooling) or 2 (max-pooling of 2 x 2 pixels)")
 
 
 def _check_small(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wanted: str) -> None:

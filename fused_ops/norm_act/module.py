@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from fused_ops.activations import resolve
-from fused_ops.norm_act.functional import adain, batch_norm_act, group_norm_act, instance_norm_act
+from fused_ops.norm_act.after import After
+from fused_ops.norm_act.functional import (
+    adain,
+    batch_norm_act,
+    check_inplace,
+    check_pool,
+    group_norm_act,
+    instance_norm_act,
+)
 
 
 class WithActivation(nn.Module):
@@ -20,14 +28,33 @@ class WithActivation(nn.Module):
 
     activation: str
     negative_slope: float | None
+    inplace: bool = False
+    pool: int = 1
 
-    def _set_activation(self, activation: str, negative_slope: float | None) -> None:
-        resolve(activation, negative_slope)
+    def _set_activation(
+        self, activation: str, negative_slope: float | None, inplace: bool = False, pool: int = 1
+    ) -> None:
+        _, slope = resolve(activation, negative_slope)
+        check_pool(pool)
+        if inplace:
+            check_inplace(activation, slope, pool)
         self.activation, self.negative_slope = activation, negative_slope
+        self.inplace, self.pool = inplace, pool
+
+    def _in_steps(self, z: Tensor, residual: Any = None) -> Tensor:
+        """What follows the norm, whose output is z, in torch's own steps."""
+        how = resolve(self.activation, self.negative_slope)
+        return After(residual, *how, self.inplace, self.pool).apply(z)
 
     def extra_repr(self) -> str:
-        slope = "" if self.negative_slope is None else f", negative_slope={self.negative_slope}"
-        return f"{super().extra_repr()}, activation={self.activation!r}{slope}"
+        found = [super().extra_repr(), f"activation={self.activation!r}"]
+        if self.negative_slope is not None:
+            found.append(f"negative_slope={self.negative_slope}")
+        if self.inplace:
+            found.append("inplace=True")
+        if self.pool != 1:
+            found.append(f"pool={self.pool}")
+        return ", ".join(filter(None, found))
 
 
 class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
@@ -39,6 +66,9 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
     Args:
         activation: a name of :data:`fused_ops.activations.ACTIVATIONS`.
         negative_slope: for leaky_relu, default 0.01.
+        inplace: keep the output for the backward instead of the input, for less memory
+            (:mod:`fused_ops.norm_act.functional` says for which activations, and at what cost in accuracy).
+        pool: 2 for max-pooling of 2 x 2 pixels in the same pass, as ``nn.MaxPool2d(2)`` behind it.
         The others as in :class:`torch.nn.BatchNorm2d`.
     """
 
@@ -52,10 +82,12 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
         *,
         activation: str = "identity",
         negative_slope: float | None = None,
+        inplace: bool = False,
+        pool: int = 1,
         **factory: Any,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **factory)
-        self._set_activation(activation, negative_slope)
+        self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
@@ -78,6 +110,8 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
             activation=self.activation,
             negative_slope=self.negative_slope,
             residual=residual,
+            inplace=self.inplace,
+            pool=self.pool,
         )
 
 
@@ -97,10 +131,12 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
         *,
         activation: str = "identity",
         negative_slope: float | None = None,
+        inplace: bool = False,
+        pool: int = 1,
         **factory: Any,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **factory)
-        self._set_activation(activation, negative_slope)
+        self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
@@ -120,6 +156,8 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
             activation=self.activation,
             negative_slope=self.negative_slope,
             residual=residual,
+            inplace=self.inplace,
+            pool=self.pool,
         )
 
 
@@ -138,10 +176,12 @@ class FusedGroupNormAct(WithActivation, nn.GroupNorm):
         *,
         activation: str = "identity",
         negative_slope: float | None = None,
+        inplace: bool = False,
+        pool: int = 1,
         **factory: Any,
     ) -> None:
         super().__init__(num_groups, num_channels, eps, affine, **factory)
-        self._set_activation(activation, negative_slope)
+        self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return group_norm_act(
@@ -153,6 +193,8 @@ class FusedGroupNormAct(WithActivation, nn.GroupNorm):
             activation=self.activation,
             negative_slope=self.negative_slope,
             residual=residual,
+            inplace=self.inplace,
+            pool=self.pool,
         )
 
 
@@ -213,4 +255,4 @@ class FusedAdaIN(WithActivation):
         )
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, {self.condition_size}, eps={self.eps}{super().extra_repr()}"
+        return f"{self.channels}, {self.condition_size}, eps={self.eps}, {super().extra_repr()}"

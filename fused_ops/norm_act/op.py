@@ -5,6 +5,8 @@ The functional twins of :mod:`fused_ops.norm_act.functional` check the arguments
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +20,13 @@ from fused_ops.registration import define_op, differentiate_by_reference
 
 _SCHEMA = (
     "(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise, Tensor? noise_scale,"
-    " Tensor? mean, Tensor? var, int groups, float eps, int activation, float slope)"
+    " Tensor? mean, Tensor? var, int groups, float eps, int activation, float slope, bool inplace)"
     " -> (Tensor y, Tensor mean_used, Tensor var_used)"
 )
 _BACKWARD_SCHEMA = (
     "(Tensor grad, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise,"
     " Tensor? noise_scale, Tensor mean, Tensor var, bool given, int groups, float eps, int activation,"
-    " float slope, bool need_x, bool need_affine, bool need_residual, bool need_noise,"
+    " float slope, bool restore, bool need_x, bool need_affine, bool need_residual, bool need_noise,"
     " bool need_noise_scale)"
     " -> (Tensor grad_x, Tensor grad_gamma, Tensor grad_beta, Tensor grad_residual, Tensor grad_noise,"
     " Tensor grad_noise_scale)"
@@ -79,6 +81,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.given = mean is not None
     if not ctx.given:
         mean, var = mean_used, var_used
+    *ctx.constants, ctx.inplace = ctx.constants
+    if ctx.inplace:
+        ctx.save_for_backward(y, None, gamma, beta, None, None, None, mean, var)
+        return
     # z is computed again from x where the derivative needs it. With a residual that would need the residual
     # too: y takes its place where the derivative follows from y (which the next layer mostly keeps anyway).
     needs = BY_INDEX[ctx.constants[2]].backward_needs
@@ -96,22 +102,28 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         *ctx.saved_tensors,
         ctx.given,
         *ctx.constants,
+        ctx.inplace,
         wanted[0],
         wanted[1] or wanted[2],
         *wanted[3:6],
     )
-    return *(found if needed else None for found, needed in zip(grads, wanted, strict=False)), *(None,) * 6
+    return *(found if needed else None for found, needed in zip(grads, wanted, strict=False)), *(None,) * 7
 
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
-    """x keeps its dtype, as in torch's own norms under autocast; what does not fit it follows."""
     x, gamma, beta, residual, noise, noise_scale, *others = args
-    small = (
-        value if value is None or value.dtype in (x.dtype, statistics_dtype(x.dtype)) else value.to(x.dtype)
-        for value in (gamma, beta)
+    return x, *fitting(x, (gamma, beta), (residual, noise)), noise_scale, *others
+
+
+def fitting(
+    x: Tensor, small: Sequence[Tensor | None], large: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """x keeps its dtype, as in torch's own norms under autocast; what does not fit it follows."""
+    fits = (x.dtype, statistics_dtype(x.dtype))
+    return (
+        *(value if value is None or value.dtype in fits else value.to(x.dtype) for value in small),
+        *(value if value is None else value.to(x.dtype) for value in large),
     )
-    large = (value if value is None else value.to(x.dtype) for value in (residual, noise))
-    return x, *small, *large, noise_scale, *others
 
 
 norm_act_backward_op = define_op(
@@ -126,10 +138,11 @@ norm_act_op = define_op(
 
 # --- the backends -------------------------------------------------------------------------------------------
 
+RESTORE = 15  # the position of `restore` among the backward's arguments
 _NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def _native_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+def native_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if x.device.type != "cpu":
         return f"the tensors are on {x.device}"
     if x.dtype not in _NATIVE_DTYPES:
@@ -140,12 +153,30 @@ def _native_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups
     return None if library.loaded else library.reason
 
 
+def _forward(compute: Callable[..., tuple[Tensor, ...]], *args: Any) -> tuple[Tensor, ...]:
+    """What is kept for the backward makes no difference to the kernels."""
+    *others, _inplace = args
+    return compute(*others)
+
+
 def _native_forward(*args: Any) -> tuple[Tensor, ...]:
-    return torch.ops.fused_ops_cpu.norm_act.default(*args)
+    return _forward(torch.ops.fused_ops_cpu.norm_act.default, *args)
 
 
 def _native_backward(*args: Any) -> tuple[Tensor, ...]:
-    return _with_noise(torch.ops.fused_ops_cpu.norm_act_backward.default, args)
+    elu = args[RESTORE] and BY_INDEX[args[RESTORE - 2]].name == "elu"  # the kernels have no logarithm
+    return _with_noise(torch.ops.fused_ops_cpu.norm_act_backward.default, _restored(args) if elu else args)
+
+
+def _restored(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The backward's arguments for kernels that read x: computed here where its place holds y."""
+    if not args[RESTORE]:
+        return args
+    grad, y, _, gamma, beta, *others = args
+    x = reference.restored_input(y, gamma, beta, *args[8:15]).to(y.dtype)
+    restored = [grad, x, None, gamma, beta, *others]
+    restored[RESTORE] = False
+    return tuple(restored)
 
 
 def _with_noise(backward: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -168,22 +199,22 @@ backends.register(
     "norm_act",
     "cpu",
     _native_forward,
-    lambda x, gamma, beta, *rest: _native_refuses(x, gamma, beta, rest[5]),
+    lambda x, gamma, beta, *rest: native_refuses(x, gamma, beta, rest[5]),
 )
 backends.register(
     "norm_act_backward",
     "cpu",
     _native_backward,
-    lambda grad, x, y, gamma, beta, *rest: _native_refuses(x, gamma, beta, rest[6]),
+    lambda grad, x, y, gamma, beta, *rest: native_refuses(x, gamma, beta, rest[6]),
 )
 
 
 def _cuda_forward(*args: Any) -> tuple[Tensor, ...]:
-    return torch.ops.fused_ops_cuda.norm_act.default(*args)
+    return _forward(torch.ops.fused_ops_cuda.norm_act.default, *args)
 
 
 def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
-    return _with_noise(torch.ops.fused_ops_cuda.norm_act_backward.default, args)
+    return _with_noise(torch.ops.fused_ops_cuda.norm_act_backward.default, _restored(args))
 
 
 def _gpu_refuses(gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
@@ -216,14 +247,14 @@ backends.register(
 )
 
 
-def _triton(function: str, *args: Any) -> tuple[Tensor, ...]:
+def triton_call(function: str, *args: Any) -> tuple[Tensor, ...]:
     from fused_ops.norm_act import triton_launch  # imports triton, so only where it serves
 
     results: tuple[Tensor, ...] = getattr(triton_launch, function)(*args)
     return results
 
 
-def _triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+def triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if reason := triton_support.why_not(x) or _gpu_refuses(gamma, beta, groups):
         return reason
     if x.numel() // x.size(1) >= 2**31:
@@ -234,12 +265,12 @@ def _triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups
 backends.register(
     "norm_act",
     "triton",
-    lambda *args: _triton("forward", *args),
-    lambda x, gamma, beta, *rest: _triton_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
+    functools.partial(_forward, functools.partial(triton_call, "forward")),
+    lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
 )
 backends.register(
     "norm_act_backward",
     "triton",
-    lambda *args: _triton("backward", *args),
-    lambda grad, x, y, gamma, beta, *rest: _triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
+    lambda *args: triton_call("backward", *_restored(args)),
+    lambda grad, x, y, gamma, beta, *rest: triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
 )

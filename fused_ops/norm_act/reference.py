@@ -21,6 +21,11 @@ from torch import Tensor
 from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act.layout import memory_format, statistics_dtype
 
+RESTORE_ERROR = (
+    "norm_act: with inplace=True the input is recovered from the output, for which a weight is too small "
+    "against its bias; use inplace=False"
+)
+
 
 def norm_act(
     x: Tensor,
@@ -35,8 +40,30 @@ def norm_act(
     eps: float,
     activation: int,
     slope: float,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward: y, and the mean and biased variance it used (empty where these were given)."""
+    """Forward: y, and the mean and biased variance it used (empty where these were given).
+
+    ``inplace`` says what is kept for the backward, which makes no difference here.
+    """
+    z, mean, var = preactivation(x, gamma, beta, residual, noise, noise_scale, mean, var, groups, eps)
+    y = BY_INDEX[activation].function(z, slope).to(x.dtype)
+    return y.contiguous(memory_format=memory_format(x)), mean, var
+
+
+def preactivation(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    residual: Tensor | None,
+    noise: Tensor | None,
+    noise_scale: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z in the dtype of the statistics, with mean and var as :func:`norm_act` returns them."""
     given = mean is not None and var is not None
     axes = _Axes(x, 0 if given else groups)
     xn = _noisy(x, noise, noise_scale)
@@ -45,9 +72,7 @@ def norm_act(
     z = _affine(axes, _normalize(axes, xn, mean, var, eps), gamma, beta)
     if residual is not None:
         z = z + residual
-    y = BY_INDEX[activation].function(z, slope).to(x.dtype)
-    y = y.contiguous(memory_format=memory_format(x))
-    return (y, mean.new_empty(0), var.new_empty(0)) if given else (y, mean, var)
+    return (z, mean.new_empty(0), var.new_empty(0)) if given else (z, mean, var)
 
 
 def norm_act_backward(
@@ -66,6 +91,7 @@ def norm_act_backward(
     eps: float,
     activation: int,
     slope: float,
+    restore: bool,
     need_x: bool,
     need_affine: bool,
     need_residual: bool,
@@ -74,9 +100,13 @@ def norm_act_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Backward: the gradients of x, gamma, beta, residual, noise, noise_scale; empty where not needed.
 
-    The activation's derivative is taken from y where y is passed, else from z, which is computed again.
+    The activation's derivative is taken from y where y is passed, else from z, which is computed again. With
+    ``restore`` x holds y, and the input is computed from it (:func:`restored_input`).
     """
     row = BY_INDEX[activation]
+    like = x
+    if restore:
+        x, y = restored_input(x, gamma, beta, mean, var, given, groups, eps, activation, slope), x
     axes = _Axes(x, 0 if given else groups)
     xhat = _normalize(axes, _noisy(x, noise, noise_scale), mean, var, eps)
     grad_z = grad.to(xhat.dtype)
@@ -91,20 +121,20 @@ def norm_act_backward(
                 evidence = row.function(evidence, slope)
         grad_z = grad_z * row.derivative(evidence, slope)
 
-    grads = [x.new_empty(0) for _ in range(6)]
+    grads = [like.new_empty(0) for _ in range(6)]
     if need_affine and gamma is not None:
         grads[1] = axes.sum_to(grad_z * xhat, gamma)
     if need_affine and beta is not None:
         grads[2] = axes.sum_to(grad_z, beta)
     if need_residual:
-        grads[3] = _like_x(grad_z, x)
+        grads[3] = _like_x(grad_z, like)
     if need_x or need_noise or need_noise_scale:
         grad_x = grad_z if gamma is None else grad_z * axes.spread_affine(gamma)
         if not given:
             grad_x = grad_x - axes.mean(grad_x) - xhat * axes.mean(grad_x * xhat)
         grad_x = grad_x * torch.rsqrt(axes.spread_statistic(var) + eps)
         if need_x:
-            grads[0] = _like_x(grad_x, x)
+            grads[0] = _like_x(grad_x, like)
         if noise is not None and noise_scale is not None:
             over_channels = grad_x.sum(1, keepdim=True)
             if need_noise:
@@ -130,11 +160,57 @@ def norm_act_backward_through_statistics(
     *others: Any,
 ) -> tuple[Tensor, ...]:
     """The same function, to be differentiated: mean and var are computed from x, whose functions they are."""
+    if others[3]:
+        raise RuntimeError("norm_act: with inplace=True there are no second derivatives; use inplace=False")
     if not given:
         mean, var = _Axes(x, groups).statistics(_noisy(x, noise, noise_scale))
     return norm_act_backward(
         grad, x, y, gamma, beta, residual, noise, noise_scale, mean, var, given, groups, *others
     )
+
+
+def restored_input(
+    y: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    given: bool,
+    groups: int,
+    eps: float,
+    activation: int,
+    slope: float,
+) -> Tensor:
+    """The input x from the output y, in the dtype of the statistics, for an activation with an inverse.
+
+    The idea of in-place activated batch norm (Rota Bulò, Porzi and Kontschieder, CVPR 2018). y is rounded, so
+    xhat is off by some ``eps(dtype) (|xhat| + |beta / gamma|)``.
+
+    Raises:
+        RuntimeError: that is over an eighth of a standard deviation somewhere, or gamma is zero.
+    """
+    axes = _Axes(y, 0 if given else groups)
+    check_restorable(y.dtype, gamma, beta)
+    inverse = BY_INDEX[activation].inverse
+    z = y.to(mean.dtype) if inverse is None else inverse(y.to(mean.dtype), slope)
+    if beta is not None:
+        z = z - axes.spread_affine(beta)
+    if gamma is not None:
+        z = z / axes.spread_affine(gamma)
+    return z * torch.sqrt(axes.spread_statistic(var) + eps) + axes.spread_statistic(mean)
+
+
+def check_restorable(dtype: torch.dtype, gamma: Tensor | None, beta: Tensor | None) -> None:
+    """Raise RuntimeError where gamma is too small, against beta, for :func:`restored_input`."""
+    if gamma is None:
+        return
+    least = beta.abs() * (8 * torch.finfo(dtype).eps) if beta is not None else torch.zeros_like(gamma)
+    good = gamma.abs() > least
+    if gamma.device.type != "cpu":  # asking would wait for the device
+        torch._assert_async(good.all(), RESTORE_ERROR)
+    elif not bool(good.all()):
+        channel = int((~good).flatten().nonzero()[0]) % gamma.size(-1)
+        raise RuntimeError(f"{RESTORE_ERROR} (channel {channel})")
 
 
 def _noisy(x: Tensor, noise: Tensor | None, noise_scale: Tensor | None) -> Tensor:

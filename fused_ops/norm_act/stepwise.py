@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fused_ops import backends, native
-from fused_ops.activations import BY_INDEX
+from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import memory_format
 from fused_ops.registration import is_observed
 
@@ -39,10 +39,10 @@ def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
     return False
 
 
-def finish(x: Tensor, y: Tensor, residual: Tensor | None, activation: int, slope: float) -> Tensor:
-    """From y, the norm of x, the layer's output in the memory format that the op would give it."""
-    y = y.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all its outputs contiguous
-    return BY_INDEX[activation].function(y if residual is None else y + residual, slope)
+def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
+    """From z, the norm of x, the layer's output in the memory format that the op would give it."""
+    z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all its outputs contiguous
+    return after.apply(z)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

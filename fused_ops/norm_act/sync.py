@@ -7,18 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.norm_act.module import FusedBatchNormAct2d, WithActivation
 
 
 class SyncBatchNormAct(WithActivation, nn.SyncBatchNorm):
-    """``activation(SyncBatchNorm(x) + residual)``, in torch's own ops; what conversion makes of ours."""
+    """``activation(SyncBatchNorm(x) + residual)``, pooled as ours, in torch's own ops."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        z = super().forward(x)
-        if residual is not None:
-            z = z + residual
-        return ACTIVATIONS[self.activation].function(z, resolve(self.activation, self.negative_slope)[1])
+        return self._in_steps(super().forward(x), residual)
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
@@ -45,7 +41,7 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
             module.track_running_stats,
             process_group,
         )
-        converted._set_activation(module.activation, module.negative_slope)
+        converted._set_activation(module.activation, module.negative_slope, pool=module.pool)
         converted._parameters, converted._buffers = module._parameters, module._buffers
         return converted.train(module.training)
     if isinstance(module, _BatchNorm):

@@ -24,9 +24,12 @@ class Case:
     affine: bool = True
     residual: bool = False
     noise: bool = False
+    inplace: bool = False
+    pool: int = 1
 
     def __str__(self) -> str:
-        options = [name for name in ("affine", "residual", "noise") if getattr(self, name)]
+        names = ("affine", "residual", "noise", "inplace")
+        options = [name for name in names if getattr(self, name)] + ["pool"] * (self.pool > 1)
         return "-".join([self.norm, self.activation, *options])
 
     @property
@@ -37,6 +40,8 @@ class Case:
         return ACTIVATIONS[self.activation].function(z, 0.2)
 
     def serves(self, shape: Sequence[int]) -> bool:
+        if self.pool > 1 and (len(shape) != 4 or min(shape[2:]) < self.pool):
+            return False
         one_element = all(size == 1 for size in shape[2:])
         return not (self.norm in ("instance", "adain") and one_element)
 
@@ -90,7 +95,7 @@ class Case:
         if self.norm == "adain":
             assert weight is not None and bias is not None
             return fused_ops.adain(x, weight, bias, a["noise"], a["noise_scale"], **how)  # type: ignore[arg-type]
-        how["residual"] = a["residual"]  # type: ignore[assignment]
+        how |= {"residual": a["residual"], "inplace": self.inplace, "pool": self.pool}  # type: ignore[dict-item]
         if self.norm == "batch":
             return fused_ops.batch_norm_act(x, None, None, weight, bias, True, **how)  # type: ignore[arg-type]
         if self.norm == "running":
@@ -119,7 +124,8 @@ class Case:
         else:
             z = F.group_norm(x, self.groups(x.size(1)), weight, bias)
         z = z.to(x.dtype)
-        return self.activate(z if a["residual"] is None else z + a["residual"])
+        y = self.activate(z if a["residual"] is None else z + a["residual"])
+        return y if self.pool == 1 else F.max_pool2d(y, self.pool)
 
 
 CASES = [
@@ -136,6 +142,16 @@ CASES = [
     Case("group", "identity", residual=True),
     Case("adain", noise=True),
     Case("adain", "relu"),
+]
+
+POOLED = [
+    Case("batch", "relu", pool=2),
+    Case("batch", "relu", residual=True, pool=2),
+    Case("running", "leaky_relu", residual=True, pool=2),
+    Case("instance", "identity", affine=False, pool=2),
+    Case("instance", "elu", residual=True, pool=2),
+    Case("group", "tanh", pool=2),
+    Case("group", "silu", residual=True, pool=2),
 ]
 
 # Planes and rows shorter and longer than a vector, channels that fill none, some or all of one, a single

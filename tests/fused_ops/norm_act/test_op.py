@@ -25,6 +25,10 @@ BACKWARD_OP = torch.ops.fused_ops.norm_act_backward.default
 
 
 def is_in_format(y: Tensor, x: Tensor) -> bool:
+    if y.shape != x.shape:  # pooled
+        x = torch.empty(y.shape).contiguous(
+            memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        )
     significant = [dim for dim, size in enumerate(x.shape) if size > 1]
     return [y.stride(dim) for dim in significant] == [x.stride(dim) for dim in significant]
 
@@ -102,7 +106,7 @@ def test_the_statistics_are_exact_for_large_counts(backend: str) -> None:
     with use(backend):
         for channels_last in (False, True):
             data = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-            _, mean, var = OP(data, None, None, None, None, None, None, None, 0, 1e-5, 0, 0.0)
+            _, mean, var = OP(data, None, None, None, None, None, None, None, 0, 1e-5, 0, 0.0, False)
             exact_var, exact_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
             torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-7, atol=0)
             torch.testing.assert_close(var.double(), exact_var, rtol=2e-7, atol=0)
@@ -250,7 +254,7 @@ def test_opcheck(backend: str) -> None:
     noise, scale = torch.randn(2, 1, 3, 5), torch.tensor(0.5)
     last = x.contiguous(memory_format=torch.channels_last)
     none = (None,) * 5
-    rest = (1e-5, ACTIVATIONS["relu"].index, 0.0)
+    rest = (1e-5, ACTIVATIONS["relu"].index, 0.0, False)
     leaf = [tensor.clone().requires_grad_() for tensor in (x, gamma, beta, residual, noise, scale)]
     with use(backend):
         torch.library.opcheck(OP, (*leaf[:4], None, None, None, None, 0, *rest))
@@ -398,7 +402,7 @@ def test_given_statistics_get_no_gradient_and_say_so(backend: str) -> None:
     x, mean = torch.randn(2, 4, 5, 5, requires_grad=True), torch.zeros(4, requires_grad=True)
     with use(backend), pytest.raises(RuntimeError, match="given mean and var are constants"):
         fused_ops.batch_norm_act(x, mean, torch.ones(4))
-    _, mean_used, var_used = OP(x, *(None,) * 7, 0, 1e-5, 0, 0.0)
+    _, mean_used, var_used = OP(x, *(None,) * 7, 0, 1e-5, 0, 0.0, False)
     assert not mean_used.requires_grad and not var_used.requires_grad
 
 

@@ -1,0 +1,33 @@
+"""What follows the norm in a call of ``norm_act``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fused_ops.activations import BY_INDEX
+
+
+class After(NamedTuple):
+    """The residual, the activation by kernel index with its slope, what is kept, and the pooling."""
+
+    residual: Tensor | None
+    activation: int
+    slope: float
+    inplace: bool
+    pool: int
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the activation never decreases, so that it can follow the pooling as well."""
+        return BY_INDEX[self.activation].backward_needs != "input"
+
+    def apply(self, z: Tensor) -> Tensor:
+        """In torch's own steps, from the norm's output."""
+        z = z if self.residual is None else z + self.residual
+        return self.pooled(BY_INDEX[self.activation].function(z, self.slope))
+
+    def pooled(self, y: Tensor) -> Tensor:
+        return y if self.pool == 1 else F.max_pool2d(y, self.pool)
