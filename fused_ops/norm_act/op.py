@@ -6,6 +6,7 @@ The functional twins of :mod:`fused_ops.norm_act.functional` check the arguments
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -247,11 +248,13 @@ backends.register(
 )
 
 
-def triton_call(function: str, *args: Any) -> tuple[Tensor, ...]:
-    from fused_ops.norm_act import triton_launch  # imports triton, so only where it serves
+def triton_call(module: str, function: str, *args: Any) -> Any:
+    """A function of one of the modules that import triton, which are imported only where they serve."""
+    return getattr(importlib.import_module(f"fused_ops.norm_act.{module}"), function)(*args)
 
-    results: tuple[Tensor, ...] = getattr(triton_launch, function)(*args)
-    return results
+
+def _without_restore(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return args[:RESTORE] + args[RESTORE + 1 :]
 
 
 def triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
@@ -265,12 +268,12 @@ def triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups:
 backends.register(
     "norm_act",
     "triton",
-    functools.partial(_forward, functools.partial(triton_call, "forward")),
+    functools.partial(_forward, functools.partial(triton_call, "triton_launch", "forward")),
     lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
 )
 backends.register(
     "norm_act_backward",
     "triton",
-    lambda *args: triton_call("backward", *_restored(args)),
+    lambda *args: triton_call("triton_launch", "backward", *_without_restore(_restored(args))),
     lambda grad, x, y, gamma, beta, *rest: triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
 )

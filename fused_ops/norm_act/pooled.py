@@ -19,7 +19,13 @@ from fused_ops import backends
 from fused_ops.activations import ACTIVATIONS, BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
-from fused_ops.norm_act.op import fitting, native_refuses, norm_act_backward_op
+from fused_ops.norm_act.op import (
+    fitting,
+    native_refuses,
+    norm_act_backward_op,
+    triton_call,
+    triton_refuses,
+)
 from fused_ops.registration import define_op, differentiate_by_reference
 
 # --- the definition -----------------------------------------------------------------------------------------
@@ -171,4 +177,16 @@ backends.register(
     "cpu",
     lambda *args: torch.ops.fused_ops_cpu.norm_act_unpool.default(*args),
     _unpool_refuses,
+)
+backends.register(
+    "norm_act_pool",
+    "triton",
+    lambda *args: triton_call("triton_pool", "forward", *args),
+    lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
+)
+backends.register(
+    "norm_act_unpool",
+    "triton",
+    lambda *args: triton_call("triton_pool", "unpool", *args),
+    lambda grad, *_: triton_refuses(grad, None, None, 0),
 )

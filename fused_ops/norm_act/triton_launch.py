@@ -28,7 +28,7 @@ from fused_ops.norm_act.triton_plan import (
 from fused_ops.triton_support import card_for, launch, on_device
 
 
-def _affine(parameter: Tensor | None) -> tuple[Tensor | None, int]:
+def affine_of(parameter: Tensor | None) -> tuple[Tensor | None, int]:
     """gamma or beta, its channels adjacent, and the distance between samples, 0 for one value per channel."""
     if parameter is None:
         return None, 0
@@ -60,7 +60,7 @@ def forward(
     card = card_for(x)
     y = torch.empty_like(x, memory_format=g.format)
     (x, x_step), (residual, residual_step) = g.rows(x), g.rows(residual)  # type: ignore[assignment]
-    (gamma, gamma_step), (beta, beta_step) = _affine(gamma), _affine(beta)
+    (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
     noise = None if noise is None else noise.contiguous()
     nothing = x.new_empty(0, dtype=statistics_dtype(x.dtype))
     limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=x.element_size())
@@ -83,7 +83,7 @@ def forward(
             return y, used_mean, used_var
         plan = tile_plan(g, x.element_size(), limits, card.processors)
         if not given:
-            _statistics(g, plan, x, x_step, noise, noise_scale, used_mean, used_var)
+            statistics(g, plan, x, x_step, noise, noise_scale, used_mean, used_var)
         chunks = Chunks.of(g, plan, 1)
         launch(
             kernels.forward_apply, chunks.grid,
@@ -94,7 +94,7 @@ def forward(
     return (y, nothing, torch.empty_like(nothing)) if given else (y, used_mean, used_var)
 
 
-def _statistics(
+def statistics(
     g: Geometry, plan: Plan, x: Tensor, x_step: int, noise: Tensor | None, noise_scale: Tensor | None,
     mean: Tensor, var: Tensor,
 ) -> None:  # fmt: skip
@@ -148,7 +148,7 @@ def backward(
     affine = _AffineGradients.of(g, gamma, beta, need_affine)
     (x, x_step), (grad, grad_step) = g.rows(x), g.rows(grad)  # type: ignore[assignment]
     (y, y_step), (residual, residual_step) = g.rows(y), g.rows(residual)
-    (gamma, gamma_step), (beta, beta_step) = _affine(gamma), _affine(beta)
+    (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
     noise = None if noise is None else noise.contiguous()
     inputs = (grad, x, y, residual, noise, noise_scale, gamma, beta, mean, var)
     steps = (grad_step, x_step, y_step, residual_step)

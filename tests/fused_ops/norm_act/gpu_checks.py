@@ -135,3 +135,32 @@ def check_same_bits() -> None:
     tensors = case.tensors((2, 6, 16, 16))
     for one, other in zip(results(case.fused, tensors), results(case.fused, tensors), strict=True):
         assert torch.equal(one, other)
+
+
+def check_pooling(case: Case) -> None:
+    """Odd sizes, single squares, both layouts; equal ones and NaN as in torch."""
+    for shape in ((3, 6, 9, 7), (2, 5, 2, 3), (1, 34, 4, 4)):
+        for channels_last in (False, True):
+            check(case, shape, channels_last, torch.float32)
+    x = torch.randint(-2, 3, (2, 5, 6, 8)).float()
+    x[1, 2, 3, 4] = float("nan")
+    leaves = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    ours = fused_ops.batch_norm_act(leaves[0], torch.zeros(5), torch.ones(5), eps=1e-30, pool=2)
+    theirs = torch.nn.functional.max_pool2d(leaves[1], 2)
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    grad = torch.randn_like(ours)
+    found, expected = (
+        torch.autograd.grad(y, leaf, grad)[0] for y, leaf in zip((ours, theirs), leaves, strict=True)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def check_inplace() -> None:
+    for activation in ("identity", "leaky_relu", "elu"):
+        case = Case("batch", activation)
+        x, weight, bias = case.tensors((3, 6, 9, 7))
+        tensors = [x, weight.abs() + 0.5, bias]
+        expected = results(case.fused, tensors)
+        found = results(Case("batch", activation, inplace=True).fused, tensors)
+        for our, their in zip(found, expected, strict=True):
+            torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)

@@ -141,7 +141,7 @@ def test_what_it_cannot_do_is_refused(options: dict[str, object], error: type, m
 
 
 def test_elu_needs_more_than_sixteen_bits() -> None:
-    with pytest.raises(TypeError, match="elu needs float32 or float64 for it, x is torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"elu needs float32 or float64 for it, x is torch.bfloat16"):
         fused_ops.group_norm_act(torch.ones(2, 4, 8, 8).bfloat16(), 2, activation="elu", inplace=True)
 
 

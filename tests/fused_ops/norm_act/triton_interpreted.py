@@ -14,7 +14,7 @@ from fused_ops.norm_act import triton_launch
 from fused_ops.norm_act.triton_plan import Geometry
 from fused_ops.triton_support import Card
 from tests.fused_ops.norm_act import gpu_checks
-from tests.fused_ops.norm_act.cases import CASES, Case
+from tests.fused_ops.norm_act.cases import CASES, POOLED, Case
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
 
 SMALL_TILES = {"row": 1, "wanted": 16, "tile": 256, "tiles": 4, "per_thread": 16}
@@ -54,6 +54,22 @@ def test_odd_shapes_of_rows_that_do_not_fit_on_chip() -> None:
     for case in (Case("batch", "relu"), Case("group", "silu"), Case("instance", "gelu", residual=True)):
         for shape in ((2, 66, 5, 3), (1, 1, 1, 2), (4, 6, 13)):
             check(case, shape, False, torch.float16)
+
+
+@pytest.mark.parametrize("case", POOLED, ids=str)
+def test_pooling(case: Case) -> None:
+    gpu_checks.check_pooling(case)
+
+
+@pytest.mark.usefixtures("split")
+def test_pooling_of_several_tiles() -> None:
+    for channels_last in (False, True):
+        check(Case("batch", "relu", residual=True, pool=2), (3, 6, 20, 18), channels_last, torch.float32)
+        check(Case("group", "tanh", pool=2), (2, 66, 5, 6), channels_last, torch.float32)
+
+
+def test_restored_inputs() -> None:
+    gpu_checks.check_inplace()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

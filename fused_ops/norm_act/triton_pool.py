@@ -1,0 +1,187 @@
+"""``norm_act`` with 2 x 2 max-pooling in Triton: kernels, and which are started for a call.
+
+The statistics come from the kernels of :mod:`.triton_kernels`; tiles, rows and layouts are as there, with the
+pooled pixels for elements. The un-pooled result is not written; the backward's :func:`unpool` writes the
+gradient of z, which is also that of a residual.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# (arguments of kernels are values of Triton's own language)
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fused_ops import tuning
+from fused_ops.activations import BY_INDEX
+from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
+from fused_ops.norm_act.triton_backward_kernels import load_row_values
+from fused_ops.norm_act.triton_kernels import channels_of_program, load_tile, locate, offsets
+from fused_ops.norm_act.triton_launch import affine_of, statistics
+from fused_ops.norm_act.triton_plan import Chunks, Geometry, tile_plan
+from fused_ops.triton_math import activate, derivative_from_output
+from fused_ops.triton_support import card_for, launch, on_device
+
+# --- kernels ------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def first_of_square(pixel, width):
+    """The first pixel of the square that becomes a pooled pixel."""
+    wide = width // 2
+    return pixel // wide * 2 * width + pixel % wide * 2
+
+
+@triton.jit
+def pool_apply(
+    x_ptr, residual_ptr, gamma_ptr, beta_ptr, y_ptr, winner_ptr, mean_ptr, var_ptr, chunks,
+    samples, channels, height, width, x_step, residual_step, y_step, gamma_step, beta_step, eps, slope,
+    BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """y and the winners. Grid: chunks of BLOCK_K pooled pixels over all samples x blocks of channels."""
+    plane = height * width
+    pooled = (height // 2) * (width // 2)
+    count = samples * pooled if BATCH else pooled
+    channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    sample, chunk = row // chunks, row % chunks
+    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    mask = inside_c[:, None] & (k < count)[None, :]
+    of_sample, pixel = locate(sample, k, pooled, BATCH)
+    first = first_of_square(pixel, width)
+    mean, rstd, gamma, beta = load_row_values(
+        mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c, gamma_step, beta_step,
+        eps, SPAN, BATCH, WHOLE,
+    )  # fmt: skip
+    best = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
+    winner = tl.zeros((BLOCK_C, BLOCK_K), tl.int32)
+    for place in tl.static_range(4):
+        at = first + (place // 2) * width + place % 2
+        x = load_tile(x_ptr, offsets(of_sample, channel, at, plane, x_step, CHANNELS_LAST), mask)
+        z = (x - mean) * rstd * gamma + beta
+        if residual_ptr is not None:
+            residual_at = offsets(of_sample, channel, at, plane, residual_step, CHANNELS_LAST)
+            z += load_tile(residual_ptr, residual_at, mask)
+        if place == 0:
+            best = z
+        else:
+            larger = (z > best) | (z != z)
+            best = tl.where(larger, z, best)
+            winner = tl.where(larger, place, winner)
+    y_at = offsets(of_sample, channel, pixel, pooled, y_step, CHANNELS_LAST)
+    tl.store(y_ptr + y_at, activate(best, slope, ACTIVATION).to(y_ptr.dtype.element_ty), mask=mask)
+    if winner_ptr is not None:
+        tl.store(winner_ptr + y_at, winner.to(tl.uint8), mask=mask)
+
+
+@triton.jit
+def unpool_kernel(
+    grad_ptr, y_ptr, winner_ptr, grad_z_ptr, chunks, samples, channels, height, width, grad_step, y_step,
+    winner_step, grad_z_step, slope,
+    EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The gradient of z, at all pixels that lie in a square. Grid as in pool_apply, over the batch."""
+    plane = height * width
+    pooled = (height // 2) * (width // 2)
+    channel, inside_c, chunk = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    mask = inside_c[:, None] & (k < samples * pooled)[None, :]
+    sample, pixel = locate(0, k, pooled, True)
+    grad = load_tile(grad_ptr, offsets(sample, channel, pixel, pooled, grad_step, CHANNELS_LAST), mask)
+    if y_ptr is not None:
+        y = load_tile(y_ptr, offsets(sample, channel, pixel, pooled, y_step, CHANNELS_LAST), mask)
+        grad *= derivative_from_output(y, slope, ACTIVATION)
+    winner_at = offsets(sample, channel, pixel, pooled, winner_step, CHANNELS_LAST)
+    winner = tl.load(winner_ptr + winner_at, mask=mask, other=0).to(tl.int32)
+    first = first_of_square(pixel, width)
+    for place in tl.static_range(4):
+        at = first + (place // 2) * width + place % 2
+        z_at = offsets(sample, channel, at, plane, grad_z_step, CHANNELS_LAST)
+        value = tl.where(winner == place, grad, 0.0).to(grad_z_ptr.dtype.element_ty)
+        tl.store(grad_z_ptr + z_at, value, mask=mask)
+
+
+# --- launches -----------------------------------------------------------------------------------------------
+
+
+def forward(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    groups: int,
+    eps: float,
+    activation: int,
+    slope: float,
+    need_winner: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``pooled.norm_act_pool`` in Triton."""
+    given = mean is not None and var is not None
+    g = Geometry.of(x, groups, given)
+    p = _pooled(g, x.size(2) // 2 * (x.size(3) // 2))
+    card = card_for(x)
+    shape = (*x.shape[:2], x.size(2) // 2, x.size(3) // 2)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=g.format)
+    winner = torch.empty_like(y, dtype=torch.uint8) if need_winner else None
+    height, width = x.shape[2:]
+    (x, x_step), (residual, residual_step) = g.rows(x), g.rows(residual)  # type: ignore[assignment]
+    (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
+    limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=x.element_size())
+    found = [
+        x.new_empty(0 if given else statistics_size(x, groups), dtype=statistics_dtype(x.dtype))
+        for _ in range(2)
+    ]
+    used_mean, used_var = (found[0], found[1]) if mean is None or var is None else (mean, var)
+    with on_device(x):
+        if not given:
+            plan = tile_plan(g, x.element_size(), limits, card.processors)
+            statistics(g, plan, x, x_step, None, None, used_mean, used_var)
+        plan = tile_plan(p, x.element_size(), limits, card.processors)
+        chunks = Chunks.of(p, plan, 1)
+        launch(
+            pool_apply, chunks.grid,
+            x, residual, gamma, beta, y, winner, used_mean, used_var, chunks.per_sample,
+            g.samples, g.channels, height, width, x_step, residual_step, p.dense_step, gamma_step, beta_step,
+            eps, slope,
+            BATCH=g.batch, WHOLE=g.whole, SPAN=g.span, CHANNELS_LAST=g.channels_last, ACTIVATION=activation,
+            **plan.constants(),
+        )  # fmt: skip
+    return y, found[0], found[1], x.new_empty(0, dtype=torch.uint8) if winner is None else winner
+
+
+def unpool(
+    grad: Tensor, y: Tensor | None, winner: Tensor, height: int, width: int, activation: int, slope: float
+) -> Tensor:
+    """``pooled.norm_act_unpool`` in Triton."""
+    shape = (*grad.shape[:2], height, width)
+    layout = memory_format(winner)
+    full = Geometry.of(grad.new_empty(shape, device="meta").to(memory_format=layout), 0, True)
+    p = _pooled(full, grad.size(2) * grad.size(3))
+    card = card_for(grad)
+    make = torch.zeros if height % 2 or width % 2 else torch.empty
+    grad_z = make(shape, dtype=grad.dtype, device=grad.device).contiguous(memory_format=layout)
+    if BY_INDEX[activation].backward_needs == "nothing":
+        y = None
+    (grad, grad_step), (y, y_step), (winner, winner_step) = p.rows(grad), p.rows(y), p.rows(winner)  # type: ignore[assignment]
+    limits = tuning.choose(card.architecture, "norm_act.backward", itemsize=grad.element_size())
+    with on_device(grad):
+        plan = tile_plan(p, grad.element_size(), limits, card.processors)
+        chunks = Chunks.of(p, plan, 1)
+        launch(
+            unpool_kernel, chunks.grid,
+            grad, y, winner, grad_z, chunks.per_sample,
+            p.samples, p.channels, height, width, grad_step, y_step, winner_step, full.dense_step, slope,
+            CHANNELS_LAST=p.channels_last, ACTIVATION=activation, **plan.constants(),
+        )  # fmt: skip
+    return grad_z
+
+
+def _pooled(g: Geometry, plane: int) -> Geometry:
+    """The geometry of the pooled pixels; single ones lie as the full planes do."""
+    return Geometry(g.samples, g.channels, plane, g.channels_last, g.format, g.batch, g.span)
