@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "common/cuda_torch.h"
 #include "norm_act/cuda_launch.h"
@@ -120,6 +121,56 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, OptionalTensor gamma, Opti
   });
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_pool(Tensor x, OptionalTensor gamma, OptionalTensor beta,
+                                                         OptionalTensor residual, OptionalTensor mean,
+                                                         OptionalTensor var, int64_t groups, double eps,
+                                                         int64_t activation, double slope, bool need_winner) {
+  const bool given = mean && var;
+  const Inputs in{x, gamma, beta, residual, {}, {}, groups, given, eps, activation, slope};
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(2) > 1 && x.size(3) > 1, "norm_act: pooling takes at least 2 x 2 pixels");
+  return for_device_dtype(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    Prepared<T> p(in);
+    const std::vector<int64_t> pooled{x.size(0), x.size(1), x.size(2) / 2, x.size(3) / 2}, nothing{0};
+    const Tensor y = p.format.empty(pooled, kDtypeOf<T>, x.device());
+    const Tensor winner = need_winner ? p.format.empty(pooled, ScalarType::Byte, x.device())
+                                      : torch::stable::new_empty(x, nothing, ScalarType::Byte);
+    const int64_t statistics = given ? 0 : p.a.rows();
+    const Tensor mean_used = p.new_small(statistics), var_used = p.new_small(statistics);
+    const OptionalTensor means = given ? p.small(mean) : mean_used, vars = given ? p.small(var) : var_used;
+    p.a.mean = p.reading(means), p.a.var = p.reading(vars);
+    p.a.y = p.call.template output<T>(y);
+    if (need_winner) p.a.winner_to = p.call.template output<uint8_t>(winner);
+    p.a.height = int(x.size(2)), p.a.width = int(x.size(3));
+    pool(p.a, p.call.device(), given, p.memory());
+    p.call.finish();
+    return std::tuple{y, mean_used, var_used, winner};
+  });
+}
+
+Tensor norm_act_unpool(Tensor grad, OptionalTensor y, Tensor winner, int64_t height, int64_t width,
+                       int64_t activation, double slope) {
+  STD_TORCH_CHECK(activation == int(Activation::identity) || y, "norm_act: the activation's derivative is taken from y");
+  return for_device_dtype(grad.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Format format(winner);
+    DeviceCall call(grad);
+    const Tensor dense_grad = aligned(format.of(grad)), dense_winner = format.of(winner);
+    const OptionalTensor dense_y = y ? OptionalTensor(aligned(format.of(*y))) : std::nullopt;
+    const std::vector<int64_t> shape{grad.size(0), grad.size(1), height, width};
+    const Tensor grad_z = format.empty(shape, kDtypeOf<T>, grad.device());
+    if (height % 2 || width % 2) torch::stable::fill_(grad_z, 0);
+    Arguments<T> a{};
+    a.samples = int(shape[0]), a.channels = int(shape[1]), a.height = int(height), a.width = int(width);
+    a.channels_last = format.channels_last, a.activation = int(activation), a.slope = float(slope);
+    a.grad = call.template input<T>(dense_grad), a.kept = call.template input<T>(dense_y);
+    a.winner = call.template input<uint8_t>(dense_winner), a.grad_x = call.template output<T>(grad_z);
+    unpool(a, call.device());
+    call.finish();
+    return grad_z;
+  });
+}
+
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor gamma, OptionalTensor beta,
@@ -172,9 +223,13 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cuda, m) {
   m.def(FUSED_OPS_NORM_ACT_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA);
+  m.def(FUSED_OPS_NORM_ACT_POOL_SCHEMA);
+  m.def(FUSED_OPS_NORM_ACT_UNPOOL_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_ops_cuda, FUSED_OPS_DISPATCH_KEY, m) {
   m.impl("norm_act", TORCH_BOX(&fused_ops::norm_act::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_backward));
+  m.impl("norm_act_pool", TORCH_BOX(&fused_ops::norm_act::norm_act_pool));
+  m.impl("norm_act_unpool", TORCH_BOX(&fused_ops::norm_act::norm_act_unpool));
 }

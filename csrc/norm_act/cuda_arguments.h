@@ -53,6 +53,11 @@ struct Arguments {
   int64_t region_step = 0, channel_step = 0, part_step = 0;
   Global<float> row_means;
 
+  // Pooling: the plane's sides, and which place of each square was the largest.
+  int height = 0, width = 0;
+  Global<const uint8_t> winner;
+  Global<uint8_t> winner_to;
+
   PlaneShare planes;
   ChannelShare last;
 

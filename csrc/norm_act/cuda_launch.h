@@ -4,6 +4,8 @@
 //     else                parts_moments, finish_moments, parts_forward  parts_sums, finish_sums, parts_backward
 //     given statistics    parts_forward                                 parts_sums and finish_sums (for gamma and beta),
 //                                                                       parts_backward
+//     pooling             parts_moments, finish_moments (unless given),  unpool, then the backward of the identity
+//                         pool
 //
 // A row fits where the threads of one block can keep it in registers.
 #pragma once
@@ -13,6 +15,7 @@
 
 #include "norm_act/cuda_channels.h"
 #include "norm_act/cuda_finish.h"
+#include "norm_act/cuda_pool.h"
 
 namespace fused_ops::norm_act {
 
@@ -141,6 +144,14 @@ Grid finish_grid(const Arguments<T>& a) {
 }
 
 // `memory(n)` gives n floats of device memory that last until the kernels started here have ended.
+// Mean and variance from the parts of rows that a grid of Plan::parts() sees.
+template <typename T, typename Memory>
+void measure(Arguments<T>& a, const Device& device, const Grid& grid, Memory&& memory) {
+  a.partial = memory(3 * a.partials);
+  start(device, a.channels_last ? channel_parts_moments<T> : plane_parts_moments<T>, grid, a);
+  start(device, finish_moments<T>, finish_grid(a), a);
+}
+
 template <typename T, typename Memory>
 void forward(Arguments<T> a, const Device& device, bool given, Memory&& memory) {
   Plan<T> plan{a, device};
@@ -150,12 +161,29 @@ void forward(Arguments<T> a, const Device& device, bool given, Memory&& memory) 
     }
   }
   const Grid grid = plan.parts();
-  if (!given) {
-    a.partial = memory(3 * a.partials);
-    start(device, a.channels_last ? channel_parts_moments<T> : plane_parts_moments<T>, grid, a);
-    start(device, finish_moments<T>, finish_grid(a), a);
-  }
+  if (!given) measure(a, device, grid, memory);
   start(device, a.channels_last ? channel_parts_forward<T> : plane_parts_forward<T>, grid, a);
+}
+
+template <typename T>
+Grid pool_grid(const Arguments<T>& a, const Device& device) {
+  const int threads = std::min(device.most_threads, kPoolThreads);
+  return {divide_up(Squares<T>::threads(a), threads), threads};
+}
+
+template <typename T, typename Memory>
+void pool(Arguments<T> a, const Device& device, bool given, Memory&& memory) {
+  if (!given) {
+    Plan<T> plan{a, device};
+    const Grid grid = plan.parts();
+    measure(a, device, grid, memory);
+  }
+  start(device, a.channels_last ? channel_pool<T> : plane_pool<T>, pool_grid(a, device), a);
+}
+
+template <typename T>
+void unpool(const Arguments<T>& a, const Device& device) {
+  start(device, a.channels_last ? channel_unpool<T> : plane_unpool<T>, pool_grid(a, device), a);
 }
 
 // Which gradients are wanted, besides those whose pointers are set.

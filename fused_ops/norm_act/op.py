@@ -226,7 +226,7 @@ def _gpu_refuses(gamma: Tensor | None, beta: Tensor | None, groups: int) -> str 
     return None
 
 
-def _cuda_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
+def cuda_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if reason := native.why_not_cuda(x) or _gpu_refuses(gamma, beta, groups):
         return reason
     if max(x.numel() // x.size(1), x.size(0) * x.size(1)) >= 2**30:
@@ -238,13 +238,13 @@ backends.register(
     "norm_act",
     "cuda",
     _cuda_forward,
-    lambda x, gamma, beta, *rest: _cuda_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
+    lambda x, gamma, beta, *rest: cuda_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
 )
 backends.register(
     "norm_act_backward",
     "cuda",
     _cuda_backward,
-    lambda grad, x, y, gamma, beta, *rest: _cuda_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
+    lambda grad, x, y, gamma, beta, *rest: cuda_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
 )
 
 

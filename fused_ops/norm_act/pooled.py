@@ -20,6 +20,7 @@ from fused_ops.activations import ACTIVATIONS, BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
 from fused_ops.norm_act.op import (
+    cuda_refuses,
     fitting,
     native_refuses,
     norm_act_backward_op,
@@ -177,6 +178,18 @@ backends.register(
     "cpu",
     lambda *args: torch.ops.fused_ops_cpu.norm_act_unpool.default(*args),
     _unpool_refuses,
+)
+backends.register(
+    "norm_act_pool",
+    "cuda",
+    lambda *args: torch.ops.fused_ops_cuda.norm_act_pool.default(*args),
+    lambda x, gamma, beta, *rest: cuda_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
+)
+backends.register(
+    "norm_act_unpool",
+    "cuda",
+    lambda *args: torch.ops.fused_ops_cuda.norm_act_unpool.default(*args),
+    lambda grad, *_: cuda_refuses(grad, None, None, 0),
 )
 backends.register(
     "norm_act_pool",

@@ -29,6 +29,10 @@ MOVED = {
     "channel_parts_forward": 2,
     "channel_parts_sums": 2,
     "channel_parts_backward": 3,
+    "plane_pool": 2,
+    "channel_pool": 5,
+    "plane_unpool": 2,
+    "channel_unpool": 5,
     "gather": 2,
     "scatter": 2,
     "reset_forward": 4,
@@ -89,7 +93,8 @@ _STAND_IN = """
 import ctypes, sys, torch
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 torch.ops.load_library(sys.argv[2])
-for op in ("norm_act", "norm_act_backward", "selective_share", "selective_share_backward"):
+ops = ("norm_act", "norm_act_backward", "norm_act_pool", "norm_act_unpool")
+for op in (*ops, "selective_share", "selective_share_backward"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_ops_cuda::{op}", "CUDA"), op
 try:
     torch.ops.fused_ops_cuda.norm_act(torch.ones(1, 1, 2), *[None] * 7, 1, 1e-5, 0, 0.0)

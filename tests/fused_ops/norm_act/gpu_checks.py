@@ -152,7 +152,8 @@ def check_pooling(case: Case) -> None:
     found, expected = (
         torch.autograd.grad(y, leaf, grad)[0] for y, leaf in zip((ours, theirs), leaves, strict=True)
     )
-    torch.testing.assert_close(found, expected)
+    finite = x == x
+    torch.testing.assert_close(found[finite], expected[finite])
 
 
 def check_inplace() -> None:

@@ -12,7 +12,7 @@ from fused_ops import backends, explain, native, use
 from fused_ops.activations import ACTIVATIONS
 from tests.fused_ops import emulated
 from tests.fused_ops.norm_act import gpu_checks
-from tests.fused_ops.norm_act.cases import CASES, Case, results
+from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
 
 LOW = (torch.float16, torch.bfloat16)
@@ -50,6 +50,27 @@ def test_rows_that_do_not_fit_on_chip(case: Case, channels_last: bool, order: bo
         check(case, (3, 6, 20, 18), channels_last, torch.float32)
         check(case, (2, 4, 43, 25), channels_last, torch.bfloat16)
         check(case, (2, 66, 5, 3), channels_last, torch.float16)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("case", POOLED, ids=str)
+def test_pooling(case: Case) -> None:
+    gpu_checks.check_pooling(case)
+    if case.activation != "silu":  # pooled in a second step, among rounded values
+        for dtype in LOW:
+            for channels_last in (False, True):
+                check(case, (2, 16, 6, 24), channels_last, dtype)
+
+
+def test_pooling_of_several_blocks() -> None:
+    with emulated.device(most_threads=32):
+        for channels_last in (False, True):
+            check(Case("batch", "relu", residual=True, pool=2), (3, 10, 21, 18), channels_last, torch.float32)
+
+
+@pytest.mark.usefixtures("device")
+def test_restored_inputs() -> None:
+    gpu_checks.check_inplace()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
