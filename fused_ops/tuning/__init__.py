@@ -12,16 +12,35 @@ The defaults follow from the compiler's report (:mod:`fused_ops.tuning.aot`) and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fused_ops.tuning.notes import note
 
 FOLDER = Path(__file__).parent
 DEFAULTS = "default"
 # As much shared memory, and tensor cores that read it: the tiles of sm_90 fit, and do not spill.
 RELATED = {"sm_100": ("sm_90",), "sm_103": ("sm_100", "sm_90")}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: what it gives, where it stands and what its note says."""
+
+    launch: Mapping[str, Any]
+    place: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place}{f' ({self.note})' if self.note else ''}"
+
+
+_trials: dict[str, Mapping[str, Any]] = {}
 
 
 @functools.cache
@@ -32,24 +51,58 @@ def table(name: str) -> Mapping[str, list[dict[str, Any]]]:
     return content
 
 
+def forget_tables() -> None:
+    """Read the tables again when they are next asked for: one was written."""
+    table.cache_clear()
+    _choose.cache_clear()
+
+
+def find(name: str, family: str, facts: Mapping[str, int | str]) -> Row | None:
+    """The first row of one table that fits, or None."""
+    for index, row in enumerate(table(name).get(family, ()), 1):
+        if all(_holds(condition, value, facts) for condition, value in row["when"].items()):
+            return Row(row["launch"], f"{family}: row {index} of {name}.json", row.get("note", ""))
+    return None
+
+
 @functools.cache
-def _choose(architecture: str, family: str, facts: tuple[tuple[str, int | str], ...]) -> Mapping[str, Any]:
+def _choose(architecture: str, family: str, facts: tuple[tuple[str, int | str], ...]) -> Row:
     known = dict(facts)
     for name in (architecture, *RELATED.get(architecture, ()), DEFAULTS):
-        for row in table(name).get(family, ()):
-            if all(_holds(condition, value, known) for condition, value in row["when"].items()):
-                launch: Mapping[str, Any] = row["launch"]
-                return launch
+        if row := find(name, family, known):
+            return row
     raise LookupError(f"no row of the launch tables fits {family} with {known} on {architecture}")
 
 
-def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, Any]:
-    """The launch parameters for a call of a kernel family with these facts on this architecture.
+def choose_row(architecture: str, family: str, **facts: int | str) -> Row:
+    """The row of the launch tables for a call of a kernel family with these facts on this architecture.
 
     Raises:
         LookupError: no row fits.
     """
     return _choose(architecture, family, tuple(facts.items()))
+
+
+def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, Any]:
+    """The launch parameters of :func:`choose_row`, noted for :func:`fused_ops.explain`; or those on trial."""
+    if family in _trials:
+        return _trials[family]
+    row = choose_row(architecture, family, **facts)
+    note(row)
+    return row.launch
+
+
+@contextlib.contextmanager
+def on_trial(family: str, launch: Mapping[str, Any]) -> Iterator[None]:
+    """Within the context every call of this kernel family gets these launch parameters."""
+    before = _trials.get(family)
+    _trials[family] = launch
+    try:
+        yield
+    finally:
+        del _trials[family]
+        if before is not None:
+            _trials[family] = before
 
 
 def _holds(condition: str, value: int | str, facts: Mapping[str, Any]) -> bool:
