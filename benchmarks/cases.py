@@ -88,6 +88,11 @@ def norm_cost(shape: Shape, mode: Mode, itemsize: int, running: bool = False, re
     return Cost(None, fewest_of_norm(shape.elements, itemsize, mode, running, residual))
 
 
+def norm_groups(channels: int) -> int:
+    """Groups of the group norm of so many channels: 8 at most."""
+    return next(groups for groups in (8, 4, 3, 2, 1) if channels % groups == 0)
+
+
 @dataclass(frozen=True)
 class Op:
     """One row of the table; the ``quick_*`` are the parts that the quick suite takes."""

@@ -150,10 +150,15 @@ def compute(op: str, *args: Any) -> Any:
                 result = candidates[name].run(*args)
             _log.append(_decision(op, name, wish, args, why, tuple(how)))
             return result
-    reason = _why_not(candidates, wish, wish, device, args)
     raise RuntimeError(
-        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reason}"
+        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: "
+        f"{refusal(op, wish, args)}"
     )
+
+
+def refusal(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
+    """Why a backend that is asked for cannot serve a call, or None where it can."""
+    return _why_not(_implementations[op], backend, backend, args[0].device.type, args)
 
 
 def note(op: str, backend: str, x: Any, reason: str) -> None:

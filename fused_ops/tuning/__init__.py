@@ -40,14 +40,19 @@ class Row:
         return f"{self.place}{f' ({self.note})' if self.note else ''}"
 
 
+Table = Mapping[str, list[dict[str, Any]]]
 _trials: dict[str, Mapping[str, Any]] = {}
+_asked: list[tuple[str, dict[str, int | str], Row]] | None = None
+_given: dict[str, Table] = {}
 
 
 @functools.cache
-def table(name: str) -> Mapping[str, list[dict[str, Any]]]:
+def table(name: str) -> Table:
     """The table of an architecture ("sm_90") or of the defaults; empty where there is none."""
+    if name in _given:
+        return _given[name]
     path = FOLDER / f"{name}.json"
-    content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
+    content: Table = json.loads(path.read_text()) if path.exists() else {}
     return content
 
 
@@ -57,20 +62,36 @@ def forget_tables() -> None:
     _choose.cache_clear()
 
 
-def find(name: str, family: str, facts: Mapping[str, int | str]) -> Row | None:
-    """The first row of one table that fits, or None."""
+@contextlib.contextmanager
+def table_given(name: str, content: Table) -> Iterator[None]:
+    """Within the context this is the table of that name, whatever the file beside this one holds."""
+    _given[name] = content
+    forget_tables()
+    try:
+        yield
+    finally:
+        del _given[name]
+        forget_tables()
+
+
+def rows_of(name: str, family: str, facts: Mapping[str, int | str]) -> Iterator[Row]:
+    """The rows of one table that fit, in order."""
     for index, row in enumerate(table(name).get(family, ()), 1):
         if all(_holds(condition, value, facts) for condition, value in row["when"].items()):
-            return Row(row["launch"], f"{family}: row {index} of {name}.json", row.get("note", ""))
-    return None
+            yield Row(row["launch"], f"{family}: row {index} of {name}.json", row.get("note", ""))
+
+
+def all_rows(architecture: str, family: str, facts: Mapping[str, int | str]) -> Iterator[Row]:
+    """All rows that fit on an architecture; the first is the one that is taken."""
+    for name in (architecture, *RELATED.get(architecture, ()), DEFAULTS):
+        yield from rows_of(name, family, facts)
 
 
 @functools.cache
 def _choose(architecture: str, family: str, facts: tuple[tuple[str, int | str], ...]) -> Row:
     known = dict(facts)
-    for name in (architecture, *RELATED.get(architecture, ()), DEFAULTS):
-        if row := find(name, family, known):
-            return row
+    for row in all_rows(architecture, family, known):
+        return row
     raise LookupError(f"no row of the launch tables fits {family} with {known} on {architecture}")
 
 
@@ -89,7 +110,20 @@ def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, A
         return _trials[family]
     row = choose_row(architecture, family, **facts)
     note(row)
+    if _asked is not None:
+        _asked.append((family, facts, row))
     return row.launch
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[list[tuple[str, dict[str, int | str], Row]]]:
+    """Within the context what is chosen is collected: family, facts and row."""
+    global _asked
+    before, _asked = _asked, []
+    try:
+        yield _asked
+    finally:
+        _asked = before
 
 
 @contextlib.contextmanager

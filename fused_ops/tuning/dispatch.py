@@ -23,6 +23,7 @@ from fused_ops.tuning.cost_model import Kernel, Precision, ceilings_of
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
 
+Asked = tuple[Callable[..., "Choice"], tuple[Any, ...]]  # a kept function of a call, and its arguments
 BACKENDS = ("triton", "cuda")
 PASSES = ("forward", "backward")
 
@@ -38,7 +39,18 @@ class Choice:
 def choose(op: str, args: tuple[Any, ...]) -> Choice | None:
     """The choice for a call of an op on CUDA tensors; None for an op without a cost model, or no elements."""
     x = args[3] if op == "selective_share_backward" else args[0]
-    return _CALLS[op](*args) if op in _CALLS and x.numel() else None
+    if op not in _CALLS or not x.numel():
+        return None
+    function, key = _CALLS[op](*args)
+    return function(*key)
+
+
+def measured_row(op: str, args: tuple[Any, ...]) -> tuple[str, dict[str, int | str]]:
+    """The family and the facts of the row that a measured choice for a call would stand in."""
+    function, (card, precision, backward, _, *call) = _CALLS[op](*args)
+    if function is _share_choice:
+        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward)
+    return "norm_act.backend", norm_facts(card, NormCall(*call), backward)
 
 
 # --- what a call costs each backend -------------------------------------------------------------------------
@@ -129,7 +141,7 @@ def forget_choices() -> None:
 
 
 def _measured(card: Card, family: str, facts: dict[str, int | str]) -> Choice | None:
-    row = tuning.find(card.architecture, family, facts)
+    row = next(tuning.rows_of(card.architecture, family, facts), None)
     if row is None:
         return None
     first = str(row.launch["backend"])
@@ -167,22 +179,22 @@ def _share_choice(card: Card, precision: Precision, backward: bool, recompute: b
 
 
 @functools.lru_cache(maxsize=4096)
-def _norm_choice(card: Card, backward: bool, *call: Any) -> Choice:
+def _norm_choice(card: Card, _precision: str, backward: bool, _recompute: bool, *call: Any) -> Choice:
     return choose_for_norm(card, NormCall(*call), backward)
 
 
-def _share(x: Tensor, y: Tensor, *rest: Any) -> Choice:
+def _share(x: Tensor, y: Tensor, *rest: Any) -> Asked:
     return _of_share(x, y, False, False, bool(rest[-2]), False)
 
 
-def _share_backward(_gx: Any, _gy: Any, grad_gates: Any, x: Tensor, y: Tensor, gates: Any, *_: Any) -> Choice:
+def _share_backward(_gx: Any, _gy: Any, grad_gates: Any, x: Tensor, y: Tensor, gates: Any, *_: Any) -> Asked:
     return _of_share(x, y, True, gates is None, True, grad_gates is not None)
 
 
-def _of_share(x: Tensor, y: Tensor, backward: bool, recompute: bool, gates: bool, outside: bool) -> Choice:
+def _of_share(x: Tensor, y: Tensor, backward: bool, recompute: bool, gates: bool, outside: bool) -> Asked:
     """Of a single unit too, by the same measure."""
     cx = x.size(1)
-    return _share_choice(
+    return _share_choice, (
         card_for(x), precision_of(x), backward, recompute,
         cx, y.size(1), x.numel() // cx, x.element_size(), _is_last(x), gates, outside,
     )  # fmt: skip
@@ -191,14 +203,14 @@ def _of_share(x: Tensor, y: Tensor, backward: bool, recompute: bool, gates: bool
 def _norm(
     x: Tensor, _gamma: Any, _beta: Any, residual: Any, noise: Any, _scale: Any, mean: Any, _var: Any,
     groups: int, _eps: float, activation: int, *_: Any,
-) -> Choice:  # fmt: skip
+) -> Asked:  # fmt: skip
     return _of_norm(x, False, activation, groups, mean is not None, residual is not None, noise is not None)
 
 
 def _norm_backward(
     _grad: Any, x: Tensor, y: Any, _gamma: Any, _beta: Any, residual: Any, noise: Any, _scale: Any,
     _mean: Any, _var: Any, given: bool, groups: int, _eps: float, activation: int, *_: Any,
-) -> Choice:  # fmt: skip
+) -> Asked:  # fmt: skip
     # y or the residual is kept where there was one, but for activations that need neither.
     kept = y is not None or residual is not None
     return _of_norm(x, True, activation, groups, given, kept, noise is not None)
@@ -206,16 +218,16 @@ def _norm_backward(
 
 def _of_norm(
     x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool
-) -> Choice:
+) -> Asked:
     samples, channels = x.size(0), x.size(1)
-    return _norm_choice(
-        card_for(x), backward,
+    return _norm_choice, (
+        card_for(x), "half", backward, False,
         samples, channels, x.numel() // (samples * channels), x.element_size(), groups, given, _is_last(x),
         residual, noise, BY_INDEX[activation].backward_needs,
     )  # fmt: skip
 
 
-_CALLS: dict[str, Callable[..., Choice]] = {
+_CALLS: dict[str, Callable[..., Asked]] = {
     "selective_share": _share,
     "selective_share_backward": _share_backward,
     "norm_act": _norm,
