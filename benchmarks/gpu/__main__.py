@@ -41,13 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in BY_NAME:
             parser.error(f"--only: {name!r} is no stage; known are {', '.join(BY_NAME)}")
     if options.stage:
-        context = Context(options.device, options.dry, options.seconds, options.scratch)
+        context = Context(options.stage, options.device, options.dry, options.seconds, options.scratch)
         write_outcome(run_here(BY_NAME[options.stage], context), options.scratch)
         return 0
     if options.device == "cuda" and (reason := why_no_card()):
-        print(
-            f"make gpu needs a card: {reason}; --device cpu --dry shows that the code runs", file=sys.stderr
-        )
+        print(f"make gpu needs a card: {reason}; without one: --device cpu --dry", file=sys.stderr)
         return 2
     outcomes = run_all(wanted, options.out, options.device, options.dry, options.seconds)
     return 0 if all(outcome.state in GOOD for outcome in outcomes) else 1
@@ -84,7 +82,8 @@ def run_all(wanted: Sequence[str], out: Path, device: str, dry: bool, seconds: f
             else:
                 outcomes.append(run_apart(stage, arguments, scratch, left, log))
             last = outcomes[-1]
-            line = f"{last.stage}: {last.state} after {last.seconds:.0f} s{' - ' * bool(last.reason)}{last.reason}"
+            reason = f" - {last.reason}" if last.reason else ""
+            line = f"{last.stage}: {last.state} after {last.seconds:.0f} s{reason}"
             print(line, flush=True)
             print(f"-- {line}", file=log, flush=True)
             written = files.write(out, outcomes, scratch, dry)

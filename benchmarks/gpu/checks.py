@@ -75,6 +75,8 @@ def check(spec: Spec, device: str) -> Found:
     """Outputs and gradients of a case: at most twice eager's error, and some roundings."""
     gradients = "full" in OPS[spec.op].modes
     case = Case(spec.op, "full", spec.shape, spec.dtype, spec.layout, ())
+    if device != "cpu":  # or eager's convolutions, against which ours are judged, would use TF32
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
     try:
         problem = make_problem(case, device)
         with use(spec.backend):
@@ -139,6 +141,7 @@ def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Foun
         for done in as_completed(waiting, timeout=max(1.0, end - time.monotonic())):
             error = done.exception()
             found.append(Found(waiting[done].name, "wrong", str(error)) if error else done.result())
+            context.keep({"checks": [asdict(each) for each in found]})
     except TimeoutError:
         print("time is up for the comparison with float64")
     finally:
@@ -149,19 +152,24 @@ def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Foun
 
 
 def small(device: str) -> None:
-    """A few calls of every kernel, for tools under which each takes long."""
+    """A few calls of every kernel, for tools under which each takes long; what is right is not looked at."""
     backends = ("reference", "cpu") if device == "cpu" else ("triton", "cuda")
-    shapes = (Shape(2, 24, 7),) if device == "cpu" else (Shape(2, 24, 7), Shape(2, 64, 6))
+    shapes = TINY if device == "cpu" else (Shape(2, 24, 7), Shape(2, 64, 6))
     ops = ("selective_share", "batch_norm_act_residual", "group_norm_act", "adain")
-    found = []
+    served = refused = 0
     for op, shape, layout, backend in itertools.product(ops, shapes, LAYOUTS, backends):
         dtype = "bfloat16" if op == "selective_share" else "float32"
-        found.append(check(Spec(op, shape, dtype, layout, backend), device))
-    wrong = [each for each in found if each.state == "wrong"]
-    for each in wrong:
-        print(each.name, each.detail)
+        problem = make_problem(Case(op, "full", shape, dtype, layout, ()), device)
+        try:
+            with use(backend):
+                problem.results(problem.fused, True)
+            served += 1
+        except RuntimeError as error:
+            if "cannot serve this call: " not in str(error):
+                raise
+            refused += 1
     if device != "cpu":
         torch.cuda.synchronize()
-    print(f"{len(found)} calls, {len(wrong)} wrong")
-    if wrong:
-        raise SystemExit(1)
+    print(f"{served} calls, {refused} refused")
+    if not served:
+        raise SystemExit("every call was refused")

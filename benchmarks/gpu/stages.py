@@ -43,6 +43,7 @@ class Context:
     ``scratch`` is a folder in which stages find what earlier ones left.
     """
 
+    stage: str
     device: str
     dry: bool
     seconds: float
@@ -53,6 +54,10 @@ class Context:
     def left(self) -> float:
         """Seconds left, some kept back for ending in good order."""
         return self.seconds - min(10.0, 0.1 * self.seconds) - (time.monotonic() - self.began)
+
+    def keep(self, result: Any) -> None:
+        """Leave what was found so far, for the case that time runs out before the stage returns."""
+        _write_json(self.scratch / f"{self.stage}.partial.json", result)
 
     def backends(self) -> tuple[str, ...]:
         """The backends that a run on this device is about."""
@@ -103,18 +108,25 @@ def run_here(stage: Stage, context: Context) -> Outcome:
     return Outcome(stage.name, state, time.monotonic() - context.began, reason, result)
 
 
-def run_apart(stage: Stage, arguments: Sequence[str], scratch: Path, seconds: float, log: TextIO) -> Outcome:
+PROGRAM = (sys.executable, "-u", "-m", "benchmarks.gpu")
+
+
+def run_apart(
+    stage: Stage, arguments: Sequence[str], scratch: Path, seconds: float, log: TextIO,
+    program: Sequence[str] = PROGRAM,
+) -> Outcome:  # fmt: skip
     """Run a stage in a process of its own, which is ended with all its children when time is up.
 
     Args:
-        arguments: those of ``python -m benchmarks.gpu`` that the stage's process gets, too.
+        arguments: those of the program that the stage's process gets, too.
         scratch: where its outcome is passed back.
         seconds: what it may take.
         log: gets its output.
+        program: what is started.
     """
     answer = scratch / f"{stage.name}.json"
     command = [
-        sys.executable, "-u", "-m", "benchmarks.gpu", *arguments,
+        *program, *arguments,
         "--stage", stage.name, "--scratch", str(scratch), "--seconds", f"{seconds:.1f}",
     ]  # fmt: skip
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -126,20 +138,30 @@ def run_apart(stage: Stage, arguments: Sequence[str], scratch: Path, seconds: fl
     try:
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        return Outcome(stage.name, "out of time", time.monotonic() - began, f"after {seconds:.0f} s")
+        found = _read_json(scratch / f"{stage.name}.partial.json")
+        return Outcome(stage.name, "out of time", time.monotonic() - began, f"after {seconds:.0f} s", found)
     finally:
         with contextlib.suppress(ProcessLookupError):  # what it started and left behind
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     taken = time.monotonic() - began
-    try:
-        return Outcome(**{**json.loads(answer.read_text()), "seconds": taken})
-    except FileNotFoundError:
-        return Outcome(stage.name, "failed", taken, f"its process ended with code {code} and no answer")
+    if (found := _read_json(answer)) is not None:
+        return Outcome(**{**found, "seconds": taken})
+    found = _read_json(scratch / f"{stage.name}.partial.json")
+    return Outcome(stage.name, "failed", taken, f"its process ended with code {code} and no answer", found)
 
 
 def write_outcome(outcome: Outcome, scratch: Path) -> None:
     """Leave an outcome for :func:`run_apart`."""
-    with tempfile.NamedTemporaryFile("w", dir=scratch, delete=False) as file:
-        json.dump(asdict(outcome), file)
-    os.replace(file.name, scratch / f"{outcome.stage}.json")
+    _write_json(scratch / f"{outcome.stage}.json", asdict(outcome))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(content, file)
+    os.replace(file.name, path)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None

@@ -55,8 +55,9 @@ def _run(context: Context) -> dict[str, Any]:
             continue
         record = measure(name, make, providers, context)
         found["records"].append(record)
+        found["ratios"] = ratios(found["records"], context.dry)
+        context.keep(found)
         print(record)
-    found["ratios"] = ratios(found["records"])
     losses = [record["first_loss"] for record in found["records"]]
     if not all(abs(loss - losses[1]) <= AGREE * abs(losses[1]) for loss in losses):
         raise Failed(f"the first losses differ: {losses}", found)
@@ -89,13 +90,14 @@ def measure(name: str, make: Callable[[], Any], providers: Any, context: Context
     return record
 
 
-def ratios(records: list[dict[str, Any]]) -> dict[str, float]:
-    """How many times as fast the fused step is, and its share of the others' peak memory."""
+def ratios(records: list[dict[str, Any]], dry: bool) -> dict[str, float]:
+    """How many times as fast the fused step is (not dry), and its share of the others' peak memory."""
     by_name = {record["provider"]: record for record in records}
     ours, found = by_name["fused"], {}
     for name in ("eager", "compile"):
         if name in by_name:
-            found[f"x_{name}"] = float(f"{by_name[name]['ms'] / ours['ms']:.4g}")
+            if not dry:
+                found[f"x_{name}"] = float(f"{by_name[name]['ms'] / ours['ms']:.4g}")
             found[f"peak_to_{name}"] = float(f"{ours['peak_bytes'] / by_name[name]['peak_bytes']:.4g}")
     return found
 

@@ -26,6 +26,7 @@ from fused_ops.triton_support import Card
 from fused_ops.tuning import dispatch
 
 Timer = Callable[[Callable[[], object]], float]
+LAUNCHES_SHARE = 0.6  # of the time; the rest is for the choice between backends
 GAIN = 0.97  # of the best time so far: what is no better than that is noise
 SAMPLES = 15
 # The values that a parameter may take, in order; the neighbours of the present one are tried.
@@ -76,13 +77,13 @@ def tune(
     calls: Sequence[Call], card: Card, timer: Timer, seconds: float, say: Callable[[str], None] = print
 ) -> Report:
     """Measure until done or out of time; ``timer`` gives the seconds of one call of a function."""
-    end = time.monotonic() + seconds
-    report = Report()
+    began, report = time.monotonic(), Report()
 
-    def is_late(what: str) -> bool:
-        if time.monotonic() >= end:
+    def is_late(share: float, what: str = "") -> bool:
+        late = time.monotonic() >= began + share * seconds
+        if late and what:
             report.left_out.append(what)
-        return time.monotonic() >= end
+        return late
 
     def tell(line: str) -> None:
         report.lines.append(line)
@@ -90,16 +91,16 @@ def tune(
 
     for group in groups(calls):
         title = f"{group.family} {group.facts}"
-        if is_late(title):
+        if is_late(LAUNCHES_SHARE, title):
             continue
         with backends.use("triton"):
-            launch, note = _best_launch(group, card, timer, lambda: time.monotonic() >= end)
+            launch, note = _best_launch(group, card, timer, lambda: is_late(LAUNCHES_SHARE))
         tell(f"{title}: {note}")
         if launch is not None:
             report.add(group.family, group.facts, launch, f"{note}; {card.name}, torch {torch.__version__}")
     with tuning.table_given(card.architecture, merged(tuning.table(card.architecture), report.rows)):
         for call in calls:
-            if not is_late(f"backends of {call.name}"):
+            if not is_late(1.0, f"backends of {call.name}"):
                 tell(_compare_backends(call, card, timer, report))
     return report
 
