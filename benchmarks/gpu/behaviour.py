@@ -222,7 +222,7 @@ def run(context: Context) -> list[Found]:
                 continue
             try:
                 with use(backend):
-                    _probe(context)
+                    probe(context)
                     function(context, backend)
                 found.append(Found(title, "right"))
             except Skipped as reason:
@@ -232,7 +232,7 @@ def run(context: Context) -> list[Found]:
     return found
 
 
-def _probe(context: Context) -> None:
+def probe(context: Context) -> None:
     """Skipped, with the reason, where the backend serves nothing here."""
     try:
         for _, module, inputs in on(context.device):

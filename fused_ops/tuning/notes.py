@@ -8,6 +8,11 @@ from collections.abc import Iterator
 _notes: list[str] | None = None
 
 
+def is_listening() -> bool:
+    """Whether notes are collected now."""
+    return _notes is not None
+
+
 def note(what: object) -> None:
     """Add a line, once, if somebody listens."""
     if _notes is not None and str(what) not in _notes:

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[3]
 # What a machine with a card may lack; torch, triton and numpy alone must do.
 ABSENT = (
     "PIL", "cv2", "gradio", "hypothesis", "jsonargparse", "matplotlib", "pandas", "pytest",
-    "pytest_benchmark", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "torchjd", "torchmetrics", "yaml",
+    "pytest_benchmark", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "torchjd", "torchmetrics",
+    "yaml",
 )  # fmt: skip
 BLOCK = f"""
 import sys
