@@ -7,7 +7,8 @@ its value (``"itemsize": 2``), or, with ``_most`` or ``_least`` appended, the la
 have (``"channels_most": 64``). ``note`` says where a row comes from.
 
 The defaults follow from the compiler's report (:mod:`fused_ops.tuning.aot`) and the cost model
-(:mod:`fused_ops.tuning.cost_model`); nothing is tried out at run time.
+(:mod:`fused_ops.tuning.cost_model`); nothing is tried out at run time. ``python -m fused_ops tune`` measures
+on a card and puts its rows first (:mod:`.tune`); :mod:`.dispatch` chooses between the GPU backends.
 """
 
 from __future__ import annotations

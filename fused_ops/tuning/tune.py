@@ -285,10 +285,14 @@ def main(out: Path | None, seconds: float) -> int:
     card = card_of(device)
     report = tune(calls(device), card, time_on_card, seconds)
     path = out or tuning.FOLDER / f"{card.architecture}.json"
-    write(path, merged(tuning.table(card.architecture), report.rows))
+    try:
+        write(path, merged(tuning.table(card.architecture), report.rows))
+    except OSError as error:
+        print(f"fused_ops tune cannot write its table ({error}); name another file by --out", file=sys.stderr)
+        return 1
     tuning.forget_tables()
     dispatch.forget_choices()
     if report.left_out:
-        print(f"left out for want of time (--seconds {seconds:g}): {len(report.left_out)} of the above kind")
+        print(f"{len(report.left_out)} left out for want of time (--seconds {seconds:g}):", *report.left_out)
     print(f"{sum(map(len, report.rows.values()))} rows measured on {card.name}, written to {path}")
     return 0

@@ -179,3 +179,23 @@ def test_no_seconds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["tune", "--seconds", "0"])
     assert "--seconds must be above 0, got 0" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_table_of_its_card(
+    machine: Machine, call: tune.Call, measured: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tune, "why_no_card", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr("fused_ops.triton_support.card_of", lambda device: H100)
+    monkeypatch.setattr(tune_calls, "calls", lambda device: [call])
+    monkeypatch.setattr(tune, "time_on_card", machine.clock)
+    assert command.main(["tune"]) == 0
+    assert "2 rows measured on NVIDIA H100, written to " in capsys.readouterr().out
+    assert tuning.choose("sm_90", FAMILY, **FACTS)["pixels"] == 32
+
+    folder = measured / "a file"
+    folder.write_text("")
+    assert command.main(["tune", "--out", str(folder / "table.json")]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("fused_ops tune cannot write its table (") and "--out" in text
