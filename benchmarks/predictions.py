@@ -24,28 +24,35 @@ _NORMS: dict[str, dict[str, object]] = {
 }
 
 
+def share_call(case: Case, backward: bool) -> ShareCall:
+    """What a pair's cost depends on; the backward makes the gates again where they are not kept."""
+    shape, itemsize, last = case.shape, DTYPES[case.dtype].itemsize, case.layout == "channels_last"
+    gates = backward or (case.mode != "forward" and not case.op.endswith("recompute"))
+    return ShareCall(shape.channels, shape.channels, shape.pixels, itemsize, last, gates)
+
+
+def norm_call(case: Case) -> NormCall:
+    """What a norm's cost depends on."""
+    shape, facts = case.shape, dict(_NORMS[case.op])
+    if facts.get("groups") == "channels":
+        facts["groups"] = shape.channels
+    elif facts.get("groups") == "groups":
+        facts["groups"] = norm_groups(shape.channels)
+    sizes = (shape.batch, shape.channels, shape.side**2, DTYPES[case.dtype].itemsize)
+    return NormCall(*sizes, channels_last=case.layout == "channels_last", **facts)  # type: ignore[arg-type]
+
+
 def kernels(case: Case, card: Card = H100) -> dict[str, list[Kernel]]:
     """The launches of a case by each GPU backend; empty for FERSNet's steps."""
-    shape, itemsize, last = case.shape, DTYPES[case.dtype].itemsize, case.layout == "channels_last"
     passes = {"forward": (False,), "backward": (True,), "full": (False, True)}.get(case.mode, ())
     found: dict[str, list[Kernel]] = {}
     for backward in passes:
         if OPS[case.op].suite == "selective_share":
-            recompute = case.op.endswith("recompute")
-            gates = case.mode != "forward" and not recompute
-            call = ShareCall(shape.channels, shape.channels, shape.pixels, itemsize, last, gates or backward)
-            launches = dispatch.share_kernels(card, call, precision(case), backward, recompute and backward)
-        elif case.op in _NORMS:
-            facts = dict(_NORMS[case.op])
-            if facts.get("groups") == "channels":
-                facts["groups"] = shape.channels
-            elif facts.get("groups") == "groups":
-                facts["groups"] = norm_groups(shape.channels)
-            sizes = (shape.batch, shape.channels, shape.side**2, itemsize)
-            norm = NormCall(*sizes, channels_last=last, **facts)  # type: ignore[arg-type]
-            launches = dispatch.norm_kernels(card, norm, backward)
+            again = backward and case.op.endswith("recompute")
+            call = share_call(case, backward)
+            launches = dispatch.share_kernels(card, call, precision(case), backward, again)
         else:
-            return {}
+            launches = dispatch.norm_kernels(card, norm_call(case), backward)
         for backend, more in launches.items():
             found.setdefault(backend, []).extend(more)
     return found

@@ -39,14 +39,14 @@ class Machine:
         self.launched = tuning.choose("sm_90", FAMILY, **FACTS)
         if self.launched["pixels"] > 64:
             raise RuntimeError("out of resource: shared memory")
-        return (x + 1 if self.launched["stages"] == 4 else x,)
+        return (x + 1 if self.launched["stages"] == 3 else x,)
 
     def cuda(self, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
         self.launched = {}
         return (x,)
 
     def clock(self, call: Callable[[], object]) -> float:
-        """Best at 32 pixels, 4 warps and 4 stages; but 4 stages compute something else."""
+        """Best at 32 pixels, 4 warps and 3 stages; but 3 stages compute something else."""
         call()
         self.tried.append(self.launched)
         if not self.launched:
@@ -55,7 +55,7 @@ class Machine:
         return 1e-5 * (1 + sum(off))
 
 
-BEST = {"pixels": 32, "warps": 4, "stages": 4}
+BEST = {"pixels": 32, "warps": 4, "stages": 3}
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call:
     report = tune.tune([call], H100, machine.clock, 60, say=lambda line: None)
     (row,) = report.rows[FAMILY]
     assert row["when"] == FACTS
-    assert (row["launch"]["pixels"], row["launch"]["warps"], row["launch"]["stages"]) == (32, 4, 3)
-    assert {"pixels": 128, "stages": 4}.items() not in [launch.items() for launch in machine.tried]
+    assert (row["launch"]["pixels"], row["launch"]["warps"], row["launch"]["stages"]) == (32, 4, 2)
+    assert not any(launch.get("stages") == 3 for launch in machine.tried)  # wrong: not even timed
     assert "measured: " in row["note"] and "failed" in row["note"] and "NVIDIA H100" in row["note"]
     assert not report.left_out and len(report.lines) == 2
 
