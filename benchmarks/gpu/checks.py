@@ -138,7 +138,7 @@ def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Foun
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
         waiting = {pool.submit(check, spec, context.device): spec for spec in wanted}
-        for done in as_completed(waiting, timeout=max(1.0, end - time.monotonic())):
+        for done in as_completed(waiting, timeout=max(0.0, end - time.monotonic())):
             error = done.exception()
             found.append(Found(waiting[done].name, "wrong", str(error)) if error else done.result())
             context.keep({"checks": [asdict(each) for each in found]})

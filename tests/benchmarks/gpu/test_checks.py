@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_a_crash_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(checks, "make_problem", crash)
     assert (check(SPEC, "cpu").state, check(SPEC, "cpu").detail) == ("wrong", "IndexError: beyond the end")
+
+
+@pytest.mark.slow
+def test_cases_run_side_by_side_as_alone(context: Context) -> None:
+    wanted = list(checks.specs(True, ("reference", "cuda")))[:6]
+    found = checks._side_by_side(wanted, context, time.monotonic() + 300)
+    assert sorted((each.name, each.state) for each in found) == sorted(
+        (spec.name, "right" if spec.backend == "reference" else "refused") for spec in wanted
+    )
+    assert (context.scratch / "checks.partial.json").exists()
+    assert checks._side_by_side(wanted, context, time.monotonic()) == []  # time was up at once
 
 
 def test_every_op_dtype_and_layout_is_checked_for_both_backends() -> None:
