@@ -10,13 +10,17 @@ export FUSED_OPS_BUILD
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# Where `make gpu` leaves its results, and the Python that has torch: the environment's where there is one.
+GPU_OUT ?= build/gpu
+GPU_PYTHON ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+GPU_ARGS ?=
 
 comma := ,
 # What was installed last: a changed source, build script or pin, or another FUSED_OPS_BUILD, installs again.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(FUSED_OPS_BUILD))
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_support/*.py csrc/*/*)
 
-.PHONY: setup test lint format bench bench-full demo check-cuda-load clean
+.PHONY: setup test lint format bench bench-full gpu demo check-cuda-load clean
 
 setup: $(INSTALLED)
 
@@ -54,6 +58,11 @@ bench: setup
 bench-full: setup
 	$(PY) -m pytest benchmarks --full --resume --benchmark-columns=median,iqr,rounds $(BENCH_ARGS)
 	$(PY) -m benchmarks.report
+
+# All that needs a card, in under ten minutes: build in place, checks, tuning, benchmarks, training steps. It installs
+# nothing and needs no network, only a Python with torch; GPU_ARGS="--only ops" for some of it.
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu --out $(GPU_OUT) $(GPU_ARGS)
 
 demo: setup
 	$(VENV)/bin/fer-mtl demo --out runs/demo

@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 
+from fused_ops.tuning.cost_model import fewest_of_norm, fewest_of_share
+
 Mode = Literal["forward", "backward", "full", "train", "inference"]
 
 DTYPES = {
@@ -77,33 +79,18 @@ class Cost:
 
 
 def share_cost(shape: Shape, mode: Mode, itemsize: int, recompute: bool = False) -> Cost:
-    """A 1x1 ConvFLU pair with C channels on both sides; fused_ops/selective_share/README.md, "Cost".
-
-    ``full`` is the training forward, which also writes the six gates unless it recomputes them, and the
-    backward.
-    """
-    c, per_pixel = shape.channels, shape.channels * shape.pixels
-    weights = 12 * c * c
-    gates = 0 if recompute else 6
-    forward = Cost(24 * c * per_pixel, (4 * per_pixel + weights) * itemsize)
-    backward = Cost((48 + 24 * recompute) * c * per_pixel, ((6 + gates) * per_pixel + 2 * weights) * itemsize)
-    if mode == "forward":
-        return forward
-    if mode == "backward":
-        return backward
-    return Cost(forward.flops + backward.flops, forward.bytes + backward.bytes + gates * per_pixel * itemsize)
+    """A 1x1 ConvFLU pair with C channels on both sides."""
+    return Cost(*fewest_of_share(shape.channels, shape.pixels, itemsize, mode, recompute))
 
 
-# Elements moved per element of x. Statistics need x before it can be normalised, so it is read twice; the
-# backward reads x and the gradient twice for the same reason. Statistics, parameters and noise are left out.
-NORM_PASSES = {"forward": 3, "backward": 5, "full": 8}
-EVAL_PASSES = {"forward": 2}
-
-
-def norm_cost(shape: Shape, mode: Mode, itemsize: int, running: bool = False) -> Cost:
+def norm_cost(shape: Shape, mode: Mode, itemsize: int, running: bool = False, residual: bool = False) -> Cost:
     """A norm with its activation; bound by memory, so its few FLOPs are not counted."""
-    passes = (EVAL_PASSES if running else NORM_PASSES)[mode]
-    return Cost(None, passes * shape.elements * itemsize)
+    return Cost(None, fewest_of_norm(shape.elements, itemsize, mode, running, residual))
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of the group norm of so many channels: 8 at most."""
+    return next(groups for groups in (8, 4, 3, 2, 1) if channels % groups == 0)
 
 
 @dataclass(frozen=True)
@@ -188,10 +175,7 @@ _ROWS = (
     Op(
         "batch_norm_act_residual",
         summary="BatchNorm + residual + ReLU, training",
-        # The residual is read once in the forward; its gradient is written and y read in the backward.
-        cost=lambda shape, mode, itemsize: Cost(
-            None, {"forward": 4, "backward": 8, "full": 12}[mode] * shape.elements * itemsize
-        ),
+        cost=lambda shape, mode, itemsize: norm_cost(shape, mode, itemsize, residual=True),
         **{**_NORM, "quick_modes": ()},
     ),
     Op(

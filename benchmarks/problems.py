@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import DTYPES, LAYOUTS, OPS, Case
+from benchmarks.cases import DTYPES, LAYOUTS, OPS, Case, norm_groups
 from fer_mtl.evaluation.stock import to_stock
 from fused_ops import (
     FusedAdaIN,
@@ -210,8 +210,7 @@ def _instance_norm(case: Case, device: str) -> Problem:
 
 def _group_norm(case: Case, device: str) -> Problem:
     channels = case.shape.channels
-    groups = next(groups for groups in (8, 4, 3, 2, 1) if channels % groups == 0)
-    return _norm(FusedGroupNormAct(groups, channels, activation="silu"), case, device)
+    return _norm(FusedGroupNormAct(norm_groups(channels), channels, activation="silu"), case, device)
 
 
 def _adain(case: Case, device: str) -> Problem:

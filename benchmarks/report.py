@@ -1,6 +1,7 @@
 """``python -m benchmarks.report``: print the stored figures, draw them, and write them into README.md.
 
 Tables and pictures go between the two markers of benchmarks/README.md; the rest of the file is for people.
+``--predict`` prints instead what the cost model says of GPUs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rich.table import Table as RichTable
 
 from benchmarks.plots import draw
 from benchmarks.results import FOLDER, Store, load_all
-from benchmarks.tables import Table, suite_tables
+from benchmarks.tables import Table, predicted, suite_tables
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -27,7 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README, help="file to write them into")
     parser.add_argument("--no-plots", action="store_true", help="leave the pictures as they are")
     parser.add_argument("--print-only", action="store_true", help="print the tables and write nothing")
+    parser.add_argument(
+        "--predict", choices=("quick", "full"), nargs="?", const="quick",
+        help="print predicted times of the GPU backends for this suite's cases; needs no card",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
+    if options.predict:
+        wide_console().print(to_rich(predicted(options.predict)))
+        return 0
     try:
         machines = load_all(options.results)
     except ValueError as error:

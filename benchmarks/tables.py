@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from benchmarks.cases import DTYPES, OPS, SHAPES
+from benchmarks import predictions
+from benchmarks.cases import DTYPES, OPS, SHAPES, Case
 from benchmarks.results import CASE_FIELDS, Record
 
 FUSED = ("cpu", "triton", "cuda")
@@ -168,6 +169,26 @@ def _of(provider: str, show: Callable[..., str], name: str) -> Callable[..., str
     return lambda case, record, group: show(group.get(provider, {}).get(name))
 
 
+def predicted_ms(case: list[str], record: Record) -> float | None:
+    """What the cost model predicts on an H100 for what a GPU backend did, None for the others."""
+    if record["provider"] not in predictions.BACKENDS or case[0] not in SHAPES or "op" not in record:
+        return None
+    given = Case(record["op"], record["mode"], SHAPES[case[0]], case[1], case[2], ())
+    seconds = predictions.seconds(given, record["provider"])
+    return None if seconds is None else 1e3 * seconds
+
+
+def predicted(tier: str) -> Table:
+    """Predicted times of both GPU backends, with no card at hand."""
+    cards = tuple(predictions.CEILINGS)
+    return Table(
+        "Predicted times on GPUs in microseconds, and in brackets those of the fewest bytes and FLOPs",
+        (*predictions.COLUMNS, *cards),
+        predictions.rows(cards, tier),
+        "Not measured; the assumptions are in fused_ops/tuning/cost_model.py, one that memory is cold.",
+    )
+
+
 # The columns of the details: a head, and the cell of (shape, dtype, layout), the fused record and its group.
 _DETAILS: dict[str, Callable[[list[str], Record, Group], str]] = {
     "shape": lambda case, record, group: case[0],
@@ -175,6 +196,7 @@ _DETAILS: dict[str, Callable[[list[str], Record, Group], str]] = {
     "layout": lambda case, record, group: _SHORT.get(case[2], case[2]),
     "backend": lambda case, record, group: record["provider"],
     "ms": lambda case, record, group: _number(record["median_ms"]),
+    "predicted ms (H100)": lambda case, record, group: _number(predicted_ms(case, record)),
     "eager ms": _of("eager", _number, "median_ms"),
     "compile ms": _of("compile", _number, "median_ms"),
     "x eager": lambda case, record, group: _times(record.get("to_eager")),

@@ -1,4 +1,5 @@
-"""`python -m fused_ops doctor`: what this machine has, what was built and loaded, if the ops are right."""
+"""`python -m fused_ops doctor`: what this machine has, what was built and loaded, if the ops are right;
+`python -m fused_ops tune`: measure launch parameters on its card."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import fused_ops
 from fused_ops import backends, native, triton_support
+from fused_ops.tuning import tune
 
 DISTRIBUTION = "selective-feature-sharing"
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -196,7 +198,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "doctor", help="what this machine has, and whether the ops compute right"
     )
     doctor_parser.add_argument("--strict", action="store_true", help="fail when a native library is missing")
+    tune_parser = commands.add_parser(
+        "tune", help="measure launch parameters and backends on this machine's card and write its table"
+    )
+    tune_parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: the card's table in fused_ops/tuning"
+    )
+    tune_parser.add_argument(
+        "--seconds", type=float, default=600.0, help="stop after about so long (default: %(default)g)"
+    )
     options = parser.parse_args(arguments)
+    if options.command == "tune":
+        if options.seconds <= 0:
+            parser.error(f"--seconds must be above 0, got {options.seconds:g}")
+        return tune.main(options.out, options.seconds)
     return doctor(strict=options.strict)
 
 

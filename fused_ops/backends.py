@@ -10,7 +10,8 @@ cuda        the CUDA C++ library built from ``csrc/*/cuda.cu``
 =========== ==================================================================================
 
 ``auto`` asks those at home on the tensors' device (:data:`HOME`) in the order of :data:`AUTO_ORDER` and
-takes the first that does not refuse. A backend named by :func:`use` or by the environment variable
+takes the first that does not refuse; on a GPU :mod:`fused_ops.tuning.dispatch` puts the quicker one of the
+two first. A backend named by :func:`use` or by the environment variable
 ``FUSED_OPS_BACKEND`` (read at the first call) is taken or the call raises: it is never replaced in silence.
 """
 
@@ -26,7 +27,9 @@ from typing import Any
 
 import torch
 
-# Triton before CUDA C++: its kernels move the fewest bytes. Neither has been measured on a card yet.
+from fused_ops.tuning import dispatch
+from fused_ops.tuning.notes import listening
+
 AUTO_ORDER = ("triton", "cuda", "cpu", "reference")
 NAMES = ("auto", *reversed(AUTO_ORDER))
 # The device whose tensors a backend serves without being asked for; the reference serves all.
@@ -50,14 +53,22 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Decision:
-    """Which backend served one call of one op, and why each other one did not."""
+    """Which backend served one call of one op, why and how, and why each other one did not.
+
+    ``why`` is the reason for the order of the two GPU backends; ``how`` names the rows of the launch tables
+    that gave Triton's launches, and its kernels. Both are empty on the CPU.
+    """
 
     op: str
     backend: str
     reasons: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+    how: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.op}: served by {self.backend!r}"]
+        lines += [f"    since {self.why}"] if self.why else []
+        lines += [f"    by {line}" for line in self.how]
         lines += [f"    not {name!r}: {reason}" for name, reason in self.reasons.items()]
         return "\n".join(lines)
 
@@ -125,15 +136,29 @@ def compute(op: str, *args: Any) -> Any:
     wish = _override or _environments_wish()
     candidates = _implementations[op]
     device = args[0].device.type
-    for name in AUTO_ORDER if wish == "auto" else (wish,):
+    order: tuple[str, ...] = AUTO_ORDER
+    why = ""
+    if wish != "auto":
+        order = (wish,)
+    elif device == "cuda" and (choice := dispatch.choose(op, args)):
+        order, why = (*choice.order, *AUTO_ORDER[len(choice.order) :]), choice.reason
+    for name in order:
         if _why_not(candidates, name, wish, device, args) is None:
-            if _log is not None:
-                _log.append(_decision(op, name, wish, args))
-            return candidates[name].run(*args)
-    reason = _why_not(candidates, wish, wish, device, args)
+            if _log is None:
+                return candidates[name].run(*args)
+            with listening() as how:
+                result = candidates[name].run(*args)
+            _log.append(_decision(op, name, wish, args, why, tuple(how)))
+            return result
     raise RuntimeError(
-        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: {reason}"
+        f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: "
+        f"{refusal(op, wish, args)}"
     )
+
+
+def refusal(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
+    """Why a backend that is asked for cannot serve a call, or None where it can."""
+    return _why_not(_implementations[op], backend, backend, args[0].device.type, args)
 
 
 def note(op: str, backend: str, x: Any, reason: str) -> None:
@@ -179,7 +204,9 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         _log = previous
 
 
-def _decision(op: str, taken: str, wish: str, args: tuple[Any, ...]) -> Decision:
+def _decision(
+    op: str, taken: str, wish: str, args: tuple[Any, ...], why: str, how: tuple[str, ...]
+) -> Decision:
     """What :func:`explain` tells: the backend taken, and every other one's reason."""
     candidates, device = _implementations[op], args[0].device.type
     first = f"{taken!r} goes first" if wish == "auto" else f"{taken!r} was asked for"
@@ -188,6 +215,8 @@ def _decision(op: str, taken: str, wish: str, args: tuple[Any, ...]) -> Decision
         op,
         taken,
         {name: _why_not(candidates, name, wish, device, args) or f"it could, but {first}" for name in others},
+        why,
+        how,
     )
 
 

@@ -19,8 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fused_ops.tuning.notes import is_listening, note
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_CARD = (8, 0)
+LEAST_SHARED_BYTES = 99 << 10  # what default.json's tiles may ask for
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ def why_not(*tensors: Tensor | None) -> str | None:
         if card.capability < OLDEST_CARD:
             oldest = ".".join(map(str, OLDEST_CARD))
             return f"it serves cards of compute capability {oldest} and later, this is {card.architecture}"
+        if card.shared_bytes < LEAST_SHARED_BYTES:
+            return (
+                f"its tiles need {LEAST_SHARED_BYTES >> 10} KiB of shared memory, this card has "
+                f"{card.shared_bytes >> 10} KiB for a program"
+            )
     elif first.device.type != "cpu" or not interpreting():
         return f"the tensors are on {first.device}"
     elif first.dtype == torch.bfloat16:
@@ -132,6 +140,8 @@ def launch(
     if _rehearsed is not None:
         _rehearsed.append(Launch(kernel, grid, args, constants, num_warps, num_stages))
         return
+    if is_listening():
+        note(f"kernel {kernel.__name__}")
     kernel[grid](
         *args, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True
     )  # fused multiply-add: said so, since Triton 3.10 changes the default

@@ -22,6 +22,12 @@ def precision_of(dtype: torch.dtype) -> str:
     return "ieee" if exact else "tf32"
 
 
+def is_even(channels: tuple[int, int]) -> int:
+    """Whether all channels fill tiles, a fact of the launch tables."""
+    most = max(channels)
+    return int(all(c >= 16 and (c % 128 == 0 if most > 128 else c.bit_count() == 1) for c in channels))
+
+
 @dataclass(frozen=True)
 class Call:
     """What the kernels of a call are told of its tensors."""
@@ -71,10 +77,7 @@ class Call:
     @property
     def is_even(self) -> int:
         """Whether all channels fill tiles, so that no kernel needs masks for them."""
-        most = max(self.channels)
-        return int(
-            all(c >= 16 and (c % 128 == 0 if most > 128 else c.bit_count() == 1) for c in self.channels)
-        )
+        return is_even(self.channels)
 
     def constants(self) -> dict[str, Any]:
         """What every kernel that reads x or y takes."""

@@ -109,6 +109,25 @@ def test_figures_go_between_the_markers_with_pictures(results, capsys) -> None:
     assert (results / "README.md").read_text() == text
 
 
+def test_gpu_figures_stand_beside_what_the_cost_model_predicts() -> None:
+    shape = "b16-c64-s48"
+    records = [
+        record(name, 1.0, shape, op="selective_share", mode="forward") for name in ("eager", "cpu", "triton")
+    ]
+    _, details = suite_tables("selective_share", records)
+    shown = [cells(details, row) for row in range(2)]
+    # 4 C of float32 at 0.9 of 3.35 TB/s are 13 us; 24 C^2 FLOP at 0.55 of 67 TFLOP/s take 98 us.
+    assert {row["backend"]: row["predicted ms (H100)"] for row in shown} == {"cpu": "", "triton": "0.1"}
+
+
+def test_predictions_need_neither_figures_nor_a_card(capsys) -> None:
+    assert report.main(["--predict"]) == 0
+    text = capsys.readouterr().out
+    for word in ("Predicted times", "H100", "B200", "selective_share", "adain", "triton", "cuda", "launches"):
+        assert word in text
+    assert text.count("b32-c512-s6") >= 4  # both backends, two dtypes
+
+
 def test_printing_writes_nothing(results) -> None:
     before = (results / "README.md").read_text()
     arguments = ["--results", str(results / "results"), "--readme", str(results / "README.md")]

@@ -7,12 +7,13 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from fused_ops import native
+from fused_ops import backends, native
 
 Record = Callable[..., None]
 
@@ -102,3 +103,36 @@ def test_cards(capability: tuple[int, int], served: bool) -> None:
         assert reason is None
     else:
         assert reason == "the CUDA library was built for sm_80, sm_90, sm_100; this card is sm_75"
+
+
+@pytest.mark.parametrize(
+    ("library", "reason"),
+    [
+        (
+            native.Status(False, "the native CUDA library was not built: there is no nvcc"),
+            "the native CUDA library was not built: there is no nvcc",
+        ),
+        (
+            native.Status(True, build={"architectures": [80, 90, 100], "ptx": 100}),
+            "the CUDA library was built for sm_80, sm_90, sm_100; this card is sm_75",
+        ),
+    ],
+    ids=["no library", "older card"],
+)
+def test_a_wish_for_cuda_that_cannot_be_met_raises_one_line(
+    library: native.Status, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "cuda_library", lambda: library)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(backends, "_implementations", {})
+    native.why_not_card.cache_clear()
+    backends.register("toy", "cuda", lambda x: "cuda", native.why_not_cuda)
+    backends.register("toy", "reference", lambda x: "reference")
+    on_card = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32, numel=lambda: 1)
+    with backends.use("cuda"), pytest.raises(RuntimeError) as caught:
+        backends.compute("toy", on_card)
+    assert str(caught.value) == (
+        f"fused_ops.toy: the backend 'cuda' was asked for and cannot serve this call: {reason}"
+    )
+    assert backends.compute("toy", on_card) == "reference"
+    native.why_not_card.cache_clear()

@@ -296,3 +296,12 @@ def test_whom_it_refuses() -> None:
             fused_ops.selective_share(x, y, unit(4, 3, kernel=3), unit(3, 4, kernel=3))
     assert explain(call)[0].reasons["triton"] == "the tensors are on cpu"  # but for those who ask for it
     assert explain(call, images=0)[0].backend == "reference"
+
+
+def test_explain_names_kernels_and_rows_of_the_launch_tables() -> None:
+    x, y, *weights = cast(pair(16, 16, 1, 5, 4), torch.float16)
+    with use("triton"):
+        (decision,) = explain(fused_ops.selective_share, x, y, weights[:4], weights[4:])
+    assert decision.how[0].startswith("selective_share.forward: row 1 of sm_90.json (for cards with wgmma")
+    assert decision.how[1:] == ("kernel forward_pair",)
+    assert "by kernel forward_pair" in str(decision)

@@ -1,0 +1,72 @@
+"""The machine's facts, and the native libraries built in place, as an editable install would."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from benchmarks import machine
+from benchmarks.gpu.stages import ROOT, Context
+
+PACKAGES = ("torch", "triton", "numpy", "pytest", "matplotlib", "safetensors")
+VERSION = "0+tree"  # of the libraries: there is no installed package
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Build, then say what is here."""
+    os.environ.setdefault("FUSED_OPS_BUILD", "auto")
+    folder = ROOT / "fused_ops" / "lib"
+    if context.dry:  # the build's own tests build; here what is there stays as it is
+        os.environ["FUSED_OPS_BUILD"] = "none"
+        folder = context.scratch / "lib"
+    from build_support import native_build
+
+    built = native_build.build(ROOT, folder, VERSION)
+    from fused_ops import __main__ as command
+    from fused_ops import native
+
+    if not context.dry:
+        command.doctor()
+    found = facts(context)
+    found["built"] = sorted(path.name for path in built)
+    for name, status in (("cpu", native.cpu_library()), ("cuda", native.cuda_library())):
+        found[f"{name} library"] = "loaded" if status.loaded else status.reason
+        print(f"{name} library: {found[f'{name} library']}")
+    return found
+
+
+def facts(context: Context) -> dict[str, Any]:
+    """Versions, commit and card, as JSON can hold it."""
+    found: dict[str, Any] = {
+        "device": "cpu",
+        "dry": context.dry,
+        "python": platform.python_version(),
+        "commit": machine.commit(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "cuda": torch.version.cuda,
+        "nvcc": shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"),
+    }
+    if context.device != "cpu":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "device": properties.name,
+            "cards": torch.cuda.device_count(),
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory_gib": round(properties.total_memory / 2**30),
+            "l2_mib": round(properties.L2_cache_size / 2**20),
+            "processors": properties.multi_processor_count,
+        }
+    print(found)
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

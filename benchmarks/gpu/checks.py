@@ -1,0 +1,175 @@
+"""Is it right? Every op, dtype and layout of both GPU backends against float64; then see behaviour.py.
+
+Cases run side by side in several processes, since most of their time goes into compiling kernels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy import error_in_roundings
+from benchmarks.cases import OPS, Case, Shape
+from benchmarks.gpu.stages import Context, Failed
+from benchmarks.problems import make_problem
+from fused_ops import use
+
+WORKERS = 8
+DTYPES = ("bfloat16", "float32", "float16")
+LAYOUTS = ("channels_last", "contiguous")
+# Channels that fill no tile, and those that do; for pairs also each further way of the launch tables.
+SHAPES = (Shape(3, 24, 17), Shape(4, 64, 24))
+SHARE_SHAPES = (Shape(4, 128, 16), Shape(4, 256, 12))
+TINY = (Shape(2, 8, 5),)
+# Roundings beyond twice eager's own; sums of few terms, of which some cancel, are a matter of luck.
+SLACK, SLACK_OF_FEW, FEW = 4.0, 64.0, 256
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One case for one backend."""
+
+    op: str
+    shape: Shape
+    dtype: str
+    layout: str
+    backend: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.shape.name} {self.dtype} {self.layout} {self.backend}"
+
+
+@dataclass
+class Found:
+    """What a check found: "right", "wrong" or "refused", and details."""
+
+    name: str
+    state: str
+    detail: str = ""
+    error_roundings: float | None = None
+
+
+def specs(dry: bool, backends: tuple[str, ...]) -> Iterator[Spec]:
+    """What matters most comes first."""
+    for dtype in DTYPES[:2] if dry else DTYPES:
+        for op in OPS.values():
+            if op.suite == "fersnet_step":
+                continue
+            more = SHARE_SHAPES if op.name == "selective_share" else ()
+            for shape in TINY if dry else (*SHAPES, *more):
+                for layout in LAYOUTS:
+                    for backend in backends:
+                        yield Spec(op.name, shape, dtype, layout, backend)
+
+
+def check(spec: Spec, device: str) -> Found:
+    """Outputs and gradients of a case: at most twice eager's error, and some roundings."""
+    gradients = "full" in OPS[spec.op].modes
+    case = Case(spec.op, "full", spec.shape, spec.dtype, spec.layout, ())
+    if device != "cpu":  # or eager's convolutions, against which ours are judged, would use TF32
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+    try:
+        problem = make_problem(case, device)
+        with use(spec.backend):
+            ours = problem.results(problem.fused, gradients)
+    except RuntimeError as error:
+        _, refused, reason = str(error).partition("cannot serve this call: ")
+        if not refused:
+            return Found(spec.name, "wrong", f"{type(error).__name__}: {error}"[:500])
+        return Found(spec.name, "refused", reason)
+    except Exception as error:  # a compiler's error, say: wrong, whatever it is
+        return Found(spec.name, "wrong", f"{type(error).__name__}: {error}"[:500])
+    eager = problem.results(problem.stock, gradients)
+    exact = problem.exact.results(problem.exact.stock, gradients)
+    worst, complaints = 0.0, []
+    for index, (our, their, true) in enumerate(zip(ours, eager, exact, strict=True)):
+        error, allowed = error_in_roundings(our, true), 2 * error_in_roundings(their, true)
+        allowed += SLACK if our.numel() >= FEW else SLACK_OF_FEW
+        worst = max(worst, error)
+        if not error <= allowed:  # NaN is not
+            complaints.append(
+                f"result {index} {list(our.shape)}: {error:.3g} roundings, {allowed:.3g} allowed"
+            )
+    return Found(spec.name, "wrong" if complaints else "right", "; ".join(complaints), worst)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """All of them as far as time goes, then the behaviours."""
+    from benchmarks.gpu import behaviour
+
+    wanted = list(specs(context.dry, context.backends()))
+    end = time.monotonic() + 0.7 * context.left
+    found = _alone(wanted, context, end) if context.dry else _side_by_side(wanted, context, end)
+    found += behaviour.run(context)
+    counts = {state: sum(each.state == state for each in found) for state in ("right", "wrong", "refused")}
+    for each in found:
+        if each.state != "right":
+            print(each.state, each.name, each.detail, sep=": ")
+    left_out = len(wanted) - sum(each.name in {spec.name for spec in wanted} for each in found)
+    print(f"{counts}, {left_out} left out for want of time")
+    result = {"counts": counts, "left_out": left_out, "checks": [asdict(each) for each in found]}
+    if counts["wrong"]:
+        raise Failed(f"{counts['wrong']} of {len(found)} checks are wrong", result)
+    if not counts["right"]:
+        raise Failed("nothing was checked: every call was refused", result)
+    return result
+
+
+def _alone(wanted: list[Spec], context: Context, end: float) -> list[Found]:
+    found = []
+    for spec in wanted:
+        if time.monotonic() < end:
+            found.append(check(spec, context.device))
+    return found
+
+
+def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Found]:
+    found = []
+    workers = max(1, min(WORKERS, len(os.sched_getaffinity(0)) - 2))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        waiting = {pool.submit(check, spec, context.device): spec for spec in wanted}
+        for done in as_completed(waiting, timeout=max(0.0, end - time.monotonic())):
+            error = done.exception()
+            found.append(Found(waiting[done].name, "wrong", str(error)) if error else done.result())
+            context.keep({"checks": [asdict(each) for each in found]})
+    except TimeoutError:
+        print("time is up for the comparison with float64")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.kill()
+    return found
+
+
+def small(device: str) -> None:
+    """A few calls of every kernel, for tools under which each takes long; what is right is not looked at."""
+    backends = ("reference", "cpu") if device == "cpu" else ("triton", "cuda")
+    shapes = TINY if device == "cpu" else (Shape(2, 24, 7), Shape(2, 64, 6))
+    ops = ("selective_share", "batch_norm_act_residual", "group_norm_act", "adain")
+    served = refused = 0
+    for op, shape, layout, backend in itertools.product(ops, shapes, LAYOUTS, backends):
+        dtype = "bfloat16" if op == "selective_share" else "float32"
+        problem = make_problem(Case(op, "full", shape, dtype, layout, ()), device)
+        try:
+            with use(backend):
+                problem.results(problem.fused, True)
+            served += 1
+        except RuntimeError as error:
+            if "cannot serve this call: " not in str(error):
+                raise
+            refused += 1
+    if device != "cpu":
+        torch.cuda.synchronize()
+    print(f"{served} calls, {refused} refused")
+    if not served:
+        raise SystemExit("every call was refused")

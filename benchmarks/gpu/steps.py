@@ -1,0 +1,112 @@
+"""Training steps of FERSNet, fused and stock: time, peak memory, and whether the losses agree."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.cases import Case, Shape
+from benchmarks.gpu.stages import Context, Failed
+from benchmarks.gpu.tuning import tuned
+from benchmarks.measure import percentile
+from benchmarks.memory import peak_bytes
+from benchmarks.providers import why_not_compile
+from fused_ops import explain
+
+STEPS, WARM_UP = 8, 3
+SHAPE, TINY = Shape(64, 3, 96, "full", "paper"), Shape(2, 3, 32, "test", "tiny")
+AGREE = 0.05  # of the first losses, in bfloat16
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Fused, stock, and, while there is time, stock under torch.compile; in bfloat16 by autocast."""
+    with tuned(context):
+        return _run(context)
+
+
+def _run(context: Context) -> dict[str, Any]:
+    from benchmarks import steps
+
+    case = Case("fersnet_step", "train", TINY if context.dry else SHAPE, "float32", "channels_last", ())
+    providers = steps.StepProviders(case, context.device)
+    found: dict[str, Any] = {"preset": case.shape.name, "autocast": "bfloat16", "records": []}
+
+    def fused() -> Any:
+        modules = providers.networks.modules().items()
+        networks = steps.Networks(**{name: copy.deepcopy(module) for name, module in modules})
+        return steps.Step(networks, providers.config)
+
+    def stock() -> Any:
+        return providers._new_step("eager")
+
+    def compiled() -> Any:
+        return providers._new_step("compile")
+
+    makers = {"fused": fused, "eager": stock}
+    if not context.dry and why_not_compile() is None:
+        makers["compile"] = compiled
+    for name, make in makers.items():
+        if name == "compile" and context.left < 60:
+            found["left_out"] = "torch.compile of the whole step, for want of time"
+            continue
+        record = measure(name, make, providers, context)
+        found["records"].append(record)
+        found["ratios"] = ratios(found["records"], context.dry)
+        context.keep(found)
+        print(record)
+    losses = [record["first_loss"] for record in found["records"]]
+    if not all(abs(loss - losses[1]) <= AGREE * abs(losses[1]) for loss in losses):
+        raise Failed(f"the first losses differ: {losses}", found)
+    return found
+
+
+def measure(name: str, make: Callable[[], Any], providers: Any, context: Context) -> dict[str, Any]:
+    """The record of one provider, whose networks are gone when this returns."""
+    step = make()
+    step.set_training(True)
+    torch.manual_seed(20209)
+
+    def train() -> Any:
+        with torch.autocast(context.device, torch.bfloat16):
+            return step.train(providers.batch)
+
+    record: dict[str, Any] = {"provider": name, "first_loss": float(train()["generator"])}
+    if name == "fused":
+        with torch.autocast(context.device, torch.bfloat16):
+            decisions = explain(step.networks.generator, providers.batch.source, providers.batch.target_label)
+        record["served_by"] = sorted({decision.backend for decision in decisions})
+    for _ in range(0 if context.dry else WARM_UP):
+        train()
+    times = [_timed(train, context.device) for _ in range(2 if context.dry else STEPS)]
+    record |= {
+        "ms": float(f"{1e3 * percentile(times, 0.5):.4g}"),
+        "images_per_second": float(f"{providers.batch.source.size(0) / percentile(times, 0.5):.4g}"),
+        "peak_bytes": peak_bytes(train, context.device) + step.resident_bytes(),
+    }
+    return record
+
+
+def ratios(records: list[dict[str, Any]], dry: bool) -> dict[str, float]:
+    """How many times as fast the fused step is (not dry), and its share of the others' peak memory."""
+    by_name = {record["provider"]: record for record in records}
+    ours, found = by_name["fused"], {}
+    for name in ("eager", "compile"):
+        if name in by_name:
+            if not dry:
+                found[f"x_{name}"] = float(f"{by_name[name]['ms'] / ours['ms']:.4g}")
+            found[f"peak_to_{name}"] = float(f"{ours['peak_bytes'] / by_name[name]['peak_bytes']:.4g}")
+    return found
+
+
+def _timed(function: Callable[[], object], device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -1,0 +1,162 @@
+"""How time is taken on a card: calls captured in CUDA graphs, so that the host's launches are not in it.
+
+Warm: a graph of several calls in a row, which find in the L2 cache what the one before left there. Cold: a
+graph of one call, before each replay of which twice the L2 cache is overwritten. What cannot be captured is
+launched as it is, queued behind the overwriting, and marked so. All providers of a case are timed in turn,
+round by round; medians are kept.
+
+Without a card (a dry run) calls are timed by the clock, once or twice, to see that the code runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Runner, make_evictor, percentile
+
+ROUNDS, LOOPS, WARM_UP = 15, 8, 3
+HOST_CALLS = 50
+QUEUE_CYCLES = 400_000  # some 0.2 ms of the card
+
+
+@dataclass
+class Timed:
+    """Seconds per call of one provider, and how they were taken."""
+
+    warm: list[float] = field(default_factory=list)
+    cold: list[float] = field(default_factory=list)
+    captured: bool = False
+    host: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Medians and spreads in microseconds."""
+        found: dict[str, Any] = {"captured": self.captured}
+        for name, values in (("warm", self.warm), ("cold", self.cold)):
+            if values:
+                found |= {
+                    f"{name}_us": _short(percentile(values, 0.5)),
+                    f"{name}_p20_us": _short(percentile(values, 0.2)),
+                    f"{name}_p80_us": _short(percentile(values, 0.8)),
+                }
+        if self.host is not None:
+            found["host_us"] = _short(self.host)
+        return found
+
+
+def _short(seconds: float) -> float:
+    return float(f"{1e6 * seconds:.4g}")
+
+
+def time_all(
+    runners: Mapping[str, Runner], device: str, dry: bool
+) -> tuple[dict[str, Timed], dict[str, str]]:
+    """Time all runners side by side; the second result has the error of each one that failed."""
+    found: dict[str, Timed] = {}
+    errors: dict[str, str] = {}
+    samplers: dict[str, _Sampler] = {}
+    for name, runner in runners.items():
+        try:
+            samplers[name] = _Sampler(runner, device)
+            found[name] = Timed(captured=samplers[name].captured, host=samplers[name].host)
+        except Exception as error:  # a failing provider must not cost the others their result
+            errors[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    evict = make_evictor(device)
+    order, draw = list(samplers), random.Random(0)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(2 if dry else ROUNDS):
+            draw.shuffle(order)
+            for name in order:
+                found[name].warm.append(samplers[name].warm())
+                found[name].cold.append(samplers[name].cold(evict))
+    finally:
+        if collecting:
+            gc.enable()
+    return found, errors
+
+
+class _Sampler:
+    """One provider's call, captured where it can be."""
+
+    def __init__(self, runner: Runner, device: str) -> None:
+        self.runner, self.device = runner, device
+        self.captured, self.host = False, None
+        with runner.around():
+            if device == "cpu":
+                self._call()
+                self.one = self.many = self._call
+                self.loops = 1
+                return
+            self.loops = LOOPS
+            for _ in range(WARM_UP):
+                self._call()
+            self.host = self._host_seconds()
+            try:
+                self.one, self.many = (self._capture(loops) for loops in (1, LOOPS))
+                self.captured = True
+            except RuntimeError as error:  # a synchronisation, or memory from elsewhere, within the call
+                torch.cuda.synchronize()
+                print(f"not captured: {str(error).partition(chr(10))[0]}")
+                self.one, self.many = self._call, self._call_many
+
+    def _call(self) -> object:
+        return self.runner.run(self.runner.prepare() if self.runner.prepare else None)
+
+    def _call_many(self) -> None:
+        for _ in range(LOOPS):
+            self._call()
+
+    def _capture(self, loops: int) -> Callable[[], None]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(loops):
+                self._call()
+        graph.replay()
+        torch.cuda.synchronize()
+        return graph.replay
+
+    def _host_seconds(self) -> float:
+        """What the host takes to start a call, without waiting for the card."""
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(HOST_CALLS):
+            self._call()
+        seconds = (time.perf_counter() - began) / HOST_CALLS
+        torch.cuda.synchronize()
+        return seconds
+
+    def warm(self) -> float:
+        with self.runner.around():
+            self.one()
+            return self._timed(self.many) / self.loops
+
+    def cold(self, evict: Callable[[], object]) -> float:
+        with self.runner.around():
+            evict()
+            return self._timed(self.one)
+
+    def _timed(self, function: Callable[[], object]) -> float:
+        if self.device == "cpu":
+            began = time.perf_counter()
+            function()
+            return time.perf_counter() - began
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(QUEUE_CYCLES)  # so that the host has queued all before the clock starts
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3

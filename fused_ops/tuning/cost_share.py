@@ -1,0 +1,172 @@
+"""The launches of ``selective_share`` (a 1x1 pair) on a GPU, in each of its ways; see :mod:`.cost_model`.
+
+Triton's ways are named as in the launch tables ("pair", "unit", "products"), the CUDA C++ library's is
+"cuda". What a kernel reads and writes is told in elements per pixel; B = Cx + Cy, the gates have 3 B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fused_ops.triton_support import ceil_div, next_power_of_two
+from fused_ops.tuning.cost_model import Kernel
+
+FORWARD_WAYS = ("pair", "unit", "products", "cuda")
+BACKWARD_WAYS = ("unit", "products", "cuda")
+
+
+@dataclass(frozen=True)
+class ShareCall:
+    """What the cost of a call depends on.
+
+    Args:
+        cx, cy: channels of x and y.
+        pixels: of all images, N x H x W.
+        itemsize: bytes of an element.
+        channels_last: the memory format; the CUDA C++ library copies what comes otherwise.
+        gates: whether the forward also writes the gates (training, unless recomputed).
+        outside: whether a gradient reaches the gates from outside.
+        chunks: parts of the weights' gradients, that is programs side by side.
+    """
+
+    cx: int
+    cy: int
+    pixels: int
+    itemsize: int
+    channels_last: bool = True
+    gates: bool = True
+    outside: bool = False
+    chunks: int = 1
+
+    @property
+    def both(self) -> int:
+        return self.cx + self.cy
+
+    @property
+    def weights(self) -> int:
+        """Elements of all eight: as many multiplications has a pixel in the forward."""
+        return 3 * self.both**2
+
+    def kernel(
+        self, name: str, elements: int, products: int = 0, weights: int = 0, *, parts: int = 0,
+        library: bool = False,
+    ) -> Kernel:  # fmt: skip
+        """``elements`` and ``products`` (multiplications) are per pixel; ``parts`` are weights in float32."""
+        moved = (elements * self.pixels + weights) * self.itemsize + 4 * parts
+        return Kernel(name, moved, 2 * products * self.pixels, library)
+
+
+def forward(call: ShareCall, way: str) -> list[Kernel]:
+    """The launches of a forward."""
+    if way == "cuda":
+        return _cuda_forward(call)
+    both = call.both
+    if way in ("pair", "unit"):
+        elements = 2 * both + (3 * both if call.gates else 0)
+        return [call.kernel(f"forward_{way}", elements, call.weights, call.weights)]
+    update = 2 * both * both
+    return [
+        call.kernel("update_gates", both + 2 * both, update, update),
+        # x, y, r and z in; x', y' and, if they are kept, h out
+        call.kernel(
+            "candidate_and_mix", 4 * both + (both if call.gates else 0),
+            call.weights - update, call.weights - update,
+        ),
+    ]  # fmt: skip
+
+
+def backward(call: ShareCall, way: str, weights_way: str = "products") -> list[Kernel]:
+    """The launches of a backward whose gates were kept; ``weights_way`` is of the weights' gradients."""
+    if way == "cuda":
+        return _cuda_backward(call)
+    both, cx, cy = call.both, call.cx, call.cy
+    outside = call.outside
+    if way == "unit":
+        leaves = weights_way == "products"
+        elements = (6 + (4 if leaves else 0) + (3 if outside else 0)) * both
+        # a_h W is computed twice: for the unit's target, and for its source.
+        launches = [call.kernel("input_gradients_unit", elements, call.weights + 2 * cx * cy, call.weights)]
+        if not leaves:
+            parts = call.kernel(
+                "weight_gradients_unit", (5 + (3 if outside else 0)) * both, call.weights + 2 * cx * cy,
+                2 * cx * cy, parts=call.chunks * call.weights,
+            )  # fmt: skip
+            return [*launches, parts, _sum_of_parts(call)]
+    else:
+        launches = [
+            call.kernel("gate_gradients", (6 + (2 if outside else 0)) * both),
+            call.kernel("reset_gradients", (6 + (1 if outside else 0)) * both, 2 * cx * cy, 2 * cx * cy),
+            call.kernel(
+                "input_gradients", 7 * both, call.weights - 2 * cx * cy, call.weights - 2 * cx * cy
+            ),
+        ]  # fmt: skip
+    parts = call.kernel("weight_gradients", 5 * both, call.weights, parts=call.chunks * call.weights)
+    return [*launches, parts, _sum_of_parts(call)]
+
+
+def _sum_of_parts(call: ShareCall) -> Kernel:
+    return call.kernel("add_weight_parts", 0, 0, call.weights, parts=call.chunks * call.weights)
+
+
+def chunks(call: ShareCall, choice: Mapping[str, int | str], processors: int) -> int:
+    """Into how many parts ``triton_launch`` cuts the pixels for the gradients of the weights."""
+    programs = 2
+    if choice["kernel"] == "products":
+        x, y = (ceil_div(channels, int(choice["block"])) for channels in (call.cx, call.cy))
+        programs = 3 * (x + y) ** 2
+    steps = ceil_div(call.pixels, int(choice["pixels"]))
+    wanted = ceil_div(steps * programs, 2 * processors)
+    return ceil_div(steps, min(next_power_of_two(wanted), next_power_of_two(steps)))
+
+
+# --- CUDA C++: kernels around the library's products; csrc/selective_share/cuda.cu --------------------------
+
+
+def _copies(call: ShareCall, elements: int, count: int) -> list[Kernel]:
+    """``count`` copies between memory formats, of ``elements`` per pixel in all, read and written."""
+    if call.channels_last:
+        return []
+    return [call.kernel("copy", 2 * elements if index == 0 else 0) for index in range(count)]
+
+
+def _product(call: ShareCall, elements: int, products: int, weights: int, name: str) -> Kernel:
+    return call.kernel(name, elements, products, weights, library=True)
+
+
+def _cuda_forward(call: ShareCall) -> list[Kernel]:
+    both = call.both
+    matrix = 3 * both * both  # M: gates x channels
+    gates = 1 if call.gates else 0
+    units = ((call.cx, call.cy), (call.cy, call.cx))
+    launches = [
+        *_copies(call, both, 2),
+        call.kernel("gather", 2 * both, 0, call.weights + matrix),
+        _product(call, 4 * both, matrix, matrix, "gates"),
+        call.kernel("reset_forward", (3 + gates) * both),
+        *(_product(call, s + 2 * t, s * t, s * t, "candidate") for t, s in units),
+        call.kernel("mix_forward", (4 + 2 * gates) * both),
+        *_copies(call, (1 + 3 * gates) * both, 2 + gates),
+    ]
+    return launches
+
+
+def _cuda_backward(call: ShareCall) -> list[Kernel]:
+    both, outside = call.both, 1 if call.outside else 0
+    matrix = 3 * both * both
+    units = ((call.cx, call.cy), (call.cy, call.cx))
+    return [
+        *_copies(call, (2 + 3 + 3 * outside) * both, 5 + outside),
+        call.kernel("gather", 2 * both, 0, call.weights + matrix),
+        call.kernel("mix_backward", (6 + 2 * outside) * both),
+        *(_product(call, t + s, t * s, t * s, "grad of r . source") for t, s in units),
+        call.kernel("reset_backward", (8 + outside) * both),
+        *(
+            _product(call, (both + t) + 2 * both, (both + t) * both, (both + t) * both, "grad of x and y")
+            for t, _ in units
+        ),
+        _product(call, 4 * both, matrix, matrix, "grad of M"),
+        *(_product(call, t + s, t * s, t * s, "grad of W") for t, s in units),
+        call.kernel("scatter", 2 * both, 0, call.weights + matrix),
+        *_copies(call, both, 2),
+    ]

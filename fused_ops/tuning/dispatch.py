@@ -1,0 +1,235 @@
+"""Which GPU backend goes first for a call, and why: as measured, else as the cost model predicts.
+
+What ``python -m fused_ops tune`` measured stands in the card's own table, families
+``selective_share.backend`` and ``norm_act.backend``. Where no row of it fits, the backend with the shorter
+predicted time goes first.
+Nothing is tried out; the same call gets the same answer, which is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fused_ops import tuning
+from fused_ops.activations import BY_INDEX
+from fused_ops.triton_support import Card, card_for
+from fused_ops.tuning import cost_norm, cost_share
+from fused_ops.tuning.cost_model import Kernel, Precision, ceilings_of
+from fused_ops.tuning.cost_norm import NormCall
+from fused_ops.tuning.cost_share import ShareCall
+
+Asked = tuple[Callable[..., "Choice"], tuple[Any, ...]]  # a kept function of a call, and its arguments
+BACKENDS = ("triton", "cuda")
+PASSES = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The GPU backends in the order in which they are asked, and the reason in a sentence."""
+
+    order: tuple[str, ...]
+    reason: str
+
+
+def choose(op: str, args: tuple[Any, ...]) -> Choice | None:
+    """The choice for a call of an op on CUDA tensors; None for an op without a cost model, or no elements."""
+    x = args[3] if op == "selective_share_backward" else args[0]
+    if op not in _CALLS or not x.numel():
+        return None
+    function, key = _CALLS[op](*args)
+    return function(*key)
+
+
+def measured_row(op: str, args: tuple[Any, ...]) -> tuple[str, dict[str, int | str]]:
+    """The family and the facts of the row that a measured choice for a call would stand in."""
+    function, (card, precision, backward, _, *call) = _CALLS[op](*args)
+    if function is _share_choice:
+        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward)
+    return "norm_act.backend", norm_facts(card, NormCall(*call), backward)
+
+
+# --- what a call costs each backend -------------------------------------------------------------------------
+
+
+def share_kernels(
+    card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
+) -> dict[str, list[Kernel]]:
+    """The launches of a pair by each backend; ``recompute``: the backward makes the gates again."""
+    from fused_ops.selective_share.triton_plan import is_even
+
+    facts: dict[str, int | str] = {
+        "channels": max(call.cx, call.cy), "itemsize": call.itemsize,
+        "precision": "ieee" if precision == "ieee" else "tf32", "even": is_even((call.cx, call.cy)),
+    }  # fmt: skip
+
+    def row(family: str, **more: int) -> Any:
+        return tuning.choose_row(card.architecture, f"selective_share.{family}", **facts, **more).launch
+
+    def forward() -> dict[str, list[Kernel]]:
+        ways = {"triton": row("forward", gates=int(call.gates))["kernel"], "cuda": "cuda"}
+        return {backend: cost_share.forward(call, way) for backend, way in ways.items()}
+
+    if not backward:
+        return forward()
+    outside = int(call.outside)
+    way, of_weights = row("backward", outside=outside), row("weights", outside=outside)
+    parts = cost_share.chunks(call, of_weights, card.processors)
+    split = ShareCall(**{**vars(call), "chunks": parts})
+    # After the backward's products only those of the weights serve.
+    found = {
+        "triton": cost_share.backward(split, way["kernel"], of_weights["kernel"]),
+        "cuda": cost_share.backward(call, "cuda"),
+    }
+    return {name: [*again, *found[name]] for name, again in forward().items()} if recompute else found
+
+
+def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[Kernel]]:
+    """The launches of a norm by each backend."""
+    family = f"norm_act.{'backward' if backward else 'forward'}"
+    limits = tuning.choose_row(card.architecture, family, itemsize=call.itemsize).launch
+    function = cost_norm.backward if backward else cost_norm.forward
+    return {backend: function(call, backend, card, limits) for backend in BACKENDS}
+
+
+# --- the choice ---------------------------------------------------------------------------------------------
+
+
+def share_facts(card: Card, call: ShareCall, precision: Precision, backward: bool) -> dict[str, int | str]:
+    """What rows of measured choices may ask of a pair."""
+    return {
+        "channels": max(call.cx, call.cy), "pixels": call.pixels, "itemsize": call.itemsize,
+        "precision": precision, "last": int(call.channels_last), "pass": PASSES[backward], "card": card.name,
+    }  # fmt: skip
+
+
+def norm_facts(card: Card, call: NormCall, backward: bool) -> dict[str, int | str]:
+    """What rows of measured choices may ask of a norm; ``count`` is of a row's elements in a channel."""
+    return {
+        "elements": call.elements, "channels": call.channels, "count": call.geometry.count,
+        "span": call.geometry.span, "itemsize": call.itemsize, "given": int(call.given),
+        "last": int(call.channels_last), "pass": PASSES[backward], "card": card.name,
+    }  # fmt: skip
+
+
+def choose_for_share(
+    card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
+) -> Choice:
+    """The choice for a pair."""
+    facts = share_facts(card, call, precision, backward)
+    return _measured(card, "selective_share.backend", facts) or _predicted(
+        card, share_kernels(card, call, precision, backward, recompute), precision
+    )
+
+
+def choose_for_norm(card: Card, call: NormCall, backward: bool) -> Choice:
+    """The choice for a norm."""
+    facts = norm_facts(card, call, backward)
+    return _measured(card, "norm_act.backend", facts) or _predicted(
+        card, norm_kernels(card, call, backward), "half"
+    )
+
+
+def forget_choices() -> None:
+    """Choose anew: a table was written."""
+    _share_choice.cache_clear()
+    _norm_choice.cache_clear()
+
+
+def _measured(card: Card, family: str, facts: dict[str, int | str]) -> Choice | None:
+    row = next(tuning.rows_of(card.architecture, family, facts), None)
+    if row is None:
+        return None
+    first = str(row.launch["backend"])
+    return Choice((first, *(name for name in BACKENDS if name != first)), str(row))
+
+
+def _predicted(card: Card, kernels: dict[str, list[Kernel]], precision: Precision) -> Choice:
+    ceilings = ceilings_of(card)
+    seconds = {name: ceilings.seconds(launches, precision) for name, launches in kernels.items()}
+    order = tuple(sorted(BACKENDS, key=lambda name: seconds[name]))  # equal ones as they stand there
+    told = ", ".join(f"{name!r} {1e6 * seconds[name]:.3g} us" for name in order)
+    return Choice(order, f"the cost model predicts on {ceilings.name}: {told}")
+
+
+# --- from an op's arguments ---------------------------------------------------------------------------------
+
+
+def precision_of(x: Tensor) -> Precision:
+    """What the products of a call are computed in."""
+    if x.element_size() == 2:
+        return "half"
+    from fused_ops.selective_share.triton_plan import precision_of as of_dtype
+
+    return of_dtype(x.dtype)
+
+
+def _is_last(x: Tensor) -> bool:
+    return x.dim() > 1 and x.stride(1) == 1
+
+
+# Kept by plain numbers, since a call of an op may take no more than microseconds.
+@functools.lru_cache(maxsize=4096)
+def _share_choice(card: Card, precision: Precision, backward: bool, recompute: bool, *call: Any) -> Choice:
+    return choose_for_share(card, ShareCall(*call), precision, backward, recompute)
+
+
+@functools.lru_cache(maxsize=4096)
+def _norm_choice(card: Card, _precision: str, backward: bool, _recompute: bool, *call: Any) -> Choice:
+    return choose_for_norm(card, NormCall(*call), backward)
+
+
+def _share(x: Tensor, y: Tensor, *rest: Any) -> Asked:
+    return _of_share(x, y, False, False, bool(rest[-2]), False)
+
+
+def _share_backward(_gx: Any, _gy: Any, grad_gates: Any, x: Tensor, y: Tensor, gates: Any, *_: Any) -> Asked:
+    return _of_share(x, y, True, gates is None, True, grad_gates is not None)
+
+
+def _of_share(x: Tensor, y: Tensor, backward: bool, recompute: bool, gates: bool, outside: bool) -> Asked:
+    """Of a single unit too, by the same measure."""
+    cx = x.size(1)
+    return _share_choice, (
+        card_for(x), precision_of(x), backward, recompute,
+        cx, y.size(1), x.numel() // cx, x.element_size(), _is_last(x), gates, outside,
+    )  # fmt: skip
+
+
+def _norm(
+    x: Tensor, _gamma: Any, _beta: Any, residual: Any, noise: Any, _scale: Any, mean: Any, _var: Any,
+    groups: int, _eps: float, activation: int, *_: Any,
+) -> Asked:  # fmt: skip
+    return _of_norm(x, False, activation, groups, mean is not None, residual is not None, noise is not None)
+
+
+def _norm_backward(
+    _grad: Any, x: Tensor, y: Any, _gamma: Any, _beta: Any, residual: Any, noise: Any, _scale: Any,
+    _mean: Any, _var: Any, given: bool, groups: int, _eps: float, activation: int, *_: Any,
+) -> Asked:  # fmt: skip
+    # y or the residual is kept where there was one, but for activations that need neither.
+    kept = y is not None or residual is not None
+    return _of_norm(x, True, activation, groups, given, kept, noise is not None)
+
+
+def _of_norm(
+    x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool
+) -> Asked:
+    samples, channels = x.size(0), x.size(1)
+    return _norm_choice, (
+        card_for(x), "half", backward, False,
+        samples, channels, x.numel() // (samples * channels), x.element_size(), groups, given, _is_last(x),
+        residual, noise, BY_INDEX[activation].backward_needs,
+    )  # fmt: skip
+
+
+_CALLS: dict[str, Callable[..., Asked]] = {
+    "selective_share": _share,
+    "selective_share_backward": _share_backward,
+    "norm_act": _norm,
+    "norm_act_backward": _norm_backward,
+}

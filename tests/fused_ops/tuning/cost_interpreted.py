@@ -1,0 +1,195 @@
+"""The cost model against Triton's kernels as they run; test_cost_model.py starts this in the interpreter.
+
+The interpreter's loads, stores and products are counted launch by launch: bytes by their addresses, so that
+what a launch reads several times counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fused_ops
+from fused_ops import triton_support, tuning, use
+from fused_ops.norm_act import triton_launch as norm_launch
+from fused_ops.selective_share import triton_launch as share_launch
+from fused_ops.triton_support import Card
+from fused_ops.tuning import cost_norm, cost_share
+from fused_ops.tuning.cost_model import Kernel
+from fused_ops.tuning.cost_norm import NormCall
+from fused_ops.tuning.cost_share import ShareCall
+from tests.fused_ops.selective_share.triton_interpreted import KERNELS
+
+TINY = Card("tiny", (9, 0), 1, 0)
+
+
+@dataclass
+class Counted:
+    """What one launch did."""
+
+    kernel: str
+    flops: int = 0
+    read: list[np.ndarray] = field(default_factory=list)
+    written: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(
+            sum(int(size) for size in np.unique(np.concatenate(part), axis=0)[:, 1])
+            for part in (self.read, self.written)
+            if part
+        )
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    found: list[Counted] = []
+    launch, load, store, dot = (
+        triton_support.launch,
+        InterpreterBuilder.create_masked_load,
+        InterpreterBuilder.create_masked_store,
+        InterpreterBuilder.create_dot,
+    )
+
+    def note(part: list[np.ndarray], pointers: Any, mask: Any) -> None:
+        at = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].astype(np.int64).reshape(-1)
+        size = pointers.get_element_ty().primitive_bitwidth // 8
+        part.append(np.stack([at, np.full_like(at, size)], 1))
+
+    def counted_launch(kernel: Any, *args: Any, **kwargs: Any) -> None:
+        found.append(Counted(kernel.fn.__name__))
+        launch(kernel, *args, **kwargs)
+
+    def counted_load(self: Any, pointers: Any, mask: Any, *args: Any) -> Any:
+        note(found[-1].read, pointers, mask)
+        return load(self, pointers, mask, *args)
+
+    def counted_store(self: Any, pointers: Any, value: Any, mask: Any, *args: Any) -> Any:
+        note(found[-1].written, pointers, mask)
+        return store(self, pointers, value, mask, *args)
+
+    def counted_dot(self: Any, a: Any, b: Any, *args: Any) -> Any:
+        found[-1].flops += 2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1]
+        return dot(self, a, b, *args)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counted_load)
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted_store)
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", counted_dot)
+    for module in (share_launch, norm_launch):
+        monkeypatch.setattr(module, "launch", counted_launch)
+    yield found
+    found.clear()
+
+
+def assert_as_predicted(found: list[Counted], predicted: list[Kernel], left_out: int = 0) -> None:
+    assert len(found) == len(predicted), [launch.kernel for launch in found]
+    for ours, theirs in zip(found, predicted, strict=True):
+        assert ours.flops == theirs.flops, (ours.kernel, ours.flops, theirs)
+        assert abs(ours.bytes - theirs.bytes) <= left_out, (ours.kernel, ours.bytes, theirs)
+
+
+@pytest.mark.parametrize("channels", [(32, 32), (32, 64)], ids=str)
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("way", KERNELS)
+def test_share(
+    way: str,
+    outside: bool,
+    channels: tuple[int, int],
+    launches: list[Counted],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = KERNELS[way]
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: rows[family.rpartition(".")[2]])
+    monkeypatch.setattr(share_launch, "card_for", lambda tensor: TINY)
+    cx, cy = channels
+    shape = (2, 8, 8)  # 128 pixels fill all tiles
+
+    def features(c: int) -> Tensor:
+        x = torch.randn(shape[0], c, *shape[1:], dtype=torch.float16)
+        return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def unit(t: int, s: int) -> list[Tensor]:
+        sizes = ((s, t + s), (t, s), (t, t), (t, t + s))
+        return [torch.randn(*size, 1, 1, dtype=torch.float16).requires_grad_() for size in sizes]
+
+    x, y, x_weights, y_weights = features(cx), features(cy), unit(cx, cy), unit(cy, cx)
+    call = ShareCall(cx, cy, 128, 2, outside=outside)
+    with use("triton"):
+        x_out, y_out, gates = fused_ops.selective_share(x, y, x_weights, y_weights, return_gates=True)
+        assert_as_predicted(launches, cost_share.forward(call, way))
+        launches.clear()
+        loss = x_out.sum() + y_out.sum()
+        if outside:
+            loss = loss + sum(gate.sum() for one in gates for gate in one)
+        loss.backward()
+    weights_way = rows["weights"]["kernel"]
+    call = ShareCall(cx, cy, 128, 2, outside=outside, chunks=cost_share.chunks(call, rows["weights"], 1))
+    expected = cost_share.backward(call, rows["backward"]["kernel"], weights_way)
+    assert_as_predicted(launches, expected)
+    launches.clear()
+    with use("triton"), torch.no_grad():
+        fused_ops.selective_share(x, y, x_weights, y_weights)
+    assert_as_predicted(launches, cost_share.forward(ShareCall(cx, cy, 128, 2, gates=False), way))
+
+
+NORMS = {
+    "batch": NormCall(2, 16, 64, 4),
+    "batch, residual": NormCall(2, 16, 64, 4, residual=True),
+    "batch, split": NormCall(4, 8, 1024, 4),
+    "running, residual": NormCall(2, 16, 64, 4, given=True, residual=True),
+    "instance": NormCall(2, 16, 64, 4, groups=16),
+    "group, silu, residual": NormCall(2, 16, 64, 4, groups=4, residual=True, evidence="input"),
+    "group, split": NormCall(2, 16, 1024, 4, groups=2, channels_last=False),
+    "adain": NormCall(2, 16, 64, 4, groups=16, noise=True, evidence="nothing"),
+}
+LIMITS = {"row": 4096, "wanted": 256, "tile": 512, "tiles": 2, "per_thread": 4}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norm(name: str, launches: list[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
+    call = NORMS[name]
+    monkeypatch.setattr(tuning, "choose", lambda *args, **facts: LIMITS)
+    monkeypatch.setattr(norm_launch, "card_for", lambda tensor: TINY)
+    side = int(call.plane**0.5)
+    layout = torch.channels_last if call.channels_last else torch.contiguous_format
+
+    def large() -> Tensor:
+        x = torch.randn(call.samples, call.channels, side, side)
+        return x.contiguous(memory_format=layout).requires_grad_()
+
+    x, residual = large(), large() if call.residual else None
+    gamma, beta = (torch.randn(call.channels).requires_grad_() for _ in range(2))
+    how: dict[str, Any] = {
+        "activation": {"output": "relu", "input": "silu", "nothing": "identity"}[call.evidence]
+    }
+    with use("triton"):
+        if call.noise:
+            gamma, beta = (torch.randn(call.samples, call.channels).requires_grad_() for _ in range(2))
+            noise, scale = torch.randn(call.samples, 1, side, side), torch.tensor(0.5, requires_grad=True)
+            y = fused_ops.adain(x, gamma, beta, noise, scale, **how)
+        elif call.given:
+            mean, var = torch.randn(call.channels), torch.rand(call.channels)
+            y = fused_ops.batch_norm_act(x, mean, var, gamma, beta, training=False, residual=residual, **how)
+        elif call.groups == call.channels:
+            y = fused_ops.instance_norm_act(x, None, None, gamma, beta, residual=residual, **how)
+        elif call.groups:
+            y = fused_ops.group_norm_act(x, call.groups, gamma, beta, residual=residual, **how)
+        else:
+            mean, var = torch.randn(call.channels), torch.rand(call.channels)
+            y = fused_ops.batch_norm_act(x, mean, var, gamma, beta, training=True, residual=residual, **how)
+        # parameters and their gradients (of each sample, if adain's), left out of the model
+        small = 4 * (4 * call.channels * (call.samples if call.noise else 1) + 8)
+        assert_as_predicted(launches, cost_norm.forward(call, "triton", TINY, LIMITS), small)
+        launches.clear()
+        y.sum().backward()
+    predicted = cost_norm.backward(call, "triton", TINY, LIMITS)
+    own = [kernel for kernel in predicted if not kernel.name.startswith("sum of")]
+    assert_as_predicted(launches, own, small)

@@ -1,0 +1,178 @@
+"""Which GPU backend goes first: predicted, or measured; from arguments of every op; reasons in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fused_ops import backends, explain, triton_support, tuning
+from fused_ops.activations import ACTIVATIONS
+from fused_ops.triton_support import CARDS
+from fused_ops.tuning import dispatch
+from fused_ops.tuning.cost_norm import NormCall
+from fused_ops.tuning.cost_share import ShareCall
+
+H100 = CARDS["sm_90"]
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Tables that can be written to: copies of the shipped ones."""
+    for path in tuning.FOLDER.glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
+    tuning.forget_tables()
+    dispatch.forget_choices()
+    yield tmp_path
+    tuning.forget_tables()
+    dispatch.forget_choices()
+
+
+def add_row(folder: Path, family: str, row: dict[str, Any]) -> None:
+    path = folder / "sm_90.json"
+    content = json.loads(path.read_text())
+    content[family] = [row, *content.get(family, [])]
+    path.write_text(json.dumps(content))
+    tuning.forget_tables()
+    dispatch.forget_choices()
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "itemsize", "precision", "backward", "first"),
+    [
+        (64, 48, 2, "half", False, "triton"),  # few bytes decide
+        (128, 24, 2, "half", True, "triton"),
+        (512, 6, 4, "ieee", False, "cuda"),  # float32 without TF32: the library's rate decides
+        (512, 6, 4, "ieee", True, "cuda"),
+        (4096, 16, 2, "half", False, "cuda"),  # so many channels that FLOPs alone count
+    ],
+)
+def test_the_cost_model_decides_for_pairs(
+    channels: int, side: int, itemsize: int, precision: str, backward: bool, first: str
+) -> None:
+    call = ShareCall(channels, channels, 64 * side**2, itemsize)
+    choice = dispatch.choose_for_share(H100, call, precision, backward)
+    assert choice.order[0] == first and set(choice.order) == set(dispatch.BACKENDS)
+    assert choice.reason.startswith("the cost model predicts on H100: ")
+    assert all(f"{name!r}" in choice.reason for name in dispatch.BACKENDS)
+
+
+def test_a_backward_that_recomputes_pays_for_the_forward() -> None:
+    call = ShareCall(64, 64, 147456, 2)
+    kept, again = (dispatch.share_kernels(H100, call, "half", True, recompute) for recompute in (False, True))
+    forward = dispatch.share_kernels(H100, call, "half", False)
+    for backend in dispatch.BACKENDS:
+        assert again[backend] == [*forward[backend], *kept[backend]]
+
+
+def test_where_only_one_holds_a_row_on_chip_it_goes_first() -> None:
+    # 8,192 elements of float32 in a plane: CUDA's threads keep them; Triton's backward would split the row.
+    call = NormCall(64, 64, 8192 - 64, 4, groups=64, channels_last=False)
+    kernels = dispatch.norm_kernels(H100, call, True)
+    single = {backend: len(launches) <= 2 for backend, launches in kernels.items()}
+    assert single == {"triton": True, "cuda": True}
+    large = NormCall(64, 64, 12_000, 2, groups=64, channels_last=False)
+    kernels = dispatch.norm_kernels(H100, large, True)
+    assert (len(kernels["cuda"]), len(kernels["triton"])) == (2, 4)
+    assert dispatch.choose_for_norm(H100, large, True).order == ("cuda", "triton")
+
+
+def test_equal_ones_stay_in_order() -> None:
+    assert dispatch.choose_for_norm(H100, NormCall(8, 64, 96 * 96, 2, given=True), False).order[0] == "triton"
+
+
+def test_what_was_measured_goes_before_what_is_predicted(measured: Path) -> None:
+    call = ShareCall(64, 64, 64 * 48**2, 2)
+    facts = dispatch.share_facts(H100, call, "half", False)
+    note = "measured: 'cuda' 20 us, 'triton' 30 us"
+    add_row(measured, "selective_share.backend", {"when": facts, "launch": {"backend": "cuda"}, "note": note})
+    choice = dispatch.choose_for_share(H100, call, "half", False)
+    assert choice.order == ("cuda", "triton")
+    assert choice.reason == f"selective_share.backend: row 1 of sm_90.json ({note})"
+    # another pass, or another card of the architecture, has not been measured
+    assert dispatch.choose_for_share(H100, call, "half", True).order[0] == "triton"
+    other = triton_support.Card("NVIDIA H200", (9, 0), 132, 232_448)
+    assert "predicts on H200" in dispatch.choose_for_share(other, call, "half", False).reason
+
+    norm = NormCall(8, 64, 96 * 96, 2)
+    facts = dispatch.norm_facts(H100, norm, True)
+    add_row(measured, "norm_act.backend", {"when": facts, "launch": {"backend": "cuda"}, "note": note})
+    assert dispatch.choose_for_norm(H100, norm, True).order[0] == "cuda"
+
+
+# --- from the arguments of the ops --------------------------------------------------------------------------
+
+
+def features(channels: int, dtype: torch.dtype = torch.bfloat16, last: bool = True) -> Tensor:
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((8, channels, 24, 24), dtype=dtype, device="meta", memory_format=layout)
+
+
+def test_pairs_are_read_from_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(dispatch, "choose_for_share", lambda *args: seen.append(args))
+    dispatch.forget_choices()
+    x, y, weights = features(64), features(128), [None] * 8
+    dispatch.choose("selective_share", (x, y, *weights, False, True, True))
+    assert seen.pop() == (H100, ShareCall(64, 128, 4608, 2, True, True, False), "half", False, False)
+    dispatch.choose("selective_share", (x, y, *weights, False, False, False))
+    assert not seen[-1][1].gates
+    dispatch.choose("selective_share_backward", (x, y, x, features(64, last=False), y, None, *weights, False))
+    call = ShareCall(64, 128, 4608, 2, False, True, True)
+    assert seen[-1] == (H100, call, "half", True, True)
+    single = features(64, torch.float32)
+    dispatch.choose("selective_share_backward", (single, single, None, single, single, y, *weights, False))
+    assert seen[-1][2:] == ("ieee", True, False)
+
+
+def test_norms_are_read_from_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(dispatch, "choose_for_norm", lambda *args: seen.append(args))
+    dispatch.forget_choices()
+    x, silu = features(64), ACTIVATIONS["silu"].index
+    constants = (64, 1e-5, silu, 0.0)
+    dispatch.choose("norm_act", (x, None, None, x, None, None, None, None, *constants))
+    call = NormCall(8, 64, 576, 2, 64, False, True, True, False, "input")
+    assert seen.pop() == (H100, call, False)
+    backward = (x, x, None, None, None, x, None, None, x, x, False, *constants, *[True] * 5)
+    dispatch.choose("norm_act_backward", backward)
+    assert seen.pop() == (H100, call, True)
+
+
+def test_there_is_no_choice_for_other_ops_and_without_elements() -> None:
+    empty = torch.empty(0, 4, 3, 3)
+    assert dispatch.choose("something", (features(4),)) is None
+    assert dispatch.choose("selective_share", (empty, empty, None, False, False)) is None
+
+
+class OnCard:
+    """Stands for a tensor on a card."""
+
+    device = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_choice_orders_the_backends_and_explain_gives_the_reason(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = dispatch.Choice(("cuda", "triton"), "measured: 'cuda' 1 us, 'triton' 2 us")
+    monkeypatch.setattr(dispatch, "choose", lambda op, args: choice)
+    monkeypatch.setattr(backends, "_implementations", {})
+    backends.register("toy", "triton", lambda x: "by triton")
+    backends.register("toy", "cuda", lambda x: "by cuda", lambda x: "no library" if refused else None)
+    assert backends.compute("toy", OnCard()) == ("by triton" if refused else "by cuda")
+    (decision,) = explain(lambda: backends.compute("toy", OnCard()))
+    text = str(decision)
+    assert f"served by {'triton' if refused else 'cuda'!r}" in text
+    assert "since measured: 'cuda' 1 us, 'triton' 2 us" in text
+    assert ("not 'cuda': no library" if refused else "not 'triton': it could, but 'cuda' goes first") in text
+    if refused:
+        message = r"fused_ops.toy: the backend 'cuda' was asked for and cannot serve this call: no library$"
+        with backends.use("cuda"), pytest.raises(RuntimeError, match=message):
+            backends.compute("toy", OnCard())

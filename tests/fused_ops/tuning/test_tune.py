@@ -1,0 +1,201 @@
+"""The tuning loop, with a clock of its own, on an op whose kernels cost what the test says; the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fused_ops import __main__ as command
+from fused_ops import backends, tuning
+from fused_ops.triton_support import CARDS
+from fused_ops.tuning import dispatch, tune, tune_calls
+from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
+from tests.fused_ops.tuning.test_dispatch import measured
+
+__all__ = ["measured"]  # the fixture
+
+H100 = CARDS["sm_90"]
+FACTS: dict[str, Any] = {"channels": 64, "itemsize": 4, "precision": "ieee", "even": 1, "gates": 1}
+FAMILY = "selective_share.forward"
+
+
+@dataclass
+class Machine:
+    """A card without a card: what was launched last, by whom, and what that takes."""
+
+    launched: Mapping[str, Any] = field(default_factory=dict)
+    tried: list[Mapping[str, Any]] = field(default_factory=list)
+    cuda_seconds: float = 1.0
+
+    def triton(self, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        self.launched = tuning.choose("sm_90", FAMILY, **FACTS)
+        if self.launched["pixels"] > 64:
+            raise RuntimeError("out of resource: shared memory")
+        return (x + 1 if self.launched["stages"] == 3 else x,)
+
+    def cuda(self, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        self.launched = {}
+        return (x,)
+
+    def clock(self, call: Callable[[], object]) -> float:
+        """Best at 32 pixels, 4 warps and 3 stages; but 3 stages compute something else."""
+        call()
+        self.tried.append(self.launched)
+        if not self.launched:
+            return self.cuda_seconds
+        off = [abs(math.log2(self.launched[name] / best)) for name, best in BEST.items()]
+        return 1e-5 * (1 + sum(off))
+
+
+BEST = {"pixels": 32, "warps": 4, "stages": 3}
+
+
+@pytest.fixture
+def machine(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine()
+    monkeypatch.setattr(backends, "_implementations", {})
+    backends.register("selective_share", "triton", found.triton)
+    backends.register("selective_share", "cuda", found.cuda)
+    return found
+
+
+@pytest.fixture
+def call() -> tune.Call:
+    x = torch.ones(1, 64, 2, 2)
+    return tune.Call("a pair", "selective_share", (x, x, *[None] * 8, False, True, True))
+
+
+def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call: tune.Call) -> None:
+    report = tune.tune([call], H100, machine.clock, 60, say=lambda line: None)
+    (row,) = report.rows[FAMILY]
+    assert row["when"] == FACTS
+    assert (row["launch"]["pixels"], row["launch"]["warps"], row["launch"]["stages"]) == (32, 4, 2)
+    assert not any(launch.get("stages") == 3 for launch in machine.tried)  # wrong: not even timed
+    assert "measured: " in row["note"] and "failed" in row["note"] and "NVIDIA H100" in row["note"]
+    assert not report.left_out and len(report.lines) == 2
+
+
+def test_the_quicker_backend_is_written_down_and_then_goes_first(
+    machine: Machine, call: tune.Call, measured: Path
+) -> None:
+    machine.cuda_seconds = 1e-6
+    assert "predicts" in dispatch.choose("selective_share", call.args).reason  # type: ignore[union-attr]
+    report = tune.tune([call], H100, machine.clock, 60, say=lambda line: None)
+    (row,) = report.rows["selective_share.backend"]
+    assert row["launch"] == {"backend": "cuda"}
+    path = measured / "sm_90.json"
+    tune.write(path, tune.merged(tuning.table("sm_90"), report.rows))
+    tuning.forget_tables()
+    dispatch.forget_choices()
+    choice = dispatch.choose("selective_share", call.args)
+    assert choice is not None and choice.order == ("cuda", "triton")
+    assert "selective_share.backend: row 1 of sm_90.json (measured: 'cuda' 1.0 us, 'triton' " in choice.reason
+    assert tuning.choose("sm_90", FAMILY, **FACTS)["pixels"] == 32
+
+
+def test_new_rows_replace_those_of_the_same_conditions(tmp_path: Path) -> None:
+    old = {"family": [{"when": {"c": 1}, "launch": {"a": 1}}, {"when": {}, "launch": {"a": 2}}], "other": []}
+    new = {"family": [{"when": {"c": 1}, "launch": {"a": 3}, "note": 'said "so"'}]}
+    content = tune.merged(old, new)
+    assert [row["launch"]["a"] for row in content["family"]] == [3, 2]
+    tune.write(tmp_path / "folder" / "table.json", content)
+    assert json.loads((tmp_path / "folder" / "table.json").read_text()) == content
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["table.json"]
+
+
+def test_it_stops_when_time_is_up_and_says_what_was_left_out(machine: Machine, call: tune.Call) -> None:
+    report = tune.tune([call], H100, machine.clock, 0, say=lambda line: None)
+    assert not report.rows and len(report.left_out) == 2
+    assert FAMILY in report.left_out[0] and report.left_out[1] == "backends of a pair"
+
+
+def test_a_backend_that_refuses_is_no_candidate(
+    machine: Machine, call: tune.Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends.register("selective_share", "cuda", machine.cuda, lambda *args: "there is no library")
+    report = tune.tune([call], H100, machine.clock, 60, say=lambda line: None)
+    assert "selective_share.backend" not in report.rows
+    assert report.lines[-1].endswith("'cuda' cannot: there is no library")
+
+
+@needs_triton
+def test_the_loop_tunes_tritons_own_kernels() -> None:
+    pass_in_interpreter(Path(__file__).parent / "tune_interpreted.py")
+
+
+def test_neighbours_change_one_parameter_by_one_step() -> None:
+    launch = {"kernel": "unit", "pixels": 64, "warps": 16}
+    assert [found["pixels"] for found in tune.neighbours(launch, "pixels")] == [32, 128]
+    assert [found["warps"] for found in tune.neighbours(launch, "warps")] == [8]
+    assert list(tune.neighbours(launch, "depth")) == []
+
+
+def test_every_tuned_parameter_of_the_tables_has_steps() -> None:
+    names = {
+        name
+        for path in tuning.FOLDER.glob("*.json")
+        for family, rows in json.loads(path.read_text()).items()
+        for row in rows
+        for name in row["launch"]
+        if not family.endswith(".backend")
+    }
+    assert names - {"kernel"} <= set(tune.STEPS)
+
+
+def test_the_calls_are_those_of_both_ops_and_the_reference_serves_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tune_calls, "NORMS", (("group", "silu", 32, 4, True),))
+    found = tune_calls.calls(torch.device("cpu"), batch=2, shares=((8, 3),))
+    assert [call.op for call in found[:5]] == [
+        "selective_share", "selective_share_backward", "selective_share", "norm_act", "norm_act_backward",
+    ]  # fmt: skip
+    assert len({call.name for call in found}) == len(found)
+    for call in found:
+        with backends.use("reference"):
+            assert all(result.isfinite().all() for result in call.run())
+        family, facts = dispatch.measured_row(call.op, call.args)
+        assert family.endswith(".backend") and facts["card"] == "NVIDIA H100"
+
+
+def test_without_a_card_the_command_says_so_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["tune"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("fused_ops tune needs a card that Triton serves: torch ") and text.count("\n") == 1
+
+
+def test_no_seconds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["tune", "--seconds", "0"])
+    assert "--seconds must be above 0, got 0" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_table_of_its_card(
+    machine: Machine, call: tune.Call, measured: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tune, "why_no_card", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr("fused_ops.triton_support.card_of", lambda device: H100)
+    monkeypatch.setattr(tune_calls, "calls", lambda device: [call])
+    monkeypatch.setattr(tune, "time_on_card", machine.clock)
+    assert command.main(["tune"]) == 0
+    assert "2 rows measured on NVIDIA H100, written to " in capsys.readouterr().out
+    assert tuning.choose("sm_90", FAMILY, **FACTS)["pixels"] == 32
+
+    folder = measured / "a file"
+    folder.write_text("")
+    assert command.main(["tune", "--out", str(folder / "table.json")]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("fused_ops tune cannot write its table (") and "--out" in text
