@@ -83,9 +83,12 @@ def share_cost(shape: Shape, mode: Mode, itemsize: int, recompute: bool = False)
     return Cost(*fewest_of_share(shape.channels, shape.pixels, itemsize, mode, recompute))
 
 
-def norm_cost(shape: Shape, mode: Mode, itemsize: int, running: bool = False, residual: bool = False) -> Cost:
-    """A norm with its activation; bound by memory, so its few FLOPs are not counted."""
-    return Cost(None, fewest_of_norm(shape.elements, itemsize, mode, running, residual))
+def norm_cost(shape: Shape, mode: Mode, itemsize: int, **options: bool) -> Cost:
+    """A norm with its activation; bound by memory, so its few FLOPs are not counted.
+
+    ``options``: running, residual, pooled, as ``fewest_of_norm`` takes them.
+    """
+    return Cost(None, fewest_of_norm(shape.elements, itemsize, mode, **options))
 
 
 def norm_groups(channels: int) -> int:
@@ -176,6 +179,18 @@ _ROWS = (
         "batch_norm_act_residual",
         summary="BatchNorm + residual + ReLU, training",
         cost=lambda shape, mode, itemsize: norm_cost(shape, mode, itemsize, residual=True),
+        **{**_NORM, "quick_modes": ()},
+    ),
+    Op(
+        "batch_norm_act_pool",
+        summary="BatchNorm + residual + ReLU + 2x2 max-pooling, training: FERSNet's blocks end so",
+        cost=lambda shape, mode, itemsize: norm_cost(shape, mode, itemsize, residual=True, pooled=True),
+        **_NORM,
+    ),
+    Op(
+        "batch_norm_act_inplace",
+        summary="BatchNorm + LeakyReLU 0.2, training, the output kept instead of the input",
+        cost=norm_cost,
         **{**_NORM, "quick_modes": ()},
     ),
     Op(

@@ -17,6 +17,8 @@ BACKENDS = dispatch.BACKENDS
 _NORMS: dict[str, dict[str, object]] = {
     "batch_norm_act": {},
     "batch_norm_act_eval": {"given": True},
+    "batch_norm_act_inplace": {},
+    "batch_norm_act_pool": {"residual": True, "pooled": True},
     "batch_norm_act_residual": {"residual": True},
     "instance_norm_act": {"groups": "channels"},
     "group_norm_act": {"groups": "groups", "evidence": "input"},

@@ -200,8 +200,13 @@ def _batch_norm_eval(case: Case, device: str) -> Problem:
     return _norm(FusedBatchNormAct2d(case.shape.channels, **_leaky()).eval(), case, device)
 
 
-def _batch_norm_residual(case: Case, device: str) -> Problem:
-    return _norm(FusedBatchNormAct2d(case.shape.channels, activation="relu"), case, device, residual=True)
+def _batch_norm_inplace(case: Case, device: str) -> Problem:
+    return _norm(FusedBatchNormAct2d(case.shape.channels, inplace=True, **_leaky()), case, device)
+
+
+def _batch_norm_residual(case: Case, device: str, pool: int = 1) -> Problem:
+    norm = FusedBatchNormAct2d(case.shape.channels, activation="relu", pool=pool)
+    return _norm(norm, case, device, residual=True)
 
 
 def _instance_norm(case: Case, device: str) -> Problem:
@@ -225,6 +230,8 @@ _MAKERS: dict[str, Callable[[Case, str], Problem]] = {
     "selective_share_recompute": functools.partial(_share, recompute=True),
     "batch_norm_act": _batch_norm,
     "batch_norm_act_eval": _batch_norm_eval,
+    "batch_norm_act_inplace": _batch_norm_inplace,
+    "batch_norm_act_pool": functools.partial(_batch_norm_residual, pool=2),
     "batch_norm_act_residual": _batch_norm_residual,
     "instance_norm_act": _instance_norm,
     "group_norm_act": _group_norm,

@@ -218,7 +218,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_pool(Tensor x, OptionalTenso
   return for_dtype(x.scalar_type(), [&](auto zero) { return pool<decltype(zero)>(a, mean, var, need_winner); });
 }
 
-Tensor norm_act_unpool(Tensor grad, OptionalTensor y, Tensor winner, int64_t height, int64_t width,
+Tensor norm_act_pool_backward(Tensor grad, OptionalTensor y, Tensor winner, int64_t height, int64_t width,
                        int64_t activation, double slope) {
   return for_dtype(grad.scalar_type(), [&](auto zero) {
     return unpool<decltype(zero)>(grad, y, winner, height, width, activation, slope);
@@ -246,12 +246,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cpu, m) {
   m.def(FUSED_OPS_NORM_ACT_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_POOL_SCHEMA);
-  m.def(FUSED_OPS_NORM_ACT_UNPOOL_SCHEMA);
+  m.def(FUSED_OPS_NORM_ACT_POOL_BACKWARD_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_ops_cpu, CPU, m) {
   m.impl("norm_act", TORCH_BOX(&fused_ops::norm_act::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_backward));
   m.impl("norm_act_pool", TORCH_BOX(&fused_ops::norm_act::norm_act_pool));
-  m.impl("norm_act_unpool", TORCH_BOX(&fused_ops::norm_act::norm_act_unpool));
+  m.impl("norm_act_pool_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_pool_backward));
 }

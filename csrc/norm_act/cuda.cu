@@ -148,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_pool(Tensor x, OptionalTenso
   });
 }
 
-Tensor norm_act_unpool(Tensor grad, OptionalTensor y, Tensor winner, int64_t height, int64_t width,
+Tensor norm_act_pool_backward(Tensor grad, OptionalTensor y, Tensor winner, int64_t height, int64_t width,
                        int64_t activation, double slope) {
   STD_TORCH_CHECK(activation == int(Activation::identity) || y, "norm_act: the activation's derivative is taken from y");
   return for_device_dtype(grad.scalar_type(), [&](auto zero) {
@@ -224,12 +224,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cuda, m) {
   m.def(FUSED_OPS_NORM_ACT_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_POOL_SCHEMA);
-  m.def(FUSED_OPS_NORM_ACT_UNPOOL_SCHEMA);
+  m.def(FUSED_OPS_NORM_ACT_POOL_BACKWARD_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_ops_cuda, FUSED_OPS_DISPATCH_KEY, m) {
   m.impl("norm_act", TORCH_BOX(&fused_ops::norm_act::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_backward));
   m.impl("norm_act_pool", TORCH_BOX(&fused_ops::norm_act::norm_act_pool));
-  m.impl("norm_act_unpool", TORCH_BOX(&fused_ops::norm_act::norm_act_unpool));
+  m.impl("norm_act_pool_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_pool_backward));
 }

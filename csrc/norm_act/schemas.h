@@ -15,6 +15,6 @@
   "norm_act_pool(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? mean, Tensor? var, "     \
   "int groups, float eps, int activation, float slope, bool need_winner) -> (Tensor, Tensor, Tensor, Tensor)"
 
-#define FUSED_OPS_NORM_ACT_UNPOOL_SCHEMA                                                                  \
-  "norm_act_unpool(Tensor grad, Tensor? y, Tensor winner, int height, int width, int activation, "       \
+#define FUSED_OPS_NORM_ACT_POOL_BACKWARD_SCHEMA                                                                  \
+  "norm_act_pool_backward(Tensor grad, Tensor? y, Tensor winner, int height, int width, int activation, "       \
   "float slope) -> Tensor"

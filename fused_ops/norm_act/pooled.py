@@ -3,8 +3,9 @@
     y = activation(maxpool(z)),    z as in :mod:`fused_ops.norm_act.reference`
 
 which is ``maxpool(activation(z))`` for the activations here, none of which decreases. Two registered ops:
-``norm_act_pool``, which also tells which pixel of each square was the largest, and ``norm_act_unpool``, which
-turns the gradient of y into that of z; the rest of the backward is ``norm_act_backward``'s.
+``norm_act_pool``, which also tells which pixel of each square was the largest, and
+``norm_act_pool_backward``, which turns the gradient of y into that of z; the rest of the backward is
+``norm_act_backward``'s.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def norm_act_pool(
     return y, mean, var, winner.contiguous(memory_format=memory_format(x))
 
 
-def norm_act_unpool(
+def norm_act_pool_backward(
     grad: Tensor, y: Tensor | None, winner: Tensor, height: int, width: int, activation: int, slope: float
 ) -> Tensor:
     """The gradient of z [N, C, height, width] from that of y, y itself (where needed) and the winners."""
@@ -122,7 +123,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         return tuple(found)
     x, evidence, winner, gamma, beta, mean, var = ctx.saved_tensors
     groups, eps, activation, slope = ctx.constants
-    grad_z = norm_act_unpool_op(grad, evidence, winner, x.size(2), x.size(3), activation, slope)
+    grad_z = norm_act_pool_backward_op(grad, evidence, winner, x.size(2), x.size(3), activation, slope)
     if wanted[3]:
         found[3] = grad_z
     if any(wanted[:3]):
@@ -140,11 +141,11 @@ def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
     return x, *fitting(x, (gamma, beta), (residual,)), *others
 
 
-norm_act_unpool_op = define_op(
-    "norm_act_unpool",
+norm_act_pool_backward_op = define_op(
+    "norm_act_pool_backward",
     "(Tensor grad, Tensor? y, Tensor winner, int height, int width, int activation, float slope) -> Tensor",
     fake=_unpool_fake,
-    **differentiate_by_reference(norm_act_unpool),
+    **differentiate_by_reference(norm_act_pool_backward),
 )
 norm_act_pool_op = define_op(
     "norm_act_pool",
@@ -160,7 +161,7 @@ norm_act_pool_op = define_op(
 # --- the backends -------------------------------------------------------------------------------------------
 
 backends.register("norm_act_pool", "reference", norm_act_pool)
-backends.register("norm_act_unpool", "reference", norm_act_unpool)
+backends.register("norm_act_pool_backward", "reference", norm_act_pool_backward)
 
 
 def _unpool_refuses(grad: Tensor, *_: Any) -> str | None:
@@ -174,9 +175,9 @@ backends.register(
     lambda x, gamma, beta, *rest: native_refuses(x, gamma, beta, rest[3]),
 )
 backends.register(
-    "norm_act_unpool",
+    "norm_act_pool_backward",
     "cpu",
-    lambda *args: torch.ops.fused_ops_cpu.norm_act_unpool.default(*args),
+    lambda *args: torch.ops.fused_ops_cpu.norm_act_pool_backward.default(*args),
     _unpool_refuses,
 )
 backends.register(
@@ -186,9 +187,9 @@ backends.register(
     lambda x, gamma, beta, *rest: cuda_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
 )
 backends.register(
-    "norm_act_unpool",
+    "norm_act_pool_backward",
     "cuda",
-    lambda *args: torch.ops.fused_ops_cuda.norm_act_unpool.default(*args),
+    lambda *args: torch.ops.fused_ops_cuda.norm_act_pool_backward.default(*args),
     lambda grad, *_: cuda_refuses(grad, None, None, 0),
 )
 backends.register(
@@ -198,7 +199,7 @@ backends.register(
     lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
 )
 backends.register(
-    "norm_act_unpool",
+    "norm_act_pool_backward",
     "triton",
     lambda *args: triton_call("triton_pool", "unpool", *args),
     lambda grad, *_: triton_refuses(grad, None, None, 0),

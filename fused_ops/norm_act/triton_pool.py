@@ -158,7 +158,7 @@ def forward(
 def unpool(
     grad: Tensor, y: Tensor | None, winner: Tensor, height: int, width: int, activation: int, slope: float
 ) -> Tensor:
-    """``pooled.norm_act_unpool`` in Triton."""
+    """``pooled.norm_act_pool_backward`` in Triton."""
     shape = (*grad.shape[:2], height, width)
     layout = memory_format(winner)
     full = Geometry.of(grad.new_empty(shape, device="meta").to(memory_format=layout), 0, True)

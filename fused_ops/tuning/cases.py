@@ -51,6 +51,22 @@ def norm_act(
     )  # fmt: skip
 
 
+def norm_act_pool(
+    norm: str, n: int, c: int, size: int, dtype: torch.dtype, layout: str, residual: bool
+) -> None:
+    """Forward and the pooling's backward of "batch" or "instance" norm + ReLU + 2x2 max-pooling."""
+    from fused_ops.norm_act import triton_pool
+
+    x = _features(n, c, size, dtype, layout)
+    gamma, beta = (torch.empty((c,), device="meta") for _ in range(2))
+    activation = ACTIVATIONS["relu"].index
+    y, _, _, winner = triton_pool.forward(
+        x, gamma, beta, torch.empty_like(x) if residual else None, None, None,
+        0 if norm == "batch" else c, 1e-5, activation, 0.0, True,
+    )  # fmt: skip
+    triton_pool.unpool(torch.empty_like(y), y, winner, size, size, activation, 0.0)
+
+
 _NORMS = {
     # norm, activation, N, C, H = W, residual
     "stem": ("batch", "relu", 64, 64, 96, False),
@@ -66,6 +82,16 @@ _NORMS = {
     "large style": ("adain", "identity", 64, 64, 48, False),
 }
 
+_POOL_CASES: Mapping[str, Call] = {
+    f"norm_act_pool {name} {NAMES[dtype]} {layout}": partial(
+        norm_act_pool, norm, n, c, size, dtype, layout, name != "stem"
+    )
+    for name, (norm, n, c, size) in {
+        "stem": ("batch", 64, 64, 96), "block": ("batch", 64, 128, 48), "map": ("instance", 64, 256, 24),
+    }.items()
+    for dtype in (torch.bfloat16, torch.float32)
+    for layout in LAYOUTS
+}  # fmt: skip
 _NORM_CASES: Mapping[str, Call] = {
     f"norm_act {name} {NAMES[dtype]} {layout}": partial(
         norm_act, norm, activation, n, c, size, dtype, layout, residual
@@ -151,4 +177,4 @@ def _share_cases() -> Iterator[tuple[str, Call]]:
     yield case("256", torch.bfloat16, "last", "recompute")
 
 
-CASES: Mapping[str, Call] = {**_NORM_CASES, **dict(_share_cases())}
+CASES: Mapping[str, Call] = {**_NORM_CASES, **_POOL_CASES, **dict(_share_cases())}

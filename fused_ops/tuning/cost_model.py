@@ -134,14 +134,30 @@ def fewest_of_share(
 
 
 def fewest_of_norm(
-    elements: int, itemsize: int, mode: str, running: bool = False, residual: bool = False
+    elements: int,
+    itemsize: int,
+    mode: str,
+    running: bool = False,
+    residual: bool = False,
+    pooled: bool = False,
 ) -> int:
     """Bytes of a norm with its activation; so few FLOPs go with them that they never count.
 
     Statistics need x before it can be normalised, so it is read twice; the backward reads x and the gradient
     twice for the same reason. A residual is read once; in the backward its gradient is written, and y, from
     which the activation's derivative follows, read twice. Statistics, parameters and noise are left out.
+
+    Pooled, what has y's size has a quarter, and a byte tells which pixel of each square was the largest.
     """
+    if pooled:
+        small = elements // 4 * (itemsize + 1)
+        large = elements * itemsize
+        back = (3 + residual) * large + 2 * small + 2 * elements // 4 * itemsize  # grad, y, winners twice
+        return {
+            "forward": (2 + residual) * large + elements // 4 * itemsize,
+            "backward": back,
+            "full": (2 + residual) * large + small + back,
+        }[mode]
     forward = (2 if running else 3) + residual
     backward = (3 if running else 5) + 3 * residual
     return elements * itemsize * {"forward": forward, "backward": backward, "full": forward + backward}[mode]

@@ -7,7 +7,7 @@ one kernel measures parts, one merges them, one normalizes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +35,7 @@ class NormCall:
         channels_last: the memory format.
         residual, noise: whether there is one.
         evidence: what the activation's derivative is told: "nothing", "output" or "input".
+        pooled: whether 2 x 2 max-pooling follows.
     """
 
     samples: int
@@ -47,6 +48,7 @@ class NormCall:
     residual: bool = False
     noise: bool = False
     evidence: str = "output"
+    pooled: bool = False
 
     @property
     def elements(self) -> int:
@@ -78,20 +80,39 @@ def forward(call: NormCall, backend: str, card: Card, limits: Mapping[str, int])
     """The launches of a forward; ``limits`` is the row of the launch tables for Triton's."""
     large = 2 + call.residual
     statistics = 2 * call.geometry.statistics
+    if call.pooled:
+        pool = Kernel("pool", (1 + call.residual) * call.elements * call.itemsize + pooled_bytes(call, 1))
+        return [pool] if call.given else [*measuring(call, backend, card, limits), pool]
     if call.given:
         return [call.kernel("apply", large, statistics)]
     if is_single_pass(call, backend, limits):
         return [call.kernel("row", large, statistics)]
+    return [*measuring(call, backend, card, limits), call.kernel("apply", large, statistics)]
+
+
+def measuring(call: NormCall, backend: str, card: Card, limits: Mapping[str, int]) -> list[Kernel]:
+    """The launches that find the statistics of split rows."""
     partial = partial_floats(call, backend, card, limits, forward=True)
     return [
         call.kernel("partial_statistics", 1, partial),
-        call.kernel("finish_statistics", 0, partial + statistics),
-        call.kernel("apply", large, statistics),
+        call.kernel("finish_statistics", 0, partial + 2 * call.geometry.statistics),
     ]
+
+
+def pooled_bytes(call: NormCall, tensors: int) -> int:
+    """Of tensors of the pooled pixels, and of which pixel of each square was the largest, a byte each."""
+    return call.elements // 4 * (tensors * call.itemsize + 1)
 
 
 def backward(call: NormCall, backend: str, card: Card, limits: Mapping[str, int]) -> list[Kernel]:
     """The launches of a backward, all gradients wanted."""
+    if (
+        call.pooled
+    ):  # the gradient of z, which is also the residual's; then the norm's backward as of identity
+        kept = 1 + (call.evidence == "output")
+        unpool = Kernel("unpool", call.elements * call.itemsize + pooled_bytes(call, kept))
+        plain = replace(call, pooled=False, residual=False, evidence="nothing")
+        return [unpool, *backward(plain, backend, card, limits)]
     reads, writes = 2 + call.kept, 1 + call.residual
     statistics = 2 * call.geometry.statistics
     # gamma and beta are shared by all samples: their gradients are summed over the samples at the end.

@@ -112,6 +112,7 @@ def norm_facts(card: Card, call: NormCall, backward: bool) -> dict[str, int | st
     return {
         "elements": call.elements, "channels": call.channels, "count": call.geometry.count,
         "span": call.geometry.span, "itemsize": call.itemsize, "given": int(call.given),
+        "pooled": int(call.pooled),
         "last": int(call.channels_last), "pass": PASSES[backward], "card": card.name,
     }  # fmt: skip
 
@@ -216,14 +217,22 @@ def _norm_backward(
     return _of_norm(x, True, activation, groups, given, kept, noise is not None)
 
 
+def _norm_pool(
+    x: Tensor, _gamma: Any, _beta: Any, residual: Any, mean: Any, _var: Any, groups: int, _eps: float,
+    activation: int, *_: Any,
+) -> Asked:  # fmt: skip
+    return _of_norm(x, False, activation, groups, mean is not None, residual is not None, False, pooled=True)
+
+
 def _of_norm(
-    x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool
-) -> Asked:
+    x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool,
+    pooled: bool = False,
+) -> Asked:  # fmt: skip
     samples, channels = x.size(0), x.size(1)
     return _norm_choice, (
         card_for(x), "half", backward, False,
         samples, channels, x.numel() // (samples * channels), x.element_size(), groups, given, _is_last(x),
-        residual, noise, BY_INDEX[activation].backward_needs,
+        residual, noise, BY_INDEX[activation].backward_needs, pooled,
     )  # fmt: skip
 
 
@@ -232,4 +241,5 @@ _CALLS: dict[str, Callable[..., Asked]] = {
     "selective_share_backward": _share_backward,
     "norm_act": _norm,
     "norm_act_backward": _norm_backward,
+    "norm_act_pool": _norm_pool,
 }

@@ -72,11 +72,13 @@ def _norm(
     groups = {"batch": 0, "instance": channels, "group": 32}[norm]
     how = (groups, 1e-5, row.index, 0.2)
     name = f"norm_act {norm} b{batch}-c{channels}-s{side} {str(x.dtype).removeprefix('torch.')} {layout}"
-    forward = Call(f"{name} forward", "norm_act", (x, gamma, beta, other, None, None, None, None, *how))
+    forward = Call(
+        f"{name} forward", "norm_act", (x, gamma, beta, other, None, None, None, None, *how, False)
+    )
     yield forward
     with backends.use("reference"):
         y, mean, var = forward.run()
     kept = y if residual and row.backward_needs == "output" else None
     flags = (True, True, residual, False, False)
-    backward = (features(), x, kept, gamma, beta, None, None, None, mean, var, False, *how, *flags)
+    backward = (features(), x, kept, gamma, beta, None, None, None, mean, var, False, *how, False, *flags)
     yield Call(f"{name} backward", "norm_act_backward", backward)

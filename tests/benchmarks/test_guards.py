@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPE = Shape(2, 16, 12)
 SHARES = ("selective_share", "selective_share_recompute")
 NORMS = tuple(name for name, op in OPS.items() if op.suite == "norm_act")
+POOL = "batch_norm_act_pool"
 OP_NAMES = (*SHARES, *NORMS)
 DIFFERENTIATED = tuple(name for name in OP_NAMES if name != "batch_norm_act_eval")
 # Per-channel values (statistics, running ones, gradients of parameters, a condition's scale and shift).
@@ -68,8 +69,9 @@ def test_a_share_keeps_so_many_c_per_pixel(op: str, provider: str, multiple: int
 @pytest.mark.parametrize("op", [op for op in NORMS if op in DIFFERENTIATED])
 @pytest.mark.parametrize("provider", ["reference", pytest.param("cpu", marks=needs_native)])
 def test_a_norm_keeps_its_input_alone(op: str, provider: str) -> None:
-    # With a residual also the output, from which the next layer keeps it anyway.
-    whole = 2 if op == "batch_norm_act_residual" else 1
+    # With a residual also the output, from which the next layer keeps it anyway; pooled, a quarter of it and
+    # which pixels were the largest. In place it is the output that is kept.
+    whole = {"batch_norm_act_residual": 2, "batch_norm_act_pool": 1.25 + 1 / 16}.get(op, 1)
     small = SMALL / (SHAPE.elements * 4)
     assert whole <= kept_elements(op, provider) <= whole + small
 
@@ -96,7 +98,7 @@ def test_a_forward_is_one_fused_call(op: str, layout: str) -> None:
     given = problem(op, layout=layout)
     with torch.no_grad(), use("cpu"):
         calls = calls_of(lambda: given.call(given.fused))
-    kernel = "selective_share" if op in SHARES else "norm_act"
+    kernel = "selective_share" if op in SHARES else "norm_act_pool" if op == POOL else "norm_act"
     assert {name: calls[name] for name in calls if name.startswith("fused_ops")} == {
         f"fused_ops_cpu::{kernel}": 1
     }
@@ -120,7 +122,8 @@ def test_a_backward_is_one_fused_call(op: str, layout: str) -> None:
     calls = Counter(event.name() for event in profiler.profiler.kineto_results.events())
     kernel = "selective_share_backward" if op in SHARES else "norm_act_backward"
     fused = {name: count for name, count in calls.items() if name.startswith("fused_ops")}
-    assert fused == {f"fused_ops_cpu::{kernel}": 1}
+    kernels = {kernel, "norm_act_pool_backward"} if op == POOL else {kernel}
+    assert fused == {f"fused_ops_cpu::{name}": 1 for name in kernels}
 
 
 @needs_native
@@ -144,7 +147,9 @@ def test_neither_layout_is_copied(op: str, layout: str) -> None:
 @pytest.mark.parametrize("op", OP_NAMES)
 def test_a_forward_takes_no_memory_but_its_outputs(op: str, dtype: str, layout: str) -> None:
     given = problem(op, dtype, layout)
-    outputs = (2 if op in SHARES else 1) * SHAPE.elements * DTYPES[dtype].itemsize
+    outputs = (
+        int((2 if op in SHARES else 1 / 4 if op == POOL else 1) * SHAPE.elements) * DTYPES[dtype].itemsize
+    )
     with torch.no_grad(), use("cpu"):
         given.call(given.fused)
         assert outputs <= peak_bytes(lambda: given.call(given.fused)) <= outputs + SMALL

@@ -28,7 +28,9 @@ def test_the_cost_model_is_told_what_the_ops_are_called_with(
     compute = backends.compute
 
     def noted(name: str, *args: Any) -> Any:
-        seen[name] = dispatch._CALLS[name](*args)[1]
+        # A pooled norm's backward is that of a plain norm, after an op that has no choice of its own.
+        if name in dispatch._CALLS and not (op == "batch_norm_act_pool" and name == "norm_act_backward"):
+            seen[name] = dispatch._CALLS[name](*args)[1]
         return compute(name, *args)
 
     monkeypatch.setattr(backends, "compute", noted)

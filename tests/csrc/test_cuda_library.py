@@ -93,7 +93,7 @@ _STAND_IN = """
 import ctypes, sys, torch
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 torch.ops.load_library(sys.argv[2])
-ops = ("norm_act", "norm_act_backward", "norm_act_pool", "norm_act_unpool")
+ops = ("norm_act", "norm_act_backward", "norm_act_pool", "norm_act_pool_backward")
 for op in (*ops, "selective_share", "selective_share_backward"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_ops_cuda::{op}", "CUDA"), op
 try:

@@ -35,7 +35,7 @@ def test_doctor_says_what_triton_serves(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(main, "_version", lambda name: "3.9.0")
     for interpreting, where in ((False, "for cards from sm_80 on"), (True, "in the interpreter, on request")):
         monkeypatch.setattr(main.triton_support, "interpreting", lambda value=interpreting: value)
-        assert main._triton() == f"3.9.0: norm_act selective_share {where}"
+        assert main._triton() == f"3.9.0: norm_act norm_act_pool selective_share {where}"
     monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
     assert main._triton() == "not installed"
 

@@ -13,7 +13,7 @@ from tests.fused_ops.norm_act.test_op import check_accuracy
 from tests.numerics import saved_bytes
 
 POOL_OP = torch.ops.fused_ops.norm_act_pool.default
-UNPOOL_OP = torch.ops.fused_ops.norm_act_unpool.default
+UNPOOL_OP = torch.ops.fused_ops.norm_act_pool_backward.default
 # Odd sizes, planes and rows shorter and longer than a vector, a single square.
 SHAPES = [(3, 8, 9, 7), (2, 3, 4, 4), (2, 66, 5, 3), (1, 2, 2, 2), (2, 5, 2, 75), (3, 17, 34, 33)]
 
