@@ -1,4 +1,4 @@
-"""``fuse(model)``: the norm + activation (+ residual) chains of a stock model, replaced by fused ones.
+"""``fuse(model)``: the norm (+ residual) + activation (+ pooling) chains of a stock model, fused.
 
 A chain is fused only where that provably computes the same. Between the children of an ``nn.Sequential``
 this is plain to see; any other module's forward is recorded and examined (:mod:`fused_ops.recording`). All
@@ -10,15 +10,15 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fused_ops.activations import ACTIVATIONS
+from fused_ops.fuse_patterns import Found, activation_call, activation_module, is_pool_call, is_pool_module
 from fused_ops.norm_act.module import (
     FusedBatchNormAct2d,
     FusedGroupNormAct,
@@ -27,6 +27,7 @@ from fused_ops.norm_act.module import (
 )
 from fused_ops.recording import Unproven, record
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 NO_ACTIVATION = "no activation of the table follows it directly"
 
 
@@ -59,10 +60,11 @@ class Fused(NamedTuple):
 def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     """Replace norm + activation and norm + add + activation by the fused modules; results stay the same.
 
-    Batch, instance and group norm (2d, torch.nn's own) with any activation of
-    :data:`fused_ops.activations.ACTIVATIONS`. Parameters, buffers and their names stay. A module in whose
-    forward an add was fused, or an activation called as a function, becomes a ``torch.fx.GraphModule``: a
-    recording of that forward as it was at this moment.
+    A 2x2 max-pooling that follows is fused too, unless the activation decreases somewhere. Batch, instance
+    and group norm (2d, torch.nn's own) with any activation of :data:`fused_ops.activations.ACTIVATIONS`.
+    Parameters, buffers and their names stay. A module in whose forward an add was fused, or an activation or
+    pooling called as a function, becomes a ``torch.fx.GraphModule``: a recording of that forward as it was at
+    this moment.
 
     Args:
         model: any module; it is left as it is unless ``inplace``.
@@ -113,46 +115,6 @@ FUSED: dict[type[nn.Module], tuple[type[WithActivation], type[WithActivation]]] 
 }
 
 
-# --- activations as they appear in models -------------------------------------------------------------------
-
-_Found = tuple[str, float | None]  # activation and slope
-_SIMPLE: dict[Any, str] = {
-    nn.ReLU: "relu", nn.SiLU: "silu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.Hardswish: "hardswish",
-    F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.silu: "silu", F.hardswish: "hardswish",
-    F.tanh: "tanh", torch.tanh: "tanh", F.sigmoid: "sigmoid", torch.sigmoid: "sigmoid",
-    **{method: method.rstrip("_") for method in ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")},
-}  # fmt: skip
-# Those with an option: its name, its default, and from its value to activation and slope, or None.
-_WITH_OPTION: dict[Any, tuple[str, Any, Callable[[Any], _Found | None]]] = {}
-for _kinds, _option, _default, _meaning in (
-    ((nn.LeakyReLU, F.leaky_relu), "negative_slope", 0.01, lambda a: ("leaky_relu", a) if a >= 0 else None),
-    ((nn.ELU, F.elu), "alpha", 1.0, lambda a: ("elu", None) if a == 1 else None),
-    ((nn.GELU, F.gelu), "approximate", "none", lambda a: ("gelu", None) if a == "none" else None),
-):
-    for _kind in _kinds:
-        _WITH_OPTION[_kind] = (_option, _default, _meaning)
-
-
-def _activation_module(module: nn.Module) -> _Found | None:
-    if type(module) in _SIMPLE:
-        return _SIMPLE[type(module)], None
-    if type(module) in _WITH_OPTION:
-        option, _, meaning = _WITH_OPTION[type(module)]
-        return meaning(getattr(module, option))
-    return None
-
-
-def _activation_call(node: fx.Node) -> _Found | None:
-    options = dict(zip(("", "inplace"), node.args[1:], strict=False)) | dict(node.kwargs)
-    if node.target in _SIMPLE:
-        return (_SIMPLE[node.target], None) if set(options) <= {"inplace", ""} else None
-    if node.target not in _WITH_OPTION:
-        return None
-    option, default, meaning = _WITH_OPTION[node.target]
-    value = options.pop(option, options.pop("", default))
-    return meaning(value) if isinstance(value, int | float | str) and set(options) <= {"inplace"} else None
-
-
 # --- the fusion ---------------------------------------------------------------------------------------------
 
 
@@ -160,8 +122,9 @@ def _activation_call(node: fx.Node) -> _Found | None:
 class _Chain:
     norm: fx.Node
     activation: fx.Node
-    found: _Found
+    found: Found
     add: fx.Node | None = None
+    pool: fx.Node | None = None
 
     @property
     def residual(self) -> Any:
@@ -195,9 +158,9 @@ class _Fusion:
         return module
 
     def fuse_sequential(self, module: nn.Sequential) -> None:
-        children = list(module.named_children())
-        for (_, norm), (name, following) in pairwise(children):
-            found = _activation_module(following)
+        children = list(module._modules.items())  # named_children leaves out what comes twice
+        for index, ((_, norm), (name, following)) in enumerate(pairwise(children)):
+            found = activation_module(following)
             if type(norm) not in FUSED or found is None:
                 continue
             try:
@@ -205,8 +168,10 @@ class _Fusion:
             except Unproven as reason:
                 self.skip(norm, str(reason))
                 continue
-            self.convert(norm, found)
-            setattr(module, name, nn.Identity())
+            pools = [child for child in children[index + 2 : index + 3] if self.may_pool(child[1], found)]
+            self.convert(norm, found, pools=bool(pools))
+            for replaced, _ in ((name, following), *pools):
+                setattr(module, replaced, nn.Identity())
 
     def fuse_forward(self, module: nn.Module) -> nn.Module:
         below = [child for name, child in module.named_modules() if name and id(child) in self.norms]
@@ -231,9 +196,14 @@ class _Fusion:
         rewritten = False
         for chain in chains:
             norm = module.get_submodule(str(chain.norm.target))
-            self.convert(norm, chain.found, adds=chain.add is not None)
+            self.convert(norm, chain.found, adds=chain.add is not None, pools=chain.pool is not None)
             name = str(chain.activation.target)
-            if chain.add is None and chain.activation.op == "call_module" and calls[name] == 1:
+            if (
+                chain.add is None
+                and chain.pool is None
+                and chain.activation.op == "call_module"
+                and calls[name] == 1
+            ):
                 owner, _, last = name.rpartition(".")
                 if self.uses[id(module.get_submodule(name))] == 1:
                     setattr(module.get_submodule(owner), last, nn.Identity())
@@ -261,27 +231,43 @@ class _Fusion:
                 raise Unproven("the sum of its output and another is used more than once")
             following = next(iter(add.users))
         called = module.get_submodule(str(following.target)) if following.op == "call_module" else None
-        found = _activation_call(following) if called is None else _activation_module(called)
+        found = activation_call(following) if called is None else activation_module(called)
         if found is None:
             raise Unproven(NO_ACTIVATION)
         self.check_plain(module.get_submodule(str(node.target)), called)
         if add is not None and _may_change_input(module, graph, node, add):
             raise Unproven("its input may be changed before the sum")
-        return _Chain(node, following, found, add)
+        return _Chain(node, following, found, add, self.pool_after(module, following, found))
+
+    def pool_after(self, module: nn.Module, activation: fx.Node, found: Found) -> fx.Node | None:
+        """The pooling that follows and can be fused."""
+        if len(activation.users) != 1:
+            return None
+        node = next(iter(activation.users))
+        if node.op == "call_module":
+            fits = self.may_pool(module.get_submodule(str(node.target)), found) and len(node.args) == 1
+        else:
+            fits = is_pool_call(node) and ACTIVATIONS[found[0]].backward_needs != "input"
+        return node if fits and node.args[0] is activation else None
+
+    def may_pool(self, pool: nn.Module, found: Found) -> bool:
+        """Whether this module is a pooling that can be fused behind this activation."""
+        hooks = any(getattr(pool, hook) for hook in _HOOKS)
+        return is_pool_module(pool) and not hooks and ACTIVATIONS[found[0]].backward_needs != "input"
 
     def check_plain(self, norm: nn.Module, activation: nn.Module | None) -> None:
         """Raise Unproven if something hangs on the modules of a chain that would be lost."""
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         if self.uses[id(norm)] != 1:
             raise Unproven("it is shared")
-        if any(getattr(module, hook) for module in (norm, activation) if module for hook in hooks):
+        if any(getattr(module, hook) for module in (norm, activation) if module for hook in _HOOKS):
             raise Unproven("there are hooks on it or on its activation")
 
-    def convert(self, norm: nn.Module, found: _Found, adds: bool = False) -> None:
+    def convert(self, norm: nn.Module, found: Found, adds: bool = False, pools: bool = False) -> None:
         norm.__class__ = FUSED[type(norm)][adds]
         assert isinstance(norm, WithActivation)
-        norm._set_activation(*found)
-        self.report.fused[self.norms[id(norm)]] = ("add + " if adds else "") + found[0]
+        norm._set_activation(*found, pool=2 if pools else 1)
+        parts = ["add"] * adds + [found[0]] + ["max-pool"] * pools
+        self.report.fused[self.norms[id(norm)]] = " + ".join(parts)
 
     def skip(self, norm: nn.Module, reason: str) -> None:
         self.report.skipped[self.norms[id(norm)]] = reason
@@ -325,7 +311,10 @@ def _rewrite(graph: fx.Graph, chain: _Chain) -> None:
     if chain.add is not None:
         with graph.inserting_before(chain.add):
             result = graph.call_module(str(chain.norm.target), (chain.norm.args[0], chain.residual))
-    chain.activation.replace_all_uses_with(result)
+    last = chain.activation if chain.pool is None else chain.pool
+    last.replace_all_uses_with(result)
+    if chain.pool is not None:
+        graph.erase_node(chain.pool)
     graph.erase_node(chain.activation)
     if chain.add is not None:
         graph.erase_node(chain.add)

@@ -64,6 +64,23 @@ class OwnModules(nn.Module):
         return self.act2(self.norm2(self.act1(self.norm1(x))))
 
 
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(4), nn.InstanceNorm2d(4)
+        self.pool = nn.MaxPool2d(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.norm1(x) + x), 2)
+        return self.pool(torch.tanh(self.norm2(torch.cat([x, x], dim=2))))
+
+
+def twice() -> nn.Module:
+    """The second call stands between the norm and what would otherwise follow it."""
+    act = nn.SiLU()
+    return nn.Sequential(act, nn.BatchNorm2d(4), act, nn.Softplus())
+
+
 def chain(*modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(4, 4, 3), *modules)
 
@@ -88,6 +105,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         {"norms.0": "silu", "norms.1": "leaky_relu", "norms.2": "tanh", "norms.3": "add + gelu"},
     ),
     "own modules": (OwnModules, {"norm1": "silu", "norm2": "leaky_relu"}),
+    "pooled": (lambda: chain(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), {"1": "relu + max-pool"}),
+    "pooled by calls": (Pooled, {"norm1": "add + relu + max-pool", "norm2": "tanh + max-pool"}),
+    "pooled, but decreasing": (lambda: chain(nn.GroupNorm(2, 4), nn.SiLU(), nn.MaxPool2d(2)), {"1": "silu"}),
+    "pooled otherwise": (lambda: chain(nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(3, 2)), {"1": "relu"}),
+    "one module twice": (twice, {"1": "silu"}),
 }
 
 
