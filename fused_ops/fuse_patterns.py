@@ -1,4 +1,4 @@
-"""How activations and 2x2 max-pooling appear in models, as modules and as calls; for :mod:`fused_ops.fuse`."""
+"""How activations and 2x2 max-pooling appear in models, as modules and calls; for :mod:`fused_ops.fuse`."""
 
 from __future__ import annotations
 
