@@ -60,9 +60,10 @@ template <typename S, Use use>
 class Workspace {
  public:
   explicit Workspace(int64_t count) {
+    count += kLine / int64_t(sizeof(S));
     if (count * int64_t(sizeof(S)) > kKept) {
       own_ = std::make_unique_for_overwrite<S[]>(count);
-      free_ = own_.get();
+      free_ = aligned(own_.get());
       return;
     }
     thread_local std::unique_ptr<S[]> kept;
@@ -72,7 +73,7 @@ class Workspace {
       kept = std::make_unique_for_overwrite<S[]>(count);
       size = count;
     }
-    free_ = kept.get();
+    free_ = aligned(kept.get());
   }
   S* take(int64_t count) {
     S* taken = free_;
@@ -82,6 +83,11 @@ class Workspace {
 
  private:
   static constexpr int64_t kKept = 64 << 20;
+  static constexpr int64_t kLine = 64;  // a vector that spans two cache lines is loaded at half the rate
+
+  static S* aligned(S* memory) {
+    return reinterpret_cast<S*>((reinterpret_cast<uintptr_t>(memory) + kLine - 1) / kLine * kLine);
+  }
   std::unique_ptr<S[]> own_;
   S* free_;
 };
