@@ -49,44 +49,86 @@ struct TileTerm {
 
 #define FUSED_OPS_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::)
 #define FUSED_OPS_TILE_LOAD(tile, base) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"((const void*)(base)), "r"(int64_t(64)) : "memory")
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"((const void*)(base)), "r"(int64_t(64)))
 #define FUSED_OPS_TILE_STORE(tile, base) \
   __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"((void*)(base)), "r"(int64_t(64)) : "memory")
 #define FUSED_OPS_TILE_MULTIPLY(sum, left, right) \
   __asm__ volatile("tdpbf16ps %%tmm" #right ", %%tmm" #left ", %%tmm" #sum ::)
 
-// sums (a block) = the sum of the terms, plus `sums` if `add`. Tiles 0 to 3 hold the sums.
-FUSED_OPS_INLINE void multiply_block(const TileTerm* terms, int count, float* sums, bool add) {
-  if (add) {
-    FUSED_OPS_TILE_LOAD(0, sums);
-    FUSED_OPS_TILE_LOAD(1, sums + 256);
-    FUSED_OPS_TILE_LOAD(2, sums + 512);
-    FUSED_OPS_TILE_LOAD(3, sums + 768);
-  } else {
-    FUSED_OPS_TILE_ZERO(0);
-    FUSED_OPS_TILE_ZERO(1);
-    FUSED_OPS_TILE_ZERO(2);
-    FUSED_OPS_TILE_ZERO(3);
+// Blocks of sums in the making. Tiles 0 to 3 hold the sums of one block. A block's steps can be taken a few at a time
+// (`advance`) between the vector instructions that work on the block before: the two kinds of instructions have units
+// of their own, and both would idle if one came after the other.
+class BlockProducts {
+ public:
+  // sums (a block) = the sum of the terms, plus `sums` if `add`. At most kMost terms in all.
+  FUSED_OPS_INLINE void start(const TileTerm* terms, int count, float* sums, bool add) {
+    for (int t = 0; t < count; ++t) {
+      parts_[count_++] = {terms[t], sums, t == 0, t + 1 == count, add};
+      total_ += terms[t].steps;
+    }
+    // The compiler must have stored by now what the tiles' loads, of which it does not know, will read.
+    __asm__ volatile("" ::: "memory");
   }
-  for (int t = 0; t < count; ++t) {
-    const uint16_t *left = terms[t].left, *right = terms[t].right;
-    const int64_t half = terms[t].left_half, step = terms[t].left_step;
-    for (int64_t k = 0; k < terms[t].steps; ++k, left += step, right += 2 * kTile) {
-      FUSED_OPS_TILE_LOAD(4, left);
-      FUSED_OPS_TILE_LOAD(6, right);
-      FUSED_OPS_TILE_MULTIPLY(0, 4, 6);
-      FUSED_OPS_TILE_LOAD(7, right + kTile);
-      FUSED_OPS_TILE_MULTIPLY(1, 4, 7);
-      FUSED_OPS_TILE_LOAD(5, left + half);
-      FUSED_OPS_TILE_MULTIPLY(2, 5, 6);
-      FUSED_OPS_TILE_MULTIPLY(3, 5, 7);
+  // One of `parts` equal parts of the steps.
+  FUSED_OPS_INLINE void advance(int64_t parts) {
+    for (due_ += total_; due_ >= parts; due_ -= parts) {
+      if (at_ < count_) step();
     }
   }
-  FUSED_OPS_TILE_STORE(0, sums);
-  FUSED_OPS_TILE_STORE(1, sums + 256);
-  FUSED_OPS_TILE_STORE(2, sums + 512);
-  FUSED_OPS_TILE_STORE(3, sums + 768);
-}
+  FUSED_OPS_INLINE void finish() {
+    while (at_ < count_) step();
+    count_ = at_ = 0;
+    total_ = due_ = 0;
+  }
+
+ private:
+  static constexpr int kMost = 6;
+  struct Part {
+    TileTerm term;
+    float* sums;
+    bool first, last, add;
+  };
+  Part parts_[kMost];
+  int count_ = 0, at_ = 0;
+  int64_t step_ = 0, total_ = 0, due_ = 0;
+
+  FUSED_OPS_INLINE void step() {
+    const Part& part = parts_[at_];
+    const TileTerm& term = part.term;
+    if (step_ == 0 && part.first) begin(part.sums, part.add);
+    const uint16_t *left = term.left + step_ * term.left_step, *right = term.right + step_ * 2 * kTile;
+    FUSED_OPS_TILE_LOAD(4, left);
+    FUSED_OPS_TILE_LOAD(6, right);
+    FUSED_OPS_TILE_MULTIPLY(0, 4, 6);
+    FUSED_OPS_TILE_LOAD(7, right + kTile);
+    FUSED_OPS_TILE_MULTIPLY(1, 4, 7);
+    FUSED_OPS_TILE_LOAD(5, left + term.left_half);
+    FUSED_OPS_TILE_MULTIPLY(2, 5, 6);
+    FUSED_OPS_TILE_MULTIPLY(3, 5, 7);
+    if (++step_ < term.steps) return;
+    step_ = 0, ++at_;
+    if (part.last) end(part.sums);
+  }
+  static FUSED_OPS_INLINE void begin(const float* sums, bool add) {
+    if (add) {
+      FUSED_OPS_TILE_LOAD(0, sums);
+      FUSED_OPS_TILE_LOAD(1, sums + 256);
+      FUSED_OPS_TILE_LOAD(2, sums + 512);
+      FUSED_OPS_TILE_LOAD(3, sums + 768);
+    } else {
+      FUSED_OPS_TILE_ZERO(0);
+      FUSED_OPS_TILE_ZERO(1);
+      FUSED_OPS_TILE_ZERO(2);
+      FUSED_OPS_TILE_ZERO(3);
+    }
+  }
+  static FUSED_OPS_INLINE void end(float* sums) {
+    FUSED_OPS_TILE_STORE(0, sums);
+    FUSED_OPS_TILE_STORE(1, sums + 256);
+    FUSED_OPS_TILE_STORE(2, sums + 512);
+    FUSED_OPS_TILE_STORE(3, sums + 768);
+  }
+};
 
 #undef FUSED_OPS_TILE_ZERO
 #undef FUSED_OPS_TILE_LOAD
@@ -103,8 +145,12 @@ struct Wide {
 };
 
 FUSED_OPS_INLINE Wide load_wide(const uint16_t* p) {
-  const auto* from = reinterpret_cast<const BFloat16*>(p);
-  return {{load(from), load(from + 16)}};
+  Wide wide;
+  for (int i = 0; i < 2; ++i) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16 * i));
+    wide.half[i] = (Vec<float>)((Vec<uint32_t>)_mm512_maskz_cvtepu16_epi32(__mmask16(-1), half) << 16);
+  }
+  return wide;
 }
 FUSED_OPS_INLINE Wide load_wide(const float* low, const float* high) { return {{load(low), load(high)}}; }
 

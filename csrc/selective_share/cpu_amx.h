@@ -42,18 +42,27 @@ struct TiledPlace : Place {
   int64_t blocks() const { return (count + kBlock - 1) / kBlock; }
   int64_t rows(int64_t block) const { return count - block * kBlock < kBlock ? count - block * kBlock : kBlock; }
 
-  // visit(block of 32 pixels, of 32 channels)
-  template <typename F>
-  FUSED_OPS_INLINE void each_block(int64_t channels, F&& visit) const {
-    for (int64_t n = 0; n < channels / kBlock; ++n) {
-      for (int64_t b = 0; b < blocks(); ++b) visit(b, n);
+  // For every block of pixels and channels: start(products, block of pixels, of channels, odd or even) starts what makes
+  // its sums, and take(pixel, its block, block of channels, row of the sums, odd or even) works on a pixel of them, while the next block's
+  // are made.
+  template <typename Start, typename Take>
+  FUSED_OPS_INLINE void each_product_block(int64_t channels, Start&& start, Take&& take) const {
+    BlockProducts products;
+    const int64_t all = channels / kBlock * blocks();
+    start(products, int64_t(0), int64_t(0), 0);
+    products.finish();
+    int64_t b = 0, n = 0;
+    for (int64_t i = 0; i < all; ++i) {
+      const int64_t next_b = b + 1 < blocks() ? b + 1 : 0, next_n = next_b ? n : n + 1;
+      if (i + 1 < all) start(products, next_b, next_n, int((i + 1) & 1));
+      const int64_t first_pixel = b * kBlock, some = rows(b);
+      for (int64_t p = 0; p < some; ++p) {
+        take(first_pixel + p, b, n, p, int(i & 1));
+        products.advance(kBlock);
+      }
+      products.finish();
+      b = next_b, n = next_n;
     }
-  }
-  // visit(pixel, 32 channels) for the pixels of one block
-  template <typename F>
-  FUSED_OPS_INLINE void each_row(int64_t block, F&& visit) const {
-    const int64_t first_pixel = block * kBlock, some = rows(block);
-    for (int64_t p = 0; p < some; ++p) visit(first_pixel + p, p);
   }
 
   // Pixels from `count` to the end of the block, which multiply pixels in the weights' gradients.
@@ -148,52 +157,53 @@ struct AmxTile {
   // One unit, whose weights begin with `first`: its gates, where they are wanted, and its mix.
   void unit(int first, const uint16_t* target, int64_t t, const uint16_t* source, int64_t s, int64_t h_row,
             int64_t r_row, int64_t z_row, uint16_t* passed, const Out& out) const {
-    alignas(64) float sums[kSums], h_sums[kSums];
+    alignas(64) float sums[2][kSums], h_sums[2][kSums];
     const bool keep = gates.base != nullptr, z_keeps = shape.z_keeps;
     const Rows<const uint16_t> source_rows = rows_of_tiles(source, s), target_rows = rows_of_tiles(target, t);
     const Out passed_rows = rows_of_tiles(passed, s);
     const Out r_rows = gates.from(r_row), h_rows = gates.from(h_row), z_rows = gates.from(z_row);
-    const auto of_both = [&](int which, int64_t b, int64_t n) {
+    const auto of_both = [&](BlockProducts& products, int which, int64_t b, int64_t n, int odd) {
       const TileTerm terms[] = {term(target, t, b, weight(which, n, 0)), term(source, s, b, weight(which, n, t))};
-      multiply_block(terms, 2, sums, false);
+      products.start(terms, 2, sums[odd], false);
     };
-    place.each_block(s, [&](int64_t b, int64_t n) {
-      of_both(first + W_r_x, b, n);
-      place.each_row(b, [&](int64_t pixel, int64_t p) {
-        const float* sum = sums + sums_row(p);
-        const Wide from = load_wide(source_rows.at(pixel, n));
-        Wide r, through;
+    place.each_product_block(
+        s, [&](BlockProducts& products, int64_t b, int64_t n, int odd) { of_both(products, first + W_r_x, b, n, odd); },
+        [&](int64_t pixel, int64_t, int64_t n, int64_t p, int odd) {
+          const float* sum = sums[odd] + sums_row(p);
+          const Wide from = load_wide(source_rows.at(pixel, n));
+          Wide r, through;
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) {
-          r.half[i] = sigmoid<float, true>(load(sum + 256 * i));
-          through.half[i] = r.half[i] * from.half[i];
-        }
-        store_wide(passed_rows.at(pixel, n), through);
-        if (keep) store_wide(r_rows.at(pixel, n), r);
-      });
-    });
-    place.each_block(t, [&](int64_t b, int64_t n) {
-      of_both(first + W_z_x, b, n);
-      const TileTerm terms[] = {term(target, t, b, weight(first + U_x, n, 0)),
-                                term(passed, s, b, weight(first + W_x, n, 0))};
-      multiply_block(terms, 2, h_sums, false);
-      place.each_row(b, [&](int64_t pixel, int64_t p) {
-        const int64_t at = sums_row(p);
-        const Wide x = load_wide(target_rows.at(pixel, n));
-        Wide h, z, mixed;
+          for (int i = 0; i < 2; ++i) {
+            r.half[i] = sigmoid<float, true>(load(sum + 256 * i));
+            through.half[i] = r.half[i] * from.half[i];
+          }
+          store_wide(passed_rows.at(pixel, n), through);
+          if (keep) store_wide(r_rows.at(pixel, n), r);
+        });
+    place.each_product_block(
+        t,
+        [&](BlockProducts& products, int64_t b, int64_t n, int odd) {
+          of_both(products, first + W_z_x, b, n, odd);
+          const TileTerm terms[] = {term(target, t, b, weight(first + U_x, n, 0)),
+                                    term(passed, s, b, weight(first + W_x, n, 0))};
+          products.start(terms, 2, h_sums[odd], false);
+        },
+        [&](int64_t pixel, int64_t, int64_t n, int64_t p, int odd) {
+          const int64_t at = sums_row(p);
+          const Wide x = load_wide(target_rows.at(pixel, n));
+          Wide h, z, mixed;
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) {
-          h.half[i] = hyperbolic_tangent<float, true>(load(h_sums + at + 256 * i));
-          z.half[i] = sigmoid<float, true>(load(sums + at + 256 * i));
-          const Vec<float> difference = h.half[i] - x.half[i];
-          mixed.half[i] = z_keeps ? h.half[i] - z.half[i] * difference : x.half[i] + z.half[i] * difference;
-        }
-        store_wide(out.at(pixel, n), mixed);
-        if (!keep) return;
-        store_wide(h_rows.at(pixel, n), h);
-        store_wide(z_rows.at(pixel, n), z);
-      });
-    });
+          for (int i = 0; i < 2; ++i) {
+            h.half[i] = hyperbolic_tangent<float, true>(load(h_sums[odd] + at + 256 * i));
+            z.half[i] = sigmoid<float, true>(load(sums[odd] + at + 256 * i));
+            const Vec<float> difference = h.half[i] - x.half[i];
+            mixed.half[i] = z_keeps ? h.half[i] - z.half[i] * difference : x.half[i] + z.half[i] * difference;
+          }
+          store_wide(out.at(pixel, n), mixed);
+          if (!keep) return;
+          store_wide(h_rows.at(pixel, n), h);
+          store_wide(z_rows.at(pixel, n), z);
+        });
   }
 
   void compute(const Out& x_out, const Out& y_out) const {

@@ -20,12 +20,14 @@ void each_product(const Shape& shape, F&& visit) {
 }
 
 // One row of blocks of sums: 32 rows of a gate times all channels of an operand, over steps first <= i < last.
-FUSED_OPS_INLINE void multiply_row(const Factors& factors, int64_t gate, int64_t channel, int64_t channels,
-                                   int64_t first, int64_t last, float* sums, bool add) {
+inline void multiply_row(const Factors& factors, int64_t gate, int64_t channel, int64_t channels, int64_t first,
+                         int64_t last, float* sums, bool add) {
+  BlockProducts products;
   for (int64_t n = 0; n < channels; n += kBlock, sums += kSums) {
     const TileTerm both{factors.of_gate(gate, first), kTile, 2 * kTile, factors.of_operand(channel + n, first),
                         last - first};
-    multiply_block(&both, 1, sums, add);
+    products.start(&both, 1, sums, add);
+    products.finish();
   }
 }
 
@@ -122,12 +124,12 @@ struct AmxGradients {
     const In r_rows = gates.from(r_row), to_r = outside.from(r_row), sources = rows_of_tiles(source, channels);
     const Out pre_r = pre_gates.from(r_row), passed_rows = rows_of_tiles(passed, channels);
     const bool more = outside.base != nullptr;
-    place.each_block(channels, [&](int64_t b, int64_t n) {
-      float* sums = sums_at(source_sums, b, n);
+    const auto start = [&](BlockProducts& products, int64_t b, int64_t n, int) {
       const TileTerm back = term(h_row, b, weight, n * kBlock);
-      multiply_block(&back, 1, sums, false);
-      place.each_row(b, [&](int64_t pixel, int64_t p) {
-        float* sum = sums + sums_row(p);
+      products.start(&back, 1, sums_at(source_sums, b, n), false);
+    };
+    place.each_product_block(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int) {
+        float* sum = sums_at(source_sums, b, n) + sums_row(p);
         const Wide r = load_wide(r_rows.at(pixel, n)), y = load_wide(sources.at(pixel, n));
         Wide of_r, through;
 #pragma GCC unroll 2
@@ -142,7 +144,6 @@ struct AmxGradients {
         for (int i = 0; i < 2; ++i) of_r.half[i] *= r.half[i] - r.half[i] * r.half[i];
         store_wide(passed_rows.at(pixel, n), through);
         store_wide(pre_r.at(pixel, n), of_r);
-      });
     });
   }
 
@@ -150,15 +151,17 @@ struct AmxGradients {
   template <typename Terms>
   void collect(const In& grad, int64_t z_row, int64_t channels, float* sums_before, bool any_before, Terms&& terms_of,
                const Out& to) const {
-    alignas(64) float fresh[kSums];
+    alignas(64) float fresh[2][kSums];
     const In z_rows = gates.from(z_row);
     const bool z_keeps = shape.z_keeps, around = grad.base != nullptr;
-    place.each_block(channels, [&](int64_t b, int64_t n) {
-      float* sums = any_before ? sums_at(sums_before, b, n) : fresh;
+    const auto sums = [&](int64_t b, int64_t n, int odd) { return any_before ? sums_at(sums_before, b, n) : fresh[odd]; };
+    const auto start = [&](BlockProducts& products, int64_t b, int64_t n, int odd) {
       TileTerm terms[5];
-      multiply_block(terms, terms_of(b, n * kBlock, terms), sums, any_before);
-      place.each_row(b, [&](int64_t pixel, int64_t p) {
-        const float* sum = sums + sums_row(p);
+      const int count = terms_of(b, n * kBlock, terms);
+      products.start(terms, count, sums(b, n, odd), any_before);
+    };
+    place.each_product_block(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int odd) {
+        const float* sum = sums(b, n, odd) + sums_row(p);
         Wide total = load_wide(sum, sum + 256);
         if (around) {
           const Wide g = load_wide(grad.at(pixel, n)), z = load_wide(z_rows.at(pixel, n));
@@ -169,7 +172,6 @@ struct AmxGradients {
           }
         }
         store_wide(to.at(pixel, n), total);
-      });
     });
   }
 

@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <optional>
 #include <vector>
 
+#include "common/pages.h"
 #include "selective_share/kernels.h"
 
 namespace fused_ops::selective_share {
@@ -44,20 +47,19 @@ template <Use use>
 class Workspace {
  public:
   explicit Workspace(int64_t bytes) {
-    bytes += kLine;
     if (bytes > kKept) {
-      own_ = std::make_unique_for_overwrite<char[]>(bytes);
-      free_ = aligned(own_.get());
+      own_ = fresh(bytes);
+      free_ = own_.get();
       return;
     }
-    thread_local std::unique_ptr<char[]> kept;
+    thread_local Memory kept;
     thread_local int64_t size = 0;
     if (bytes > size) {
       kept.reset();
-      kept = std::make_unique_for_overwrite<char[]>(bytes);
+      kept = fresh(bytes);
       size = bytes;
     }
-    free_ = aligned(kept.get());
+    free_ = kept.get();
   }
   template <typename S>
   S* take(int64_t count) {
@@ -68,11 +70,20 @@ class Workspace {
 
  private:
   static constexpr int64_t kKept = 64 << 20;
-  std::unique_ptr<char[]> own_;
-  char* free_;
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  using Memory = std::unique_ptr<char, Free>;
+  Memory own_;
+  char* free_ = nullptr;
 
-  static char* aligned(char* memory) {
-    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + kLine - 1) / kLine * kLine);
+  static Memory fresh(int64_t bytes) {
+    const int64_t step = bytes < kLargePage ? kLine : kLargePage;
+    bytes = (bytes + step - 1) / step * step;
+    Memory memory(static_cast<char*>(std::aligned_alloc(step, bytes)));
+    if (!memory) throw std::bad_alloc();
+    prefer_large_pages(memory.get(), bytes);
+    return memory;
   }
 };
 
@@ -96,7 +107,9 @@ inline Tensor empty_like(const Tensor& x, int64_t channels, bool channels_last) 
   const std::vector<int64_t> shape{x.size(0), channels, x.size(2), x.size(3)};
   const auto format = channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
                                     : torch::headeronly::MemoryFormat::Contiguous;
-  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
+  const Tensor tensor = torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
+  prefer_large_pages(tensor.data_ptr(), tensor.numel() * x.element_size());
+  return tensor;
 }
 // The same in x's memory format.
 inline Tensor like(const Tensor& x, int64_t channels) { return empty_like(x, channels, !x.is_contiguous()); }
