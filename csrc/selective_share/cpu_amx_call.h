@@ -18,11 +18,11 @@ inline const AmxKernels& chosen_amx_kernels() {
   STD_TORCH_CHECK(false, "kernels on matrix tiles were not built");
 }
 
-// Pixels of a tile whose blocks take `rows` elements for every pixel: what fits into the cache, spread evenly, so that
-// no thread is left with a tile more than the others.
+// Pixels of a tile whose blocks take `rows` elements for every pixel: what fits into the cache, but enough that weights
+// which do not fit are used often; spread evenly, so that no thread is left with a tile more than the others.
 inline int64_t amx_tile(const Shape& shape, int64_t rows) {
   const int64_t pixels = shape.images * shape.pixels, threads = torch::stable::get_num_threads();
-  const int64_t fit = std::clamp<int64_t>(kCacheBytes / (rows * int64_t(sizeof(uint16_t))), 2 * kStep, 16 * kStep);
+  const int64_t fit = std::clamp<int64_t>(kCacheBytes / (rows * int64_t(sizeof(uint16_t))), 6 * kStep, 9 * kStep);
   const int64_t rounds = (pixels + fit * threads - 1) / (fit * threads), tiles = rounds * threads;
   return ((pixels + tiles - 1) / tiles + kStep - 1) / kStep * kStep;
 }
@@ -103,15 +103,16 @@ inline std::vector<Tensor> amx_backward(const Tensor& grad_x_out, const Optional
       run.backward(mine, chunk * tiles / chunks, (chunk + 1) * tiles / chunks, scratch);
     }
   });
-  if (large) {
-    int64_t block_rows = 0;
-    each_weight_gradient(shape, [&](int weight, int64_t, int, int64_t) { block_rows += shape.rows(weight) / kStep; });
-    torch::stable::parallel_for(0, block_rows, 1,
-                                [&](int64_t begin, int64_t end) { run.multiply(job, sums, begin, end); });
-  }
   std::vector<const float*> all;
   for (int64_t part = 0; part < parts; ++part) all.push_back(sums + part * size);
-  run.total(shape, all.data(), parts, weight_targets<uint16_t>(results, weights).data());
+  const auto to = weight_targets<uint16_t>(results, weights);
+  int64_t block_rows = 0;
+  each_weight_gradient(shape, [&](int weight, int64_t, int, int64_t) { block_rows += shape.rows(weight) / kStep; });
+  const int64_t grain = large ? 1 : std::max<int64_t>(1, block_rows * kGrain / size);
+  torch::stable::parallel_for(0, block_rows, grain, [&](int64_t begin, int64_t end) {
+    if (large) run.multiply(job, sums, begin, end);
+    run.total(shape, all.data(), parts, to.data(), begin, end);
+  });
   return results;
 }
 

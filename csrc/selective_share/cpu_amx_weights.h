@@ -34,9 +34,10 @@ inline void multiply_at_the_end(const AmxBackward& job, float* sums, int64_t fir
     const int64_t from = first > passed ? first - passed : 0, to = last - passed < rows ? last - passed : rows;
     passed += rows;
     // Long sums in parts whose share of the operand stays in the second-level cache while all rows pass.
-    const int64_t some = 16384 / channels > 8 ? 16384 / channels : 8;
-    for (int64_t step = 0; step < job.factors.steps; step += some) {
-      const int64_t end = step + some < job.factors.steps ? step + some : job.factors.steps;
+    const int64_t steps = job.factors.steps, most = 24576 / channels > 8 ? 24576 / channels : 8;
+    const int64_t parts = (steps + most - 1) / most;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t step = part * steps / parts, end = (part + 1) * steps / parts;
       for (int64_t row = from; row < to; ++row) {
         multiply_row(job.factors, gate + row * kStep, channel, channels, step, end,
                      sums + (block + row * blocks) * kSums, step > 0);
@@ -46,10 +47,14 @@ inline void multiply_at_the_end(const AmxBackward& job, float* sums, int64_t fir
 }
 
 inline void total_of_blocks(const Shape& shape, const float* const* parts, int64_t number_of_parts,
-                            uint16_t* const* to) {
+                            uint16_t* const* to, int64_t first, int64_t last) {
+  int64_t passed = 0;
   each_product(shape, [&](int64_t block, int weight, int64_t, int64_t, int64_t channels, int64_t col) {
-    const int64_t cols = shape.cols(weight);
-    for (int64_t row = 0; row < shape.rows(weight); row += kStep) {
+    const int64_t cols = shape.cols(weight), rows = shape.rows(weight) / kStep;
+    const int64_t from = first > passed ? first - passed : 0, end = last - passed < rows ? last - passed : rows;
+    passed += rows;
+    block += from * (channels / kStep);
+    for (int64_t row = from * kStep; row < end * kStep; row += kStep) {
       for (int64_t n = 0; n < channels; n += kStep, ++block) {
         for (int64_t r = 0; r < kStep; ++r) {
           const int64_t at = block * kSums + sums_row(r);

@@ -207,8 +207,9 @@ struct AmxKernels {
   // Blocks first <= i < last of a weight, rearranged.
   void (*across)(int64_t rows, int64_t cols, const uint16_t* from, uint16_t* to, int64_t first, int64_t last);
   void (*down)(int64_t rows, int64_t cols, const uint16_t* from, uint16_t* to, int64_t first, int64_t last);
-  // The weights' gradients: the sum of the parts, each in blocks.
-  void (*total)(const Shape&, const float* const* parts, int64_t number_of_parts, uint16_t* const* to);
+  // The weights' gradients: the sum of the parts, each in blocks; for rows of blocks as before.
+  void (*total)(const Shape&, const float* const* parts, int64_t number_of_parts, uint16_t* const* to, int64_t first,
+                int64_t last);
 };
 
 }  // namespace fused_ops::selective_share
