@@ -105,7 +105,7 @@ struct Gradients {
       : job(job), tile(tile), shape(job.shape), grad_gates(nullptr) {
     grad_x = tile.take(shape.x), grad_y = tile.take(shape.y);
     grad_out = tile.take(shape.x > shape.y ? shape.x : shape.y);
-    pre_gates = tile.take(shape.gates());
+    pre_gates = job.weight_sums ? tile.take(shape.gates()) : job.pre_gates + tile.place.first * shape.gates();
     if (job.grad_gates) {
       grad_gates = tile.take(shape.gates());
       tile.place.load(job.grad_gates, shape.gates(), shape.gates_channels_last, grad_gates);
@@ -114,8 +114,8 @@ struct Gradients {
 
   static int64_t rows(const Backward<T>& job) {
     const Shape& s = job.shape;
-    const int64_t lying = job.weight_sums ? 2 * s.both() : 0;
-    return s.both() + (s.x > s.y ? s.x : s.y) + s.gates() * (job.grad_gates ? 2 : 1) + lying;
+    const int64_t summed = job.weight_sums ? 2 * s.both() + s.gates() : 0;
+    return s.both() + (s.x > s.y ? s.x : s.y) + (job.grad_gates ? s.gates() : 0) + summed;
   }
 
   S* pre(int64_t row) const { return pre_gates + tile.size(row); }
@@ -150,15 +150,20 @@ struct Gradients {
     unreset_unit(W_x, Gates::h_x(s), Gates::r_x(s), s.y, tile.y, tile.passed_y, grad_y);
     if (s.pair) unreset_unit(W_y, Gates::h_y(s), Gates::r_y(s), s.x, tile.x, tile.passed_x, grad_x);
 
-    // x is the first part of what the unit of x reads, and the second of what the unit of y reads.
-    const Term<S> to_x[] = {term(U_x, 0, Gates::h_x(s)), term(W_r_x, 0, Gates::r_x(s)),
-                            term(W_z_x, 0, Gates::z_x(s)), term(W_r_y, s.y, Gates::r_y(s)),
-                            term(W_z_y, s.y, Gates::z_y(s))};
-    product(s.x, width, to_x, s.pair ? 5 : 3, grad_x, width, true);
-    const Term<S> to_y[] = {term(W_r_x, s.x, Gates::r_x(s)), term(W_z_x, s.x, Gates::z_x(s)),
-                            term(W_r_y, 0, Gates::r_y(s)), term(W_z_y, 0, Gates::z_y(s)),
-                            term(U_y, 0, Gates::h_y(s))};
-    product(s.y, width, to_y, s.pair ? 5 : 2, grad_y, width, true);
+    // x is the first part of what the unit of x reads, and the second of what the unit of y reads. The units' sums are
+    // added one after the other: in one the rounding errors of both would run through all the steps.
+    const Term<S> unit_x_to_x[] = {term(U_x, 0, Gates::h_x(s)), term(W_r_x, 0, Gates::r_x(s)),
+                                   term(W_z_x, 0, Gates::z_x(s))};
+    product(s.x, width, unit_x_to_x, 3, grad_x, width, true);
+    const Term<S> unit_x_to_y[] = {term(W_r_x, s.x, Gates::r_x(s)), term(W_z_x, s.x, Gates::z_x(s))};
+    product(s.y, width, unit_x_to_y, 2, grad_y, width, true);
+    if (s.pair) {
+      const Term<S> unit_y_to_x[] = {term(W_r_y, s.y, Gates::r_y(s)), term(W_z_y, s.y, Gates::z_y(s))};
+      product(s.x, width, unit_y_to_x, 2, grad_x, width, true);
+      const Term<S> unit_y_to_y[] = {term(W_r_y, 0, Gates::r_y(s)), term(W_z_y, 0, Gates::z_y(s)),
+                                     term(U_y, 0, Gates::h_y(s))};
+      product(s.y, width, unit_y_to_y, 3, grad_y, width, true);
+    }
 
     tile.place.save(grad_x, s.x, s.channels_last, job.grad_x);
     tile.place.save(grad_y, s.y, s.channels_last, job.grad_y);
@@ -188,9 +193,6 @@ struct Gradients {
 
   void keep_for_the_end() const {
     const int64_t width = tile.place.width, first = tile.place.first;
-    for (int64_t row = 0; row < shape.gates(); ++row) {
-      copy_row(width, pre(row), job.pre_gates + row * job.all_pixels + first);
-    }
     S* panel = job.operands + first * kPanel;
     for (int o = 0; o < shape.operands(); ++o) {
       for (int64_t c = 0; c < operand_channels(shape, o); c += kPanel) {
@@ -221,14 +223,19 @@ void backward(const Backward<T>& job, int64_t first, int64_t last, Computed<T>* 
 template <typename T>
 void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel,
               Computed<T>* to, int64_t to_ld) {
-  const int64_t pixels = job.all_pixels;
-  const Computed<T>* left = job.pre_gates + gate_row * pixels;
-  const Computed<T>* right = job.operands + panel * kPanel * pixels;
-  // Long sums in parts whose share of the panel stays in the second-level cache while all rows pass.
-  constexpr int64_t some = 1024;
-  for (int64_t k = 0; k < pixels; k += some) {
-    const Term<Computed<T>> both{left + k, pixels, right + k * kPanel, kPanel, pixels - k < some ? pixels - k : some};
-    product(rows, cols, &both, 1, to, to_ld, k > 0);
+  const int64_t width = job.tile, tiles = job.all_pixels / width, gates = job.shape.gates();
+  const Computed<T>* right = job.operands + panel * kPanel * job.all_pixels;
+  // Some tiles at a time, whose share of the panel stays in the second-level cache while all rows pass.
+  constexpr int64_t most = 8;
+  const int64_t fit = 1024 / width < 1 ? 1 : 1024 / width < most ? 1024 / width : most;
+  for (int64_t first = 0; first < tiles; first += fit) {
+    const int64_t some = tiles - first < fit ? tiles - first : fit;
+    Term<Computed<T>> terms[most];
+    for (int64_t i = 0; i < some; ++i) {
+      const int64_t pixel = (first + i) * width;
+      terms[i] = {job.pre_gates + pixel * gates + gate_row * width, width, right + pixel * kPanel, kPanel, width};
+    }
+    product(rows, cols, terms, int(some), to, to_ld, first > 0);
   }
 }
 

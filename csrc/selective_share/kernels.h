@@ -73,7 +73,7 @@ struct Backward {
   // Either the sums of one thread, the weights' gradients one after the other ...
   Computed<T>* weight_sums;
   // ... or, where weights are large, all that their products need, to be multiplied at the end: the gradients before
-  // the gates' activations, gates() rows of `all_pixels`, and the operands lying, in panels of all_pixels x kPanel.
+  // the gates' activations, gates() rows for every tile, and the operands lying, in panels of all_pixels x kPanel.
   Computed<T>* pre_gates;
   Computed<T>* operands;
   int64_t all_pixels;
