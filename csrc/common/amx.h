@@ -2,9 +2,9 @@
 //
 // Everything lies in tiles of 16 rows of 64 bytes, one after the other in memory, since a tile whose rows lie far apart
 // takes many pages and few sets of a cache. A tile of features or of gradients is 16 pixels x 32 channels. A tile that
-// multiplies from the left is rows x depth; one that multiplies from the right interleaves pairs of depths, so that each
-// 32-bit element holds two consecutive depths of one column. The unit of work is a block of 32 rows x 32 columns of
-// sums, two tiles by two: it takes two tiles of each side for 32 of the depth.
+// multiplies from the left is rows x depth; one that multiplies from the right interleaves pairs of depths: each 32-bit
+// element holds two consecutive depths of one column. The unit of work is a block of 32 rows x 32 columns of sums, two
+// tiles by two: it takes two tiles of each side for 32 of the depth.
 //
 // The instructions are written out, so that no compiler flag is needed; whether the processor has them is isa.h's to
 // say.
@@ -161,13 +161,21 @@ FUSED_OPS_INLINE Wide operator+(const Wide& a, const Wide& b) {
 using Shorts = typename VectorOf<uint16_t>::type;
 
 // Rounded to the nearest, ties to even, in one instruction (AVX512-BF16); subnormal numbers become zero.
-FUSED_OPS_INLINE void store_wide(uint16_t* p, const Wide& v) {
+FUSED_OPS_INLINE Shorts narrow(const Wide& v) {
   Shorts both;
   __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(v.half[0]), "v"(v.half[1]));
+  return both;
+}
+FUSED_OPS_INLINE void store_wide(uint16_t* p, const Wide& v) {
+  const Shorts both = narrow(v);
   memcpy(p, &both, sizeof(both));
 }
+// The same for what is not read again soon, at a cache line's beginning: it need not be read before it is written.
+FUSED_OPS_INLINE void store_wide_past_caches(uint16_t* p, const Wide& v) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)narrow(v));
+}
 
-// --- rearranging -------------------------------------------------------------------------------------------------------
+// --- rearranging -----------------------------------------------------------------------------------------------------
 
 // 32 rows of 32 elements, rows `ld` apart and the lower 16 `half` beyond the upper ones, as the two tiles that multiply
 // from the right: rows are depths.

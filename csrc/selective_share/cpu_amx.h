@@ -1,9 +1,9 @@
 // One tile of pixels in bfloat16 on matrix tiles: its features, their gates and what is mixed with them. Names and math
 // are those of cpu_kernels.cpp and fused_ops/selective_share/README.md.
 //
-// Here pixels are rows and channels columns, as in channels_last, so that features multiply from the left where they
-// lie and only the weights are rearranged, once per call (cpu_amx_weights.h). A block of 32 pixels x 32 channels of sums
-// becomes gates while it lies in the first-level cache.
+// Here pixels are rows and channels columns, as in channels_last, so that features multiply from the left as they are
+// and only the weights are rearranged, once per call (cpu_amx_weights.h). A block of 32 pixels x 32 channels of sums
+// becomes gates while it is in the first-level cache.
 #pragma once
 #include "common/amx.h"
 #include "selective_share/cpu_tile.h"
@@ -42,9 +42,9 @@ struct TiledPlace : Place {
   int64_t blocks() const { return (count + kBlock - 1) / kBlock; }
   int64_t rows(int64_t block) const { return count - block * kBlock < kBlock ? count - block * kBlock : kBlock; }
 
-  // For every block of pixels and channels: start(products, block of pixels, of channels, odd or even) starts what makes
-  // its sums, and take(pixel, its block, block of channels, row of the sums, odd or even) works on a pixel of them, while the next block's
-  // are made.
+  // For every block of pixels and channels: start(products, block of pixels, block of channels, odd or even) starts
+  // what makes its sums, and take(pixel, its block, block of channels, row of the sums, odd or even) works on a pixel of
+  // them, while the next block's are made.
   template <typename Start, typename Take>
   FUSED_OPS_INLINE void each_product_block(int64_t channels, Start&& start, Take&& take) const {
     BlockProducts products;
@@ -120,6 +120,7 @@ struct AmxTile {
   uint16_t* free;
   uint16_t *x, *y, *passed_y, *passed_x;  // in tiles
   Out gates;                              // no base: not wanted
+  bool gates_for_later = false;           // they are not read again soon, and begin at a cache line
 
   // Elements of scratch memory for every pixel.
   static int64_t rows(const Shape& shape) { return 2 * shape.both(); }
@@ -158,7 +159,10 @@ struct AmxTile {
   void unit(int first, const uint16_t* target, int64_t t, const uint16_t* source, int64_t s, int64_t h_row,
             int64_t r_row, int64_t z_row, uint16_t* passed, const Out& out) const {
     alignas(64) float sums[2][kSums], h_sums[2][kSums];
-    const bool keep = gates.base != nullptr, z_keeps = shape.z_keeps;
+    const bool keep = gates.base != nullptr, for_later = gates_for_later, z_keeps = shape.z_keeps;
+    const auto keep_gate = [&](uint16_t* to, const Wide& gate) {
+      for_later ? store_wide_past_caches(to, gate) : store_wide(to, gate);
+    };
     const Rows<const uint16_t> source_rows = rows_of_tiles(source, s), target_rows = rows_of_tiles(target, t);
     const Out passed_rows = rows_of_tiles(passed, s);
     const Out r_rows = gates.from(r_row), h_rows = gates.from(h_row), z_rows = gates.from(z_row);
@@ -178,7 +182,7 @@ struct AmxTile {
             through.half[i] = r.half[i] * from.half[i];
           }
           store_wide(passed_rows.at(pixel, n), through);
-          if (keep) store_wide(r_rows.at(pixel, n), r);
+          if (keep) keep_gate(r_rows.at(pixel, n), r);
         });
     place.each_product_block(
         t,
@@ -201,8 +205,8 @@ struct AmxTile {
           }
           store_wide(out.at(pixel, n), mixed);
           if (!keep) return;
-          store_wide(h_rows.at(pixel, n), h);
-          store_wide(z_rows.at(pixel, n), z);
+          keep_gate(h_rows.at(pixel, n), h);
+          keep_gate(z_rows.at(pixel, n), z);
         });
   }
 

@@ -129,21 +129,21 @@ struct AmxGradients {
       products.start(&back, 1, sums_at(source_sums, b, n), false);
     };
     place.each_product_block(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int) {
-        float* sum = sums_at(source_sums, b, n) + sums_row(p);
-        const Wide r = load_wide(r_rows.at(pixel, n)), y = load_wide(sources.at(pixel, n));
-        Wide of_r, through;
+      float* sum = sums_at(source_sums, b, n) + sums_row(p);
+      const Wide r = load_wide(r_rows.at(pixel, n)), y = load_wide(sources.at(pixel, n));
+      Wide of_r, through;
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) {
-          const Vec<float> g = load(sum + 256 * i);
-          of_r.half[i] = g * y.half[i];
-          through.half[i] = r.half[i] * y.half[i];
-          store(sum + 256 * i, g * r.half[i]);
-        }
-        if (more) of_r = of_r + load_wide(to_r.at(pixel, n));
+      for (int i = 0; i < 2; ++i) {
+        const Vec<float> g = load(sum + 256 * i);
+        of_r.half[i] = g * y.half[i];
+        through.half[i] = r.half[i] * y.half[i];
+        store(sum + 256 * i, g * r.half[i]);
+      }
+      if (more) of_r = of_r + load_wide(to_r.at(pixel, n));
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) of_r.half[i] *= r.half[i] - r.half[i] * r.half[i];
-        store_wide(passed_rows.at(pixel, n), through);
-        store_wide(pre_r.at(pixel, n), of_r);
+      for (int i = 0; i < 2; ++i) of_r.half[i] *= r.half[i] - r.half[i] * r.half[i];
+      store_wide(passed_rows.at(pixel, n), through);
+      store_wide(pre_r.at(pixel, n), of_r);
     });
   }
 
@@ -154,24 +154,26 @@ struct AmxGradients {
     alignas(64) float fresh[2][kSums];
     const In z_rows = gates.from(z_row);
     const bool z_keeps = shape.z_keeps, around = grad.base != nullptr;
-    const auto sums = [&](int64_t b, int64_t n, int odd) { return any_before ? sums_at(sums_before, b, n) : fresh[odd]; };
+    const auto sums = [&](int64_t b, int64_t n, int odd) {
+      return any_before ? sums_at(sums_before, b, n) : fresh[odd];
+    };
     const auto start = [&](BlockProducts& products, int64_t b, int64_t n, int odd) {
       TileTerm terms[5];
       const int count = terms_of(b, n * kBlock, terms);
       products.start(terms, count, sums(b, n, odd), any_before);
     };
     place.each_product_block(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int odd) {
-        const float* sum = sums(b, n, odd) + sums_row(p);
-        Wide total = load_wide(sum, sum + 256);
-        if (around) {
-          const Wide g = load_wide(grad.at(pixel, n)), z = load_wide(z_rows.at(pixel, n));
+      const float* sum = sums(b, n, odd) + sums_row(p);
+      Wide total = load_wide(sum, sum + 256);
+      if (around) {
+        const Wide g = load_wide(grad.at(pixel, n)), z = load_wide(z_rows.at(pixel, n));
 #pragma GCC unroll 2
-          for (int i = 0; i < 2; ++i) {
-            const Vec<float> passes = g.half[i] * z.half[i];
-            total.half[i] += z_keeps ? passes : g.half[i] - passes;
-          }
+        for (int i = 0; i < 2; ++i) {
+          const Vec<float> passes = g.half[i] * z.half[i];
+          total.half[i] += z_keeps ? passes : g.half[i] - passes;
         }
-        store_wide(to.at(pixel, n), total);
+      }
+      store_wide(to.at(pixel, n), total);
     });
   }
 
@@ -189,7 +191,8 @@ struct AmxGradients {
     const Out to_x = tile.output(job.grad_x, s.x), to_y = tile.output(job.grad_y, s.y);
     collect(of_x_out, z_x, s.x, sum_x, s.pair,
             [&](int64_t b, int64_t col, TileTerm* terms) {
-              terms[0] = term(h_x, b, U_x, col), terms[1] = term(r_x, b, W_r_x, col), terms[2] = term(z_x, b, W_z_x, col);
+              terms[0] = term(h_x, b, U_x, col), terms[1] = term(r_x, b, W_r_x, col);
+              terms[2] = term(z_x, b, W_z_x, col);
               if (!s.pair) return 3;
               terms[3] = term(r_y, b, W_r_y, s.y + col), terms[4] = term(z_y, b, W_z_y, s.y + col);
               return 5;
@@ -199,7 +202,8 @@ struct AmxGradients {
             [&](int64_t b, int64_t col, TileTerm* terms) {
               terms[0] = term(r_x, b, W_r_x, s.x + col), terms[1] = term(z_x, b, W_z_x, s.x + col);
               if (!s.pair) return 2;
-              terms[2] = term(r_y, b, W_r_y, col), terms[3] = term(z_y, b, W_z_y, col), terms[4] = term(h_y, b, U_y, col);
+              terms[2] = term(r_y, b, W_r_y, col), terms[3] = term(z_y, b, W_z_y, col);
+              terms[4] = term(h_y, b, U_y, col);
               return 5;
             },
             to_y);

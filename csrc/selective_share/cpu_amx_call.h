@@ -27,7 +27,7 @@ inline int64_t amx_tile(const Shape& shape, int64_t rows) {
   return ((pixels + tiles - 1) / tiles + kStep - 1) / kStep * kStep;
 }
 
-// The weights as the right sides of products, each rearranged by `pack` in blocks of its rows or, for `by_cols`, columns.
+// The weights as the right sides of products, each rearranged by `pack` in blocks of its rows or (`by_cols`) columns.
 inline void pack_weights(const Shape& shape, const WeightTensors& weights, bool by_cols,
                          decltype(AmxKernels::across) pack, uint16_t* memory, const uint16_t* (&packed)[kWeights]) {
   for (int w = 0; w < kWeights; ++w) {
@@ -88,7 +88,8 @@ inline std::vector<Tensor> amx_backward(const Tensor& grad_x_out, const Optional
   const int64_t steps = (shape.images * shape.pixels + kStep - 1) / kStep;
   const int64_t kept = large ? Factors::elements(shape, steps) : 0;
 
-  CallMemory memory((gates ? 1 : 2) * bytes_of<uint16_t>(size) + bytes_of<uint16_t>(kept) + bytes_of<float>(parts * size));
+  CallMemory memory((gates ? 1 : 2) * bytes_of<uint16_t>(size) + bytes_of<uint16_t>(kept) +
+                    bytes_of<float>(parts * size));
   pack_weights(shape, weights, true, run.down, memory.take<uint16_t>(size), job.down);
   if (!gates) pack_weights(shape, weights, false, run.across, memory.take<uint16_t>(size), job.across);
   if (large) job.factors = Factors::in(memory.take<uint16_t>(kept), shape, steps);

@@ -83,8 +83,9 @@ void forward(const Forward<T>& job, int64_t first, int64_t last, Computed<T>* sc
     tile.mix_into(tile.x, tile.y);
     tile.place.save(tile.x, shape.x, shape.channels_last, job.x_out);
     if (shape.pair) tile.place.save(tile.y, shape.y, shape.channels_last, job.y_out);
-    if (job.gates) tile.place.save(tile.gates, shape.gates(), shape.gates_channels_last, job.gates);
+    if (job.gates) tile.place.save(tile.gates, shape.gates(), shape.gates_channels_last, job.gates, true);
   }
+  finish_stores();
 }
 
 // The gradients of one tile.
@@ -287,13 +288,17 @@ void amx_forward(const AmxForward& job, int64_t first, int64_t last, uint16_t* s
   const Shape& shape = job.shape;
   for (int64_t index = first; index < last; ++index) {
     AmxTile<AmxForward> tile(job, index, scratch);
-    if (job.gates) tile.gates = rows_of_tensor(job.gates + tile.place.first * shape.gates(), shape.gates());
+    if (job.gates) {
+      tile.gates = rows_of_tensor(job.gates + tile.place.first * shape.gates(), shape.gates());
+      tile.gates_for_later = reinterpret_cast<uintptr_t>(job.gates) % kVectorBytes == 0;
+    }
     const Rows<uint16_t> x_out = tile.output(job.x_out, shape.x);
     const Rows<uint16_t> y_out = shape.pair ? tile.output(job.y_out, shape.y) : Rows<uint16_t>{};
     tile.compute(x_out, y_out);
     tile.finish(x_out, shape.x, job.x_out);
     if (shape.pair) tile.finish(y_out, shape.y, job.y_out);
   }
+  finish_stores();
 }
 
 void amx_backward(const AmxBackward& job, int64_t first, int64_t last, uint16_t* scratch) {

@@ -35,6 +35,22 @@ FUSED_OPS_INLINE void copy_row(int64_t count, const From* from, To* to) {
   if (i < count) store(to + i, load(from + i, int(count - i)), int(count - i));
 }
 
+// The same past the caches, for what is not read again soon: memory need not be read before it is written.
+template <typename From, typename To>
+FUSED_OPS_INLINE void copy_row_past_caches(int64_t count, const From* from, To* to) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(To) == 4) {
+    if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
+      int64_t i = 0;
+      for (; i + kLanes<To> <= count; i += kLanes<To>) _mm512_stream_ps(to + i, (__m512)load(from + i));
+      if (i < count) copy_row(count - i, from + i, to + i);
+      return;
+    }
+  }
+#endif
+  copy_row(count, from, to);
+}
+
 // The pixels of one tile.
 struct Place {
   const Shape& shape;
@@ -75,14 +91,18 @@ struct Place {
     }
   }
 
+  // `for_later`: the tensor is not read again soon.
   template <typename T, typename S>
-  void save(const S* block, int64_t channels, bool channels_last, T* tensor) const {
+  void save(const S* block, int64_t channels, bool channels_last, T* tensor, bool for_later = false) const {
     if (channels_last) {
       transpose(channels, count, block, width, stored(tensor) + first * channels, channels);
     } else {
       each_image([&](int64_t image, int64_t pixel, int64_t column, int64_t run) {
         auto* to = stored(tensor) + image * channels * shape.pixels + pixel;
-        for (int64_t c = 0; c < channels; ++c) copy_row(run, block + c * width + column, to + c * shape.pixels);
+        for (int64_t c = 0; c < channels; ++c) {
+          const S* row = block + c * width + column;
+          for_later ? copy_row_past_caches(run, row, to + c * shape.pixels) : copy_row(run, row, to + c * shape.pixels);
+        }
       });
     }
   }

@@ -150,7 +150,7 @@ struct Kernels {
   void (*total)(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to);
 };
 
-// --- bfloat16 on matrix tiles (common/amx.h), for channels that are multiples of 32 -----------------------------------
+// --- bfloat16 on matrix tiles (common/amx.h), for channels that are multiples of 32 --------------------------------
 
 inline constexpr int64_t kStep = 32;  // pixels or channels that one step of a product takes
 
