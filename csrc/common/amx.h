@@ -1,9 +1,13 @@
-// Matrix products of bfloat16 blocks on AMX tiles, with float sums: product.h's counterpart.
+// Matrix products of bfloat16 on AMX tiles, with float sums.
 //
-// The left matrix is read where it lies, row by row; of the right one, pairs of rows are interleaved, so that each
-// 32-bit element holds two consecutive depths of one column (pair_rows, pair_columns). Depths are multiples of 32,
-// rows and columns of 16. The instructions are written out, so that no compiler flag is needed; whether the processor
-// has them is isa.h's to say.
+// Everything lies in tiles of 16 rows of 64 bytes, one after the other in memory, since a tile whose rows lie far apart
+// takes many pages and few sets of a cache. A tile of features or of gradients is 16 pixels x 32 channels. A tile that
+// multiplies from the left is rows x depth; one that multiplies from the right interleaves pairs of depths: each 32-bit
+// element holds two consecutive depths of one column. The unit of work is a block of 32 rows x 32 columns of sums, two
+// tiles by two: it takes two tiles of each side for 32 of the depth.
+//
+// The instructions are written out, so that no compiler flag is needed; whether the processor has them is isa.h's to
+// say.
 #pragma once
 
 #include "transpose.h"
@@ -13,14 +17,10 @@
 namespace fused_ops {
 inline namespace FUSED_OPS_ISA {
 
-// left is rows x depth (bfloat16), right is depth / 2 x cols (pairs).
-struct PairedTerm {
-  const uint16_t* left;
-  int64_t left_ld;
-  const uint32_t* right;
-  int64_t right_ld;
-  int64_t depth;
-};
+inline constexpr int64_t kTile = 512;          // bfloat16 elements of a tile
+inline constexpr int64_t kTileRow = 32;        // of a row
+inline constexpr int64_t kBlock = 32;          // rows and columns of a block of sums
+inline constexpr int64_t kSums = 32 * 32;      // floats of a block of sums: four tiles of 16 x 16
 
 // Tiles of 16 rows of 64 bytes for this thread, while the object lives.
 class AmxTiles {
@@ -38,119 +38,199 @@ class AmxTiles {
   AmxTiles& operator=(const AmxTiles&) = delete;
 };
 
+// What one step of 32 depths takes lies `left_step` elements beyond what the step before took; the tile of the lower 16
+// rows lies `left_half` beyond that of the upper ones. The right side's tiles lie one after the other.
+struct TileTerm {
+  const uint16_t* left;
+  int64_t left_half, left_step;
+  const uint16_t* right;
+  int64_t steps;
+};
+
 #define FUSED_OPS_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::)
-#define FUSED_OPS_TILE_LOAD(tile, base, bytes) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"((const void*)(base)), "r"((int64_t)(bytes)) : "memory")
-#define FUSED_OPS_TILE_STORE(tile, base, bytes) \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"((void*)(base)), "r"((int64_t)(bytes)) : "memory")
+#define FUSED_OPS_TILE_LOAD(tile, base) \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"((const void*)(base)), "r"(int64_t(64)))
+#define FUSED_OPS_TILE_STORE(tile, base) \
+  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"((void*)(base)), "r"(int64_t(64)) : "memory")
 #define FUSED_OPS_TILE_MULTIPLY(sum, left, right) \
   __asm__ volatile("tdpbf16ps %%tmm" #right ", %%tmm" #left ", %%tmm" #sum ::)
 
-// 32 or 16 rows x 32 or 16 columns: tiles 0 to 3 hold the sums, 4 and 5 the left matrix, 6 and 7 the right one.
-template <bool two_rows, bool two_cols>
-FUSED_OPS_INLINE void paired_block(const PairedTerm* terms, int count, int64_t row, int64_t col, float* out,
-                                   int64_t out_ld, bool add) {
-  float* to = out + row * out_ld + col;
-  const int64_t out_bytes = out_ld * 4;
-  if (add) {
-    FUSED_OPS_TILE_LOAD(0, to, out_bytes);
-    if (two_cols) FUSED_OPS_TILE_LOAD(1, to + 16, out_bytes);
-    if (two_rows) FUSED_OPS_TILE_LOAD(2, to + 16 * out_ld, out_bytes);
-    if (two_rows && two_cols) FUSED_OPS_TILE_LOAD(3, to + 16 * out_ld + 16, out_bytes);
-  } else {
-    FUSED_OPS_TILE_ZERO(0);
-    if (two_cols) FUSED_OPS_TILE_ZERO(1);
-    if (two_rows) FUSED_OPS_TILE_ZERO(2);
-    if (two_rows && two_cols) FUSED_OPS_TILE_ZERO(3);
+// Blocks of sums in the making. Tiles 0 to 3 hold the sums of one block. A block's steps can be taken a few at a time
+// (`advance`) between the vector instructions that work on the block before: the two kinds of instructions have units
+// of their own, and both would idle if one came after the other.
+class BlockProducts {
+ public:
+  // sums (a block) = the sum of the terms, plus `sums` if `add`. At most kMost terms in all.
+  FUSED_OPS_INLINE void start(const TileTerm* terms, int count, float* sums, bool add) {
+    for (int t = 0; t < count; ++t) {
+      parts_[count_++] = {terms[t], sums, t == 0, t + 1 == count, add};
+      total_ += terms[t].steps;
+    }
+    // The compiler must have stored by now what the tiles' loads, of which it does not know, will read.
+    __asm__ volatile("" ::: "memory");
   }
-  for (int t = 0; t < count; ++t) {
-    const PairedTerm& term = terms[t];
-    const uint16_t* left = term.left + row * term.left_ld;
-    const uint32_t* right = term.right + col;
-    const int64_t left_bytes = term.left_ld * 2, right_bytes = term.right_ld * 4;
-    for (int64_t k = 0; k < term.depth; k += 32, left += 32, right += 16 * term.right_ld) {
-      FUSED_OPS_TILE_LOAD(4, left, left_bytes);
-      FUSED_OPS_TILE_LOAD(6, right, right_bytes);
-      FUSED_OPS_TILE_MULTIPLY(0, 4, 6);
-      if (two_cols) {
-        FUSED_OPS_TILE_LOAD(7, right + 16, right_bytes);
-        FUSED_OPS_TILE_MULTIPLY(1, 4, 7);
-      }
-      if (two_rows) {
-        FUSED_OPS_TILE_LOAD(5, left + 16 * term.left_ld, left_bytes);
-        FUSED_OPS_TILE_MULTIPLY(2, 5, 6);
-        if (two_cols) FUSED_OPS_TILE_MULTIPLY(3, 5, 7);
-      }
+  // One of `parts` equal parts of the steps.
+  FUSED_OPS_INLINE void advance(int64_t parts) {
+    for (due_ += total_; due_ >= parts; due_ -= parts) {
+      if (at_ < count_) step();
     }
   }
-  FUSED_OPS_TILE_STORE(0, to, out_bytes);
-  if (two_cols) FUSED_OPS_TILE_STORE(1, to + 16, out_bytes);
-  if (two_rows) FUSED_OPS_TILE_STORE(2, to + 16 * out_ld, out_bytes);
-  if (two_rows && two_cols) FUSED_OPS_TILE_STORE(3, to + 16 * out_ld + 16, out_bytes);
-}
+  FUSED_OPS_INLINE void finish() {
+    while (at_ < count_) step();
+    count_ = at_ = 0;
+    total_ = due_ = 0;
+  }
+
+ private:
+  static constexpr int kMost = 6;
+  struct Part {
+    TileTerm term;
+    float* sums;
+    bool first, last, add;
+  };
+  Part parts_[kMost];
+  int count_ = 0, at_ = 0;
+  int64_t step_ = 0, total_ = 0, due_ = 0;
+
+  FUSED_OPS_INLINE void step() {
+    const Part& part = parts_[at_];
+    const TileTerm& term = part.term;
+    if (step_ == 0 && part.first) begin(part.sums, part.add);
+    const uint16_t *left = term.left + step_ * term.left_step, *right = term.right + step_ * 2 * kTile;
+    FUSED_OPS_TILE_LOAD(4, left);
+    FUSED_OPS_TILE_LOAD(6, right);
+    FUSED_OPS_TILE_MULTIPLY(0, 4, 6);
+    FUSED_OPS_TILE_LOAD(7, right + kTile);
+    FUSED_OPS_TILE_MULTIPLY(1, 4, 7);
+    FUSED_OPS_TILE_LOAD(5, left + term.left_half);
+    FUSED_OPS_TILE_MULTIPLY(2, 5, 6);
+    FUSED_OPS_TILE_MULTIPLY(3, 5, 7);
+    if (++step_ < term.steps) return;
+    step_ = 0, ++at_;
+    if (part.last) end(part.sums);
+  }
+  static FUSED_OPS_INLINE void begin(const float* sums, bool add) {
+    if (add) {
+      FUSED_OPS_TILE_LOAD(0, sums);
+      FUSED_OPS_TILE_LOAD(1, sums + 256);
+      FUSED_OPS_TILE_LOAD(2, sums + 512);
+      FUSED_OPS_TILE_LOAD(3, sums + 768);
+    } else {
+      FUSED_OPS_TILE_ZERO(0);
+      FUSED_OPS_TILE_ZERO(1);
+      FUSED_OPS_TILE_ZERO(2);
+      FUSED_OPS_TILE_ZERO(3);
+    }
+  }
+  static FUSED_OPS_INLINE void end(float* sums) {
+    FUSED_OPS_TILE_STORE(0, sums);
+    FUSED_OPS_TILE_STORE(1, sums + 256);
+    FUSED_OPS_TILE_STORE(2, sums + 512);
+    FUSED_OPS_TILE_STORE(3, sums + 768);
+  }
+};
 
 #undef FUSED_OPS_TILE_ZERO
 #undef FUSED_OPS_TILE_LOAD
 #undef FUSED_OPS_TILE_STORE
 #undef FUSED_OPS_TILE_MULTIPLY
 
-// out (rows x cols) = the sum of the terms, plus `out` if `add`.
-inline void product(int64_t rows, int64_t cols, const PairedTerm* terms, int count, float* out, int64_t out_ld,
-                    bool add) {
-  const auto columns = [&](int64_t row, auto block, auto narrow) {
-    int64_t col = 0;
-    for (; col + 32 <= cols; col += 32) block(row, col);
-    if (col < cols) narrow(row, col);
+// Where row `row` (0 to 31) of a block of sums begins: its first 16 columns; the others lie 256 floats further on.
+FUSED_OPS_INLINE int64_t sums_row(int64_t row) { return (row >> 4) * 512 + (row & 15) * 16; }
+
+// --- 32 channels of a pixel: a tile's row, in float ------------------------------------------------------------------
+
+struct Wide {
+  Vec<float> half[2];
+};
+
+FUSED_OPS_INLINE Wide load_wide(const uint16_t* p) {
+  Wide wide;
+  for (int i = 0; i < 2; ++i) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16 * i));
+    wide.half[i] = (Vec<float>)((Vec<uint32_t>)_mm512_maskz_cvtepu16_epi32(__mmask16(-1), half) << 16);
+  }
+  return wide;
+}
+FUSED_OPS_INLINE Wide load_wide(const float* low, const float* high) { return {{load(low), load(high)}}; }
+
+FUSED_OPS_INLINE Wide operator+(const Wide& a, const Wide& b) {
+  return {{a.half[0] + b.half[0], a.half[1] + b.half[1]}};
+}
+
+using Shorts = typename VectorOf<uint16_t>::type;
+
+// Rounded to the nearest, ties to even, in one instruction (AVX512-BF16); subnormal numbers become zero.
+FUSED_OPS_INLINE Shorts narrow(const Wide& v) {
+  Shorts both;
+  __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(v.half[0]), "v"(v.half[1]));
+  return both;
+}
+FUSED_OPS_INLINE void store_wide(uint16_t* p, const Wide& v) {
+  const Shorts both = narrow(v);
+  memcpy(p, &both, sizeof(both));
+}
+// The same for what is not read again soon, at a cache line's beginning: it need not be read before it is written.
+FUSED_OPS_INLINE void store_wide_past_caches(uint16_t* p, const Wide& v) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)narrow(v));
+}
+
+// --- rearranging -----------------------------------------------------------------------------------------------------
+
+// 32 rows of 32 elements, rows `ld` apart and the lower 16 `half` beyond the upper ones, as the two tiles that multiply
+// from the right: rows are depths.
+FUSED_OPS_INLINE void pair_rows(const uint16_t* from, int64_t ld, int64_t half, uint16_t* to) {
+  Shorts first, second;
+  for (int i = 0; i < 32; ++i) {
+    first[i] = uint16_t(i / 2 + (i & 1) * 32);
+    second[i] = uint16_t(16 + i / 2 + (i & 1) * 32);
+  }
+  for (int i = 0; i < 16; ++i) {
+    Shorts even, odd;
+    const uint16_t* row = from + (i >> 3) * half + 2 * (i & 7) * ld;
+    memcpy(&even, row, sizeof(even));
+    memcpy(&odd, row + ld, sizeof(odd));
+    const Shorts pairs[2] = {__builtin_shuffle(even, odd, first), __builtin_shuffle(even, odd, second)};
+    memcpy(to + i * kTileRow, &pairs[0], sizeof(even));
+    memcpy(to + kTile + i * kTileRow, &pairs[1], sizeof(even));
+  }
+}
+
+// 32 rows of 32 elements as the two tiles that multiply from the right: columns are depths.
+FUSED_OPS_INLINE void pair_columns(const uint16_t* from, int64_t ld, uint16_t* to) {
+  for (int half = 0; half < 2; ++half, from += 16 * ld, to += kTile) {
+    Vec<float> square[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) memcpy(&square[i], from + i * ld, sizeof(square[i]));
+    transpose_square<float>(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) memcpy(to + i * kTileRow, &square[i], sizeof(square[i]));
+  }
+}
+
+// 32 rows of 32 elements in two tiles, the lower one `half` beyond the upper, transposed: two tiles that multiply from
+// the left, whose depths are the former rows.
+FUSED_OPS_INLINE void turn_rows(const uint16_t* from, int64_t half, uint16_t* to) {
+  Vec<float> even[16], odd[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    const uint16_t* row = from + (i >> 3) * half + 2 * (i & 7) * kTileRow;
+    Vec<uint32_t> a, b;
+    memcpy(&a, row, sizeof(a));
+    memcpy(&b, row + kTileRow, sizeof(b));
+    const Vec<uint32_t> low = (a & 0xffffu) | (b << 16), high = (a >> 16) | (b & 0xffff0000u);
+    even[i] = (Vec<float>)low, odd[i] = (Vec<float>)high;
+  }
+  // Vector c becomes channel 2 c, or 2 c + 1.
+  const auto put = [&](Vec<float>(&square)[16], int first) {
+    transpose_square<float>(square);
+#pragma GCC unroll 16
+    for (int c = 0; c < 16; ++c) {
+      memcpy(to + (c >> 3) * kTile + (2 * (c & 7) + first) * kTileRow, &square[c], sizeof(square[c]));
+    }
   };
-  int64_t row = 0;
-  for (; row + 32 <= rows; row += 32) {
-    columns(
-        row, [&](int64_t r, int64_t c) { paired_block<true, true>(terms, count, r, c, out, out_ld, add); },
-        [&](int64_t r, int64_t c) { paired_block<true, false>(terms, count, r, c, out, out_ld, add); });
-  }
-  if (row < rows) {
-    columns(
-        row, [&](int64_t r, int64_t c) { paired_block<false, true>(terms, count, r, c, out, out_ld, add); },
-        [&](int64_t r, int64_t c) { paired_block<false, false>(terms, count, r, c, out, out_ld, add); });
-  }
-}
-
-// The bits of 16 floats rounded to bfloat16, in the low half of each lane.
-FUSED_OPS_INLINE Vec<uint32_t> rounded_bits(Vec<float> value) {
-  const HalfWidthShorts shorts = narrow(value);
-  return __builtin_convertvector(shorts, Vec<uint32_t>);
-}
-
-// Rows 2 i and 2 i + 1 of a block (rows x cols floats, rows `cols` apart) become row i of pairs.
-inline void pair_rows(int64_t rows, int64_t cols, const float* from, uint32_t* to) {
-  for (int64_t row = 0; row < rows; row += 2, from += 2 * cols, to += cols) {
-    for (int64_t c = 0; c < cols; c += kLanes<float>) {
-      const Vec<uint32_t> low = rounded_bits(load(from + c)), high = rounded_bits(load(from + cols + c));
-      const Vec<uint32_t> pairs = low | (high << 16);
-      memcpy(to + c, &pairs, sizeof(pairs));
-    }
-  }
-}
-
-// The transposed block in pairs: columns 2 j and 2 j + 1 of `from` (rows x cols floats, rows `cols` apart) become row j,
-// rows `to_ld` apart. Rows and columns are multiples of 16 and 32.
-inline void pair_columns(int64_t rows, int64_t cols, const float* from, uint32_t* to, int64_t to_ld) {
-  constexpr int lanes = kLanes<float>;
-  for (int64_t r = 0; r < rows; r += lanes) {
-    for (int64_t c = 0; c < cols; c += 2 * lanes) {
-      Vec<float> square[lanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) {
-        // Two vectors of a row are, rounded, one of pairs.
-        const float* row = from + (r + i) * cols + c;
-        const HalfWidthShorts halves[2] = {narrow(load(row)), narrow(load(row + lanes))};
-        memcpy(&square[i], halves, sizeof(halves));
-      }
-      transpose_square<float>(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) memcpy(to + (c / 2 + i) * to_ld + r, &square[i], sizeof(square[i]));
-    }
-  }
+  put(even, 0);
+  put(odd, 1);
 }
 
 }  // namespace FUSED_OPS_ISA

@@ -21,12 +21,15 @@ enum class Isa { baseline, avx2, avx512, amx };
 
 inline constexpr std::array<std::string_view, 4> kIsaNames{"baseline", "avx2", "avx512", "amx"};
 
-// Whether the processor multiplies bfloat16 tiles and the system lets this process use them.
+// Whether the processor multiplies bfloat16 tiles and rounds vectors to bfloat16 (AVX512-BF16), and the system lets this
+// process use the tiles.
 inline bool has_amx() {
 #if defined(__linux__) && defined(__x86_64__)
   constexpr unsigned bfloat16 = 1u << 22, tiles = 1u << 24;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bfloat16) == 0 || (d & tiles) == 0) return false;
+  constexpr unsigned rounding = 1u << 5;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & rounding) == 0) return false;
   constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, request, tile_data) == 0;
 #else

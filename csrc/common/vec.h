@@ -151,6 +151,13 @@ FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v) {
   memcpy(p, &shorts, sizeof(shorts));
 }
 
+// After stores past the caches, before another thread may read what they wrote.
+FUSED_OPS_INLINE void finish_stores() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
 // ---- the first `count` lanes (0 <= count <= lanes); the other lanes load as zero and are not stored ----------------
 
 #if defined(__AVX512F__)

@@ -1,139 +1,44 @@
 // Selective sharing on the CPU, 1x1 kernels: the torch side of the kernels in cpu_kernels.cpp.
 //
 // Threads take runs of tiles. The weights are used where they lie (bfloat16 ones as float copies, and for the backward
-// transposed copies). Math and names: fused_ops/selective_share/README.md.
+// transposed copies); bfloat16 on matrix tiles is cpu_amx_call.h's. Math and names:
+// fused_ops/selective_share/README.md.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
-#include <array>
-#include <memory>
-#include <optional>
-#include <vector>
-
-#include "common/isa.h"
-#include "selective_share/kernels.h"
+#include "selective_share/cpu_amx_call.h"
+#include "selective_share/cpu_call.h"
 #include "selective_share/schemas.h"
 
 namespace fused_ops::selective_share {
 
-FUSED_OPS_DECLARE_PER_ISA(template <typename T, bool in_tiles> const Kernels<T, in_tiles>& kernels();)
+FUSED_OPS_DECLARE_PER_ISA(template <typename T> const Kernels<T>& kernels();)
 
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-using WeightTensors = std::array<OptionalTensor, kWeights>;
-
-constexpr int64_t kCacheBytes = 1200 * 1024;  // what a tile's blocks may take of a core's second-level cache
-constexpr int64_t kLargeWeights = 1 << 20;    // bytes from which on their gradients are not summed tile by tile
-constexpr int64_t kGrain = 1 << 14;           // elements worth a thread of their own
-
-template <typename T, bool in_tiles>
-const Kernels<T, in_tiles>& chosen_kernels() {
-  if constexpr (in_tiles) {
-    FUSED_OPS_IF_AVX512(return avx512::kernels<T, true>();)
-    STD_TORCH_CHECK(false, "kernels on matrix tiles were not built");
-  } else {
-    FUSED_OPS_RETURN_FOR_ISA(kernels<T, false>());
-  }
-}
-
-bool use_tiles(const Shape& shape) {
-  FUSED_OPS_IF_AVX512(return isa() >= Isa::amx && shape.x % 32 == 0 && shape.y % 32 == 0;)
-  return false;
-}
-
 template <typename T>
-T* data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.data_ptr());
+const Kernels<T>& chosen_kernels() {
+  FUSED_OPS_RETURN_FOR_ISA(kernels<T>());
 }
-
-// Memory that a thread keeps from call to call, since fresh pages cost as much as the work done on them. It grows to
-// what the largest call took, but what would be larger than kKept is given back after the call.
-// A call's own and that of its tiles are two, since a thread may hold both.
-enum class Use { call, tiles };
-
-template <typename S, Use use>
-class Workspace {
- public:
-  explicit Workspace(int64_t count) {
-    if (count * int64_t(sizeof(S)) > kKept) {
-      own_ = std::make_unique_for_overwrite<S[]>(count);
-      free_ = own_.get();
-      return;
-    }
-    thread_local std::unique_ptr<S[]> kept;
-    thread_local int64_t size = 0;
-    if (count > size) {
-      kept.reset();
-      kept = std::make_unique_for_overwrite<S[]>(count);
-      size = count;
-    }
-    free_ = kept.get();
-  }
-  S* take(int64_t count) {
-    S* taken = free_;
-    free_ += count;
-    return taken;
-  }
-
- private:
-  static constexpr int64_t kKept = 64 << 20;
-  std::unique_ptr<S[]> own_;
-  S* free_;
-};
-
-template <typename T>
-using CallMemory = Workspace<Computed<T>, Use::call>;
-template <typename T>
-using TileMemory = Workspace<Computed<T>, Use::tiles>;
-
-Shape shape_of(const Tensor& x, const Tensor& y, bool pair, bool z_keeps) {
-  const int64_t pixels = x.size(2) * x.size(3);
-  // With one pixel an image both formats are the same memory.
-  const bool channels_last = pixels == 1 || !x.is_contiguous();
-  return {x.size(0), pixels, x.size(1), y.size(1), pair, channels_last, z_keeps};
-}
-
-// Pixels of a tile, whose blocks have `rows` rows in all.
-int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size) {
-  const int64_t pixels = shape.images * shape.pixels, step = 64;
-  const int64_t fit = kCacheBytes / (rows * element_size) / step * step;
-  const int64_t width = std::clamp<int64_t>(fit, step, 4 * step);
-  return std::min(width, (pixels + 31) / 32 * 32);
-}
-
-int64_t count_tiles(const Shape& shape, int64_t width) { return (shape.images * shape.pixels + width - 1) / width; }
 
 // The weights as the products take them, and transposed on demand.
-template <typename T, bool in_tiles>
+template <typename T>
 struct Weights {
-  using Left = LeftOf<T, in_tiles>;
-  static constexpr bool copied = !std::is_same_v<T, Left>;
-  const Left* plain[kWeights] = {};
-  const Left* transposed[kWeights] = {};
+  using S = Computed<T>;
+  static constexpr bool copied = !std::is_same_v<T, S>;
+  const S* plain[kWeights] = {};
+  const S* transposed[kWeights] = {};
 
-  // Elements of the call's memory that all weights take.
-  static int64_t room(const Shape& shape) {
-    return (shape.weight_size() * int64_t(sizeof(Left)) + int64_t(sizeof(Computed<T>)) - 1) /
-           int64_t(sizeof(Computed<T>));
-  }
-  static Left* take(const Shape& shape, CallMemory<T>& memory) {
-    return reinterpret_cast<Left*>(memory.take(room(shape)));
-  }
+  static int64_t bytes(const Shape& shape) { return bytes_of<S>(shape.weight_size()); }
 
-  Weights(const Kernels<T, in_tiles>& run, const Shape& shape, const WeightTensors& tensors, CallMemory<T>& memory) {
-    Left* copies = copied ? take(shape, memory) : nullptr;
+  Weights(const Kernels<T>& run, const Shape& shape, const WeightTensors& tensors, CallMemory& memory) {
+    S* copies = copied ? memory.take<S>(shape.weight_size()) : nullptr;
     for (int w = 0; w < kWeights; ++w) {
       if (!tensors[w]) continue;
       const T* from = data<const T>(*tensors[w]);
       if constexpr (!copied) {
         plain[w] = from;
       } else {
-        Left* to = copies + shape.offset(w);
+        S* to = copies + shape.offset(w);
         plain[w] = to;
         torch::stable::parallel_for(0, shape.rows(w) * shape.cols(w), kGrain, [&](int64_t begin, int64_t end) {
           run.convert(end - begin, from + begin, to + begin);
@@ -142,12 +47,12 @@ struct Weights {
     }
   }
 
-  void transpose(const Kernels<T, in_tiles>& run, const Shape& shape, CallMemory<T>& memory) {
-    Left* turned = take(shape, memory);
+  void transpose(const Kernels<T>& run, const Shape& shape, CallMemory& memory) {
+    S* turned = memory.take<S>(shape.weight_size());
     for (int w = 0; w < kWeights; ++w) {
       if (!plain[w]) continue;
       const int64_t rows = shape.rows(w), cols = shape.cols(w);
-      Left* to = turned + shape.offset(w);
+      S* to = turned + shape.offset(w);
       transposed[w] = to;
       // Strips of 64 columns: the rows that are written lie together.
       torch::stable::parallel_for(0, (cols + 63) / 64, std::max<int64_t>(1, kGrain / (64 * rows)),
@@ -159,48 +64,44 @@ struct Weights {
   }
 };
 
-// An empty tensor of x's size and memory format, or contiguous, with other channels.
-Tensor like(const Tensor& x, int64_t channels, bool contiguous = false) {
-  const std::vector<int64_t> shape{x.size(0), channels, x.size(2), x.size(3)};
-  const auto format = contiguous || x.is_contiguous() ? torch::headeronly::MemoryFormat::Contiguous
-                                                      : torch::headeronly::MemoryFormat::ChannelsLast;
-  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
+// Pixels of a tile, whose blocks have `rows` rows in all.
+int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size) {
+  const int64_t pixels = shape.images * shape.pixels, step = 64;
+  const int64_t fit = kCacheBytes / (rows * element_size) / step * step;
+  const int64_t width = std::clamp<int64_t>(fit, step, 4 * step);
+  return std::min(width, (pixels + 31) / 32 * 32);
 }
 
-template <typename T, bool in_tiles>
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& y, const WeightTensors& tensors,
-                                           bool z_keeps, bool want_gates) {
+template <typename T>
+Outputs forward(const Tensor& x, const Tensor& y, const WeightTensors& tensors, bool z_keeps, bool want_gates) {
   using S = Computed<T>;
-  const Kernels<T, in_tiles>& run = chosen_kernels<T, in_tiles>();
-  Forward<T, in_tiles> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
+  const Kernels<T>& run = chosen_kernels<T>();
+  Forward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
   const Shape& shape = job.shape;
-  using Own = Weights<T, in_tiles>;
-  CallMemory<T> memory(Own::copied ? Own::room(shape) : 0);
+  using Own = Weights<T>;
+  CallMemory memory(Own::copied ? Own::bytes(shape) : 0);
   const Own weights(run, shape, tensors, memory);
-  const Tensor nothing = torch::stable::new_empty(x, {0});
-  const Tensor x_out = like(x, shape.x), y_out = shape.pair ? like(x, shape.y) : nothing;
-  const Tensor gates = want_gates ? like(x, shape.gates(), true) : nothing;
+  const Outputs out(x, shape, want_gates);
   std::copy_n(weights.plain, kWeights, job.weights);
   job.x = data<const T>(x), job.y = data<const T>(y);
-  job.x_out = data<T>(x_out), job.y_out = data<T>(y_out);
-  job.gates = want_gates ? data<T>(gates) : nullptr;
+  job.x_out = data<T>(out.x), job.y_out = data<T>(out.y);
+  job.gates = want_gates ? data<T>(out.gates) : nullptr;
   const int64_t rows = run.forward_rows(job);
   job.tile = tile_width(shape, rows, sizeof(S));
 
   torch::stable::parallel_for(0, count_tiles(shape, job.tile), 1, [&](int64_t begin, int64_t end) {
-    TileMemory<T> scratch(rows * job.tile);
-    run.forward(job, begin, end, scratch.take(rows * job.tile));
+    TileMemory scratch(bytes_of<S>(rows * job.tile));
+    run.forward(job, begin, end, scratch.take<S>(rows * job.tile));
   });
-  return {x_out, y_out, gates};
+  return out;
 }
 
-// Where the weights' gradients are written.
 template <typename T>
 using Targets = std::array<T*, kWeights>;
 
 // Small weights: every thread has summed its tiles.
-template <typename T, bool in_tiles>
-void total_of_threads(const Kernels<T, in_tiles>& run, const Shape& shape,
+template <typename T>
+void total_of_threads(const Kernels<T>& run, const Shape& shape,
                       const std::vector<const Computed<T>*>& parts, const Targets<T>& to) {
   for (int w = 0; w < kWeights; ++w) {
     if (to[w]) run.total(shape.rows(w) * shape.cols(w), parts.data(), parts.size(), shape.offset(w), to[w]);
@@ -208,15 +109,15 @@ void total_of_threads(const Kernels<T, in_tiles>& run, const Shape& shape,
 }
 
 // Large weights: the products of what the tiles have kept, a panel of columns at a time.
-template <typename T, bool in_tiles>
-void multiply_at_the_end(const Kernels<T, in_tiles>& run, const Backward<T, in_tiles>& job, const Targets<T>& to,
-                         CallMemory<T>& memory) {
+template <typename T>
+void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Targets<T>& to,
+                         CallMemory& memory) {
   using S = Computed<T>;
   const Shape& shape = job.shape;
   const S* sums = nullptr;
   S* targets[kWeights] = {};
   if constexpr (!std::is_same_v<T, S>) {
-    S* all = memory.take(shape.weight_size());
+    S* all = memory.take<S>(shape.weight_size());
     for (int w = 0; w < kWeights; ++w) targets[w] = all + shape.offset(w);
     sums = all;
   } else {
@@ -244,25 +145,17 @@ void multiply_at_the_end(const Kernels<T, in_tiles>& run, const Backward<T, in_t
   if (sums != nullptr) total_of_threads(run, shape, {sums}, to);
 }
 
-template <typename T, bool in_tiles>
+template <typename T>
 std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& grad_y_out,
                              const OptionalTensor& grad_gates, const Tensor& x, const Tensor& y,
                              const OptionalTensor& gates, const WeightTensors& tensors, bool z_keeps) {
   using S = Computed<T>;
-  using Own = Weights<T, in_tiles>;
-  const Kernels<T, in_tiles>& run = chosen_kernels<T, in_tiles>();
-  Backward<T, in_tiles> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
+  using Own = Weights<T>;
+  const Kernels<T>& run = chosen_kernels<T>();
+  Backward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
   const Shape& shape = job.shape;
-  std::vector<Tensor> results{like(x, shape.x), like(x, shape.y)};
-  Targets<T> to{};
-  for (int w = 0; w < kWeights; ++w) {
-    const bool present = tensors[w].has_value();
-    const std::vector<int64_t> size = present ? std::vector<int64_t>{shape.rows(w), shape.cols(w), 1, 1}
-                                              : std::vector<int64_t>{0};
-    results.push_back(torch::stable::new_empty(x, size));
-    to[w] = present ? data<T>(results.back()) : nullptr;
-  }
-
+  std::vector<Tensor> results = empty_gradients(x, shape, tensors);
+  const Targets<T> to = weight_targets<T>(results, tensors);
   job.grad_x_out = data<const T>(grad_x_out);
   job.grad_y_out = shape.pair ? data<const T>(*grad_y_out) : nullptr;
   job.grad_gates = grad_gates ? data<const T>(*grad_gates) : nullptr;
@@ -285,24 +178,24 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   const int64_t pre_size = shape.gates() * job.all_pixels;
   const int64_t operand_size = first_panel(shape, shape.operands()) * kPanel * job.all_pixels;
   const int64_t sums_at_the_end = large && !std::is_same_v<T, S> ? sum_size : 0;
-  CallMemory<T> memory((Own::copied ? 2 : 1) * Own::room(shape) + sums_at_the_end +
-                       (large ? pre_size + operand_size : chunks * sum_size));
+  CallMemory memory((Own::copied ? 2 : 1) * Own::bytes(shape) + bytes_of<S>(sums_at_the_end) +
+                    (large ? bytes_of<S>(pre_size) + bytes_of<S>(operand_size) : bytes_of<S>(chunks * sum_size)));
   Own weights(run, shape, tensors, memory);
   weights.transpose(run, shape, memory);
   std::copy_n(weights.plain, kWeights, job.weights);
   std::copy_n(weights.transposed, kWeights, job.transposed);
   S* sums = nullptr;
   if (large) {
-    job.pre_gates = memory.take(pre_size), job.operands = memory.take(operand_size);
+    job.pre_gates = memory.take<S>(pre_size), job.operands = memory.take<S>(operand_size);
   } else {
-    sums = memory.take(chunks * sum_size);
+    sums = memory.take<S>(chunks * sum_size);
   }
   // A chunk for each thread, the same tiles whichever thread takes it: the sums do not depend on chance.
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    TileMemory<T> scratch_memory(rows * job.tile);
-    S* scratch = scratch_memory.take(rows * job.tile);
+    TileMemory scratch_memory(bytes_of<S>(rows * job.tile));
+    S* scratch = scratch_memory.take<S>(rows * job.tile);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      Backward<T, in_tiles> mine = job;
+      Backward<T> mine = job;
       if (!large) {
         mine.weight_sums = sums + chunk * sum_size;
         std::fill_n(mine.weight_sums, sum_size, S(0));
@@ -322,17 +215,16 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
 
 // --- the torch side ----------------------------------------------------------------------------------------------
 
-// Calls work with the type that stands for x's dtype, and whether its products are made on matrix tiles.
+// Calls work with the type that stands for x's dtype.
 template <typename F>
-auto for_dtype(const Tensor& x, const Tensor& y, F&& work) {
+auto for_dtype(const Tensor& x, F&& work) {
   switch (x.scalar_type()) {
     case ScalarType::Float:
-      return work(float{}, std::false_type{});
+      return work(float{});
     case ScalarType::Double:
-      return work(double{}, std::false_type{});
+      return work(double{});
     case ScalarType::BFloat16:
-      if (use_tiles(shape_of(x, y, true, false))) return work(uint16_t{}, std::true_type{});
-      return work(uint16_t{}, std::false_type{});
+      return work(uint16_t{});
     default:
       STD_TORCH_CHECK(false, "selective_share on the CPU computes float32, float64 and bfloat16");
   }
@@ -350,9 +242,11 @@ std::tuple<Tensor, Tensor, Tensor> selective_share(Tensor x, Tensor y, Tensor W_
                                                    OptionalTensor U_y, OptionalTensor W_z_y, bool z_keeps,
                                                    bool want_gates) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
-  return for_dtype(x, y, [&](auto zero, auto in_tiles) {
-    return forward<decltype(zero), in_tiles.value>(x, y, weights, z_keeps, want_gates);
-  });
+  const Outputs out = amx_serves(x, y) ? amx_forward(x, y, weights, z_keeps, want_gates)
+                                       : for_dtype(x, [&](auto zero) {
+                                           return forward<decltype(zero)>(x, y, weights, z_keeps, want_gates);
+                                         });
+  return {out.x, out.y, out.gates};
 }
 
 using Ten = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -362,8 +256,11 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
                              OptionalTensor W_r_y, OptionalTensor W_y, OptionalTensor U_y, OptionalTensor W_z_y,
                              bool z_keeps) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
-  const auto r = for_dtype(x, y, [&](auto zero, auto in_tiles) {
-    return backward<decltype(zero), in_tiles.value>(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, z_keeps);
+  const auto run = [&](auto&& with) {
+    return with(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, z_keeps);
+  };
+  const std::vector<Tensor> r = amx_serves(x, y) ? run(amx_backward) : for_dtype(x, [&](auto zero) {
+    return run(backward<decltype(zero)>);
   });
   return {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9]};
 }
@@ -371,7 +268,8 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
 }  // namespace
 }  // namespace fused_ops::selective_share
 
-// Features in one memory format (contiguous or channels_last) for all tensors, gates contiguous.
+// Features in one memory format (contiguous or channels_last) for all tensors; gates in channels_last in bfloat16, else
+// contiguous.
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cpu, m) {
   m.def(FUSED_OPS_SELECTIVE_SHARE_SCHEMA);
   m.def(FUSED_OPS_SELECTIVE_SHARE_BACKWARD_SCHEMA);

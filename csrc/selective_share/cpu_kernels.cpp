@@ -1,84 +1,25 @@
 // The kernels of kernels.h for one instruction set (FUSED_OPS_ISA). Math and names: fused_ops/selective_share/README.md.
-#include "common/amx.h"
 #include "common/product.h"
+#include "selective_share/cpu_amx_weights.h"
 #include "selective_share/cpu_tile.h"
 
 namespace fused_ops::selective_share {
 inline namespace FUSED_OPS_ISA {
 namespace {
 
-// How a tile's products are made: what their right sides look like (`lay` for weights x features, `lay_down` for the
-// weights' gradients, where features are transposed), and what the left side of the latter is.
-template <typename T, bool in_tiles>
-struct Products {
-  using S = Computed<T>;
-  using Left = S;
-  using Right = S;
-  using Factors = Term<S>;
-  static constexpr int per_element = 1;  // elements of a block per element of scratch memory
-
-  static const S* lay(int64_t, int64_t, const S* block, S*) { return block; }
-  static int64_t rows_to_lay(int64_t) { return 0; }
-  static const S* left(int64_t, int64_t, const S* block, S*) { return block; }
-  static void lay_down(int64_t rows, int64_t width, const S* block, S* to, int64_t to_ld) {
-    transpose(rows, width, block, width, to, to_ld);
-  }
-};
-
-#if defined(__AVX512F__)
-template <>
-struct Products<uint16_t, true> {
-  using S = float;
-  using Left = uint16_t;
-  using Right = uint32_t;
-  using Factors = PairedTerm;
-  static constexpr int per_element = 2;
-
-  static const Right* lay(int64_t rows, int64_t width, const S* block, S* room) {
-    pair_rows(rows, width, block, reinterpret_cast<Right*>(room));
-    return reinterpret_cast<const Right*>(room);
-  }
-  static int64_t rows_to_lay(int64_t channels) { return channels / 2; }
-  static const Left* left(int64_t rows, int64_t width, const S* block, S* room) {
-    copy_row(rows * width, block, reinterpret_cast<BFloat16*>(room));
-    return reinterpret_cast<const Left*>(room);
-  }
-  static void lay_down(int64_t rows, int64_t width, const S* block, Right* to, int64_t to_ld) {
-    pair_columns(rows, width, block, to, to_ld);
-  }
-};
-#endif
-
-// The thread's tile registers, where they are used.
-template <bool in_tiles>
-struct Registers {
-  Registers() {}
-};
-#if defined(__AVX512F__)
-template <>
-struct Registers<true> {
-  AmxTiles tiles;
-};
-#endif
-
 // One tile's blocks of x and y and its gates; the scratch memory is handed out block by block.
-template <typename T, bool in_tiles>
+template <typename T>
 struct Tile {
   using S = Computed<T>;
-  using P = Products<T, in_tiles>;
-  using Right = typename P::Right;
-  using Factors = typename P::Factors;
-  using Left = typename P::Left;
   static constexpr bool low = sizeof(T) == 2;  // results are rounded to bfloat16
 
   const Shape& shape;
-  const Left* const* weights;
+  const S* const* weights;
   Place place;
   S* free;
   S *x, *y;  // one after the other
   S *passed_y, *passed_x;  // r_x . y and r_y . x
   S* gates;
-  const Right *right_x, *right_y;
 
   template <typename Job>
   Tile(const Job& job, int64_t index, S* scratch)
@@ -90,7 +31,7 @@ struct Tile {
     place.load(job.y, shape.y, shape.channels_last, y);
   }
 
-  static int64_t rows(const Shape& shape) { return 2 * shape.both() + shape.gates() + 2 * P::rows_to_lay(shape.both()); }
+  static int64_t rows(const Shape& shape) { return 2 * shape.both() + shape.gates(); }
 
   int64_t size(int64_t channels) const { return channels * place.width; }
   S* take(int64_t channels) {
@@ -98,40 +39,32 @@ struct Tile {
     free += size(channels);
     return taken;
   }
-  // A block in the form of a right side.
-  const Right* lay(int64_t channels, const S* block) {
-    return P::lay(channels, place.width, block, take(P::rows_to_lay(channels)));
-  }
   S* gate(int64_t row) const { return gates + size(row); }
   const S* operand(int which) const {
     const S* blocks[] = {x, y, passed_y, passed_x};
     return blocks[which];
   }
 
-  Factors factors(int weight, int64_t col, const Right* features, int64_t depth) const {
+  Term<S> term(int weight, int64_t col, const S* features, int64_t depth) const {
     return {weights[weight] + col, shape.cols(weight), features, place.width, depth};
   }
-  void sum(int64_t channels, const Factors (&terms)[2], S* out) const {
+  void sum(int64_t channels, const Term<S> (&terms)[2], S* out) const {
     product(channels, place.width, terms, 2, out, place.width, false);
   }
 
   // One unit's gates before the mix: r final, h and z before their activations.
-  void unit(int first, const Right* target, int64_t t, const Right* source, const S* source_block, int64_t s, int64_t h,
-            int64_t r, int64_t z, S* passed) {
-    sum(s, {factors(first + W_r_x, 0, target, t), factors(first + W_r_x, t, source, s)}, gate(r));
-    sum(t, {factors(first + W_z_x, 0, target, t), factors(first + W_z_x, t, source, s)}, gate(z));
-    reset<S, low>(size(s), gate(r), source_block, passed);
-    const Right* right = lay(s, passed);
-    sum(t, {factors(first + U_x, 0, target, t), factors(first + W_x, 0, right, s)}, gate(h));
+  void unit(int first, const S* target, int64_t t, const S* source, int64_t s, int64_t h, int64_t r, int64_t z,
+            S* passed) const {
+    sum(s, {term(first + W_r_x, 0, target, t), term(first + W_r_x, t, source, s)}, gate(r));
+    sum(t, {term(first + W_z_x, 0, target, t), term(first + W_z_x, t, source, s)}, gate(z));
+    reset<S, low>(size(s), gate(r), source, passed);
+    sum(t, {term(first + U_x, 0, target, t), term(first + W_x, 0, passed, s)}, gate(h));
   }
 
-  void compute_gates() {
-    right_x = lay(shape.x, x), right_y = lay(shape.y, y);
-    unit(W_r_x, right_x, shape.x, right_y, y, shape.y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape),
-         passed_y);
+  void compute_gates() const {
+    unit(W_r_x, x, shape.x, y, shape.y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape), passed_y);
     if (!shape.pair) return;
-    unit(W_r_y, right_y, shape.y, right_x, x, shape.x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape),
-         passed_x);
+    unit(W_r_y, y, shape.y, x, shape.x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape), passed_x);
   }
   // h and z after their activations; x_target and y_target become the mixed outputs.
   void mix_into(S* x_target, S* y_target) const {
@@ -141,88 +74,69 @@ struct Tile {
   }
 };
 
-template <typename T, bool in_tiles>
-void forward(const Forward<T, in_tiles>& job, int64_t first, int64_t last, Computed<T>* scratch) {
-  const Registers<in_tiles> registers;
+template <typename T>
+void forward(const Forward<T>& job, int64_t first, int64_t last, Computed<T>* scratch) {
   const Shape& shape = job.shape;
   for (int64_t index = first; index < last; ++index) {
-    Tile<T, in_tiles> tile(job, index, scratch);
+    Tile<T> tile(job, index, scratch);
     tile.compute_gates();
     tile.mix_into(tile.x, tile.y);
     tile.place.save(tile.x, shape.x, shape.channels_last, job.x_out);
     if (shape.pair) tile.place.save(tile.y, shape.y, shape.channels_last, job.y_out);
-    if (job.gates) tile.place.save(tile.gates, shape.gates(), false, job.gates);
+    if (job.gates) tile.place.save(tile.gates, shape.gates(), shape.gates_channels_last, job.gates, true);
   }
+  finish_stores();
 }
 
 // The gradients of one tile.
-template <typename T, bool in_tiles>
+template <typename T>
 struct Gradients {
-  using Own = Tile<T, in_tiles>;
+  using Own = Tile<T>;
   using S = typename Own::S;
-  using P = typename Own::P;
-  using Right = typename Own::Right;
-  using Factors = typename Own::Factors;
 
-  const Backward<T, in_tiles>& job;
+  const Backward<T>& job;
   Own& tile;
   const Shape& shape;
   S *grad_x, *grad_y;
   S* grad_out;
   S* grad_gates;
   S* pre_gates;
-  S* right_room;
 
-  Gradients(const Backward<T, in_tiles>& job, Own& tile)
+  Gradients(const Backward<T>& job, Own& tile)
       : job(job), tile(tile), shape(job.shape), grad_gates(nullptr) {
     grad_x = tile.take(shape.x), grad_y = tile.take(shape.y);
     grad_out = tile.take(shape.x > shape.y ? shape.x : shape.y);
-    pre_gates = tile.take(shape.gates());
-    right_room = tile.take(P::rows_to_lay(shape.gates()));
+    pre_gates = job.weight_sums ? tile.take(shape.gates()) : job.pre_gates + tile.place.first * shape.gates();
     if (job.grad_gates) {
       grad_gates = tile.take(shape.gates());
-      tile.place.load(job.grad_gates, shape.gates(), false, grad_gates);
+      tile.place.load(job.grad_gates, shape.gates(), shape.gates_channels_last, grad_gates);
     }
   }
 
-  static int64_t rows(const Backward<T, in_tiles>& job) {
+  static int64_t rows(const Backward<T>& job) {
     const Shape& s = job.shape;
-    const int64_t lying = job.weight_sums ? 2 * s.both() / P::per_element : 0;
-    const int64_t left = P::rows_to_lay(s.gates());
-    return s.both() + (s.x > s.y ? s.x : s.y) + s.gates() * (job.grad_gates ? 2 : 1) + P::rows_to_lay(s.gates()) +
-           left + lying;
+    const int64_t summed = job.weight_sums ? 2 * s.both() + s.gates() : 0;
+    return s.both() + (s.x > s.y ? s.x : s.y) + (job.grad_gates ? s.gates() : 0) + summed;
   }
 
   S* pre(int64_t row) const { return pre_gates + tile.size(row); }
   const S* outside(int64_t row) const { return grad_gates ? grad_gates + tile.size(row) : nullptr; }
-  S* room(int64_t row) const { return right_room + tile.size(row) / P::per_element; }
-  void lay(int64_t row, int64_t channels) const { P::lay(channels, tile.place.width, pre(row), room(row)); }
-  // What `lay` made of a gate's rows.
-  const Right* right(int64_t row) const {
-    if constexpr (in_tiles) {
-      return reinterpret_cast<const Right*>(room(row));
-    } else {
-      return pre(row);
-    }
-  }
-  Factors factors(int weight, int64_t row, int64_t gate_row) const {
+  Term<S> term(int weight, int64_t row, int64_t gate_row) const {
     const int64_t depth = shape.rows(weight);
-    return {job.transposed[weight] + row * depth, depth, right(gate_row), tile.place.width, depth};
+    return {job.transposed[weight] + row * depth, depth, pre(gate_row), tile.place.width, depth};
   }
 
   void unmix_unit(const T* grad, int64_t channels, const S* target, int64_t h, int64_t z, S* grad_target) const {
     tile.place.load(grad, channels, shape.channels_last, grad_out);
     unmix(tile.size(channels), grad_out, target, tile.gate(h), tile.gate(z), outside(h), outside(z), pre(h), pre(z),
           grad_target, shape.z_keeps);
-    lay(h, channels), lay(z, channels);
   }
   // Back through the candidate's W and the reset gate.
   void unreset_unit(int weight, int64_t h, int64_t r, int64_t channels, const S* source, S* passed,
                     S* grad_source) const {
-    const Factors back = factors(weight, 0, h);
+    const Term<S> back = term(weight, 0, h);
     product(channels, tile.place.width, &back, 1, passed, tile.place.width, false);
     unreset(tile.size(channels), tile.gate(r), source, outside(r), passed, pre(r), grad_source);
-    lay(r, channels);
   }
 
   void run() const {
@@ -237,15 +151,20 @@ struct Gradients {
     unreset_unit(W_x, Gates::h_x(s), Gates::r_x(s), s.y, tile.y, tile.passed_y, grad_y);
     if (s.pair) unreset_unit(W_y, Gates::h_y(s), Gates::r_y(s), s.x, tile.x, tile.passed_x, grad_x);
 
-    // x is the first part of what the unit of x reads, and the second of what the unit of y reads.
-    const Factors to_x[] = {factors(U_x, 0, Gates::h_x(s)), factors(W_r_x, 0, Gates::r_x(s)),
-                            factors(W_z_x, 0, Gates::z_x(s)), factors(W_r_y, s.y, Gates::r_y(s)),
-                            factors(W_z_y, s.y, Gates::z_y(s))};
-    product(s.x, width, to_x, s.pair ? 5 : 3, grad_x, width, true);
-    const Factors to_y[] = {factors(W_r_x, s.x, Gates::r_x(s)), factors(W_z_x, s.x, Gates::z_x(s)),
-                            factors(W_r_y, 0, Gates::r_y(s)), factors(W_z_y, 0, Gates::z_y(s)),
-                            factors(U_y, 0, Gates::h_y(s))};
-    product(s.y, width, to_y, s.pair ? 5 : 2, grad_y, width, true);
+    // x is the first part of what the unit of x reads, and the second of what the unit of y reads. The units' sums are
+    // added one after the other: in one the rounding errors of both would run through all the steps.
+    const Term<S> unit_x_to_x[] = {term(U_x, 0, Gates::h_x(s)), term(W_r_x, 0, Gates::r_x(s)),
+                                   term(W_z_x, 0, Gates::z_x(s))};
+    product(s.x, width, unit_x_to_x, 3, grad_x, width, true);
+    const Term<S> unit_x_to_y[] = {term(W_r_x, s.x, Gates::r_x(s)), term(W_z_x, s.x, Gates::z_x(s))};
+    product(s.y, width, unit_x_to_y, 2, grad_y, width, true);
+    if (s.pair) {
+      const Term<S> unit_y_to_x[] = {term(W_r_y, s.y, Gates::r_y(s)), term(W_z_y, s.y, Gates::z_y(s))};
+      product(s.x, width, unit_y_to_x, 2, grad_x, width, true);
+      const Term<S> unit_y_to_y[] = {term(W_r_y, 0, Gates::r_y(s)), term(W_z_y, 0, Gates::z_y(s)),
+                                     term(U_y, 0, Gates::h_y(s))};
+      product(s.y, width, unit_y_to_y, 3, grad_y, width, true);
+    }
 
     tile.place.save(grad_x, s.x, s.channels_last, job.grad_x);
     tile.place.save(grad_y, s.y, s.channels_last, job.grad_y);
@@ -259,80 +178,76 @@ struct Gradients {
   // dW += pre x operand^T for every weight. The operands are laid down once, so that they are read along channels.
   void add_to_sums() const {
     const int64_t width = tile.place.width;
-    const auto* left = P::left(shape.gates(), width, pre_gates, tile.take(P::rows_to_lay(shape.gates())));
-    Right* lying[4];
+    S* lying[4];
     for (int o = 0; o < shape.operands(); ++o) {
       const int64_t channels = operand_channels(shape, o);
-      lying[o] = reinterpret_cast<Right*>(tile.free);
-      tile.free += tile.size(channels) / P::per_element;
-      P::lay_down(channels, width, tile.operand(o), lying[o], channels);
+      lying[o] = tile.take(channels);
+      transpose(channels, width, tile.operand(o), width, lying[o], channels);
     }
     each_weight_gradient(shape, [&](int weight, int64_t gate_row, int o, int64_t col) {
       const int64_t channels = operand_channels(shape, o);
-      const Factors both{left + gate_row * width, width, lying[o], channels, width};
+      const Term<S> both{pre(gate_row), width, lying[o], channels, width};
       product(shape.rows(weight), channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
               shape.cols(weight), true);
     });
   }
 
   void keep_for_the_end() const {
-    using StoredLeft = Stored<typename P::Left>;
     const int64_t width = tile.place.width, first = tile.place.first;
-    StoredLeft* kept = reinterpret_cast<StoredLeft*>(job.pre_gates);
-    for (int64_t row = 0; row < shape.gates(); ++row) copy_row(width, pre(row), kept + row * job.all_pixels + first);
-    Right* panel = reinterpret_cast<Right*>(job.operands) + first * kPanel / P::per_element;
+    S* panel = job.operands + first * kPanel;
     for (int o = 0; o < shape.operands(); ++o) {
       for (int64_t c = 0; c < operand_channels(shape, o); c += kPanel) {
         const int64_t left = operand_channels(shape, o) - c;
-        P::lay_down(left < kPanel ? left : kPanel, width, tile.operand(o) + c * width, panel, kPanel);
-        panel += kPanel * job.all_pixels / P::per_element;
+        transpose(left < kPanel ? left : kPanel, width, tile.operand(o) + c * width, width, panel, kPanel);
+        panel += kPanel * job.all_pixels;
       }
     }
   }
 };
 
-template <typename T, bool in_tiles>
-void backward(const Backward<T, in_tiles>& job, int64_t first, int64_t last, Computed<T>* scratch) {
-  const Registers<in_tiles> registers;
+template <typename T>
+void backward(const Backward<T>& job, int64_t first, int64_t last, Computed<T>* scratch) {
   const Shape& shape = job.shape;
   for (int64_t index = first; index < last; ++index) {
-    Tile<T, in_tiles> tile(job, index, scratch);
+    Tile<T> tile(job, index, scratch);
     if (job.gates) {
-      tile.place.load(job.gates, shape.gates(), false, tile.gates);
+      tile.place.load(job.gates, shape.gates(), shape.gates_channels_last, tile.gates);
     } else {
       tile.compute_gates();
       // The mixed outputs are of no interest here, but h and z are; they go where the gradients will be written.
       tile.mix_into(tile.free, tile.free);
     }
-    Gradients<T, in_tiles>(job, tile).run();
+    Gradients<T>(job, tile).run();
   }
 }
 
-template <typename T, bool in_tiles>
-void multiply(const Backward<T, in_tiles>& job, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel,
+template <typename T>
+void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel,
               Computed<T>* to, int64_t to_ld) {
-  using P = Products<T, in_tiles>;
-  const Registers<in_tiles> registers;
-  const int64_t pixels = job.all_pixels;
-  const auto* left = reinterpret_cast<const typename P::Left*>(job.pre_gates) + gate_row * pixels;
-  const auto* right = reinterpret_cast<const typename P::Right*>(job.operands) + panel * kPanel * pixels / P::per_element;
-  // Long sums in parts whose share of the panel stays in the second-level cache while all rows pass.
-  constexpr int64_t some = 1024;
-  for (int64_t k = 0; k < pixels; k += some) {
-    const typename P::Factors both{left + k, pixels, right + k * kPanel / P::per_element, kPanel,
-                                   pixels - k < some ? pixels - k : some};
-    product(rows, cols, &both, 1, to, to_ld, k > 0);
+  const int64_t width = job.tile, tiles = job.all_pixels / width, gates = job.shape.gates();
+  const Computed<T>* right = job.operands + panel * kPanel * job.all_pixels;
+  // Some tiles at a time, whose share of the panel stays in the second-level cache while all rows pass.
+  constexpr int64_t most = 8;
+  const int64_t fit = 1024 / width < 1 ? 1 : 1024 / width < most ? 1024 / width : most;
+  for (int64_t first = 0; first < tiles; first += fit) {
+    const int64_t some = tiles - first < fit ? tiles - first : fit;
+    Term<Computed<T>> terms[most];
+    for (int64_t i = 0; i < some; ++i) {
+      const int64_t pixel = (first + i) * width;
+      terms[i] = {job.pre_gates + pixel * gates + gate_row * width, width, right + pixel * kPanel, kPanel, width};
+    }
+    product(rows, cols, terms, int(some), to, to_ld, first > 0);
   }
 }
 
-template <typename T, bool in_tiles>
-void convert(int64_t count, const T* from, LeftOf<T, in_tiles>* to) {
-  copy_row(count, stored(from), stored(to));
+template <typename T>
+void convert(int64_t count, const T* from, Computed<T>* to) {
+  copy_row(count, stored(from), to);
 }
 
-template <typename L>
-void transpose_block(int64_t rows, int64_t cols, const L* from, int64_t from_ld, L* to, int64_t to_ld) {
-  transpose(rows, cols, stored(from), from_ld, stored(to), to_ld);
+template <typename S>
+void transpose_block(int64_t rows, int64_t cols, const S* from, int64_t from_ld, S* to, int64_t to_ld) {
+  transpose(rows, cols, from, from_ld, to, to_ld);
 }
 
 template <typename T>
@@ -347,32 +262,69 @@ void total(int64_t count, const Computed<T>* const* parts, int64_t number_of_par
   }
 }
 
-template <typename T, bool in_tiles>
-int64_t forward_rows(const Forward<T, in_tiles>& job) {
-  return Tile<T, in_tiles>::rows(job.shape);
+template <typename T>
+int64_t forward_rows(const Forward<T>& job) {
+  return Tile<T>::rows(job.shape);
 }
 
-template <typename T, bool in_tiles>
-int64_t backward_rows(const Backward<T, in_tiles>& job) {
-  return Tile<T, in_tiles>::rows(job.shape) + Gradients<T, in_tiles>::rows(job);
+template <typename T>
+int64_t backward_rows(const Backward<T>& job) {
+  return Tile<T>::rows(job.shape) + Gradients<T>::rows(job);
 }
 
-template <typename T, bool in_tiles>
-constexpr Kernels<T, in_tiles> table = {
-    forward_rows<T, in_tiles>, backward_rows<T, in_tiles>, forward<T, in_tiles>, backward<T, in_tiles>,
-    multiply<T, in_tiles>,     convert<T, in_tiles>,       transpose_block<LeftOf<T, in_tiles>>, total<T>};
+template <typename T>
+constexpr Kernels<T> table = {forward_rows<T>, backward_rows<T>, forward<T>,                   backward<T>,
+                              multiply<T>,     convert<T>,       transpose_block<Computed<T>>, total<T>};
+
+#if defined(__AVX512F__)
+
+int64_t amx_forward_rows(const AmxForward& job) {
+  return AmxTile<AmxForward>::rows(job.shape) + (job.shape.channels_last ? 0 : job.shape.both());
+}
+int64_t amx_backward_rows(const AmxBackward& job) { return AmxGradients::rows(job); }
+
+void amx_forward(const AmxForward& job, int64_t first, int64_t last, uint16_t* scratch) {
+  const AmxTiles registers;
+  const Shape& shape = job.shape;
+  for (int64_t index = first; index < last; ++index) {
+    AmxTile<AmxForward> tile(job, index, scratch);
+    if (job.gates) {
+      tile.gates = rows_of_tensor(job.gates + tile.place.first * shape.gates(), shape.gates());
+      tile.gates_for_later = reinterpret_cast<uintptr_t>(job.gates) % kVectorBytes == 0;
+    }
+    const Rows<uint16_t> x_out = tile.output(job.x_out, shape.x);
+    const Rows<uint16_t> y_out = shape.pair ? tile.output(job.y_out, shape.y) : Rows<uint16_t>{};
+    tile.compute(x_out, y_out);
+    tile.finish(x_out, shape.x, job.x_out);
+    if (shape.pair) tile.finish(y_out, shape.y, job.y_out);
+  }
+  finish_stores();
+}
+
+void amx_backward(const AmxBackward& job, int64_t first, int64_t last, uint16_t* scratch) {
+  const AmxTiles registers;
+  for (int64_t index = first; index < last; ++index) {
+    AmxTile<AmxBackward> tile(job, index, scratch);
+    AmxGradients(job, tile).run(index == first);
+  }
+}
+
+constexpr AmxKernels amx_table = {amx_forward_rows,    amx_backward_rows, amx_forward, amx_backward,
+                                  multiply_at_the_end, weight_across,     weight_down, total_of_blocks};
+
+#endif
 
 }  // namespace
 
-template <typename T, bool in_tiles>
-const Kernels<T, in_tiles>& kernels() {
-  return table<T, in_tiles>;
+template <typename T>
+const Kernels<T>& kernels() {
+  return table<T>;
 }
-template const Kernels<float, false>& kernels<float, false>();
-template const Kernels<double, false>& kernels<double, false>();
-template const Kernels<uint16_t, false>& kernels<uint16_t, false>();
+template const Kernels<float>& kernels<float>();
+template const Kernels<double>& kernels<double>();
+template const Kernels<uint16_t>& kernels<uint16_t>();
 #if defined(__AVX512F__)
-template const Kernels<uint16_t, true>& kernels<uint16_t, true>();
+const AmxKernels& amx_kernels() { return amx_table; }
 #endif
 
 }  // namespace FUSED_OPS_ISA

@@ -1,7 +1,7 @@
 // The blocks of one tile: moving them between tensors and scratch memory, and the gates' arithmetic on them.
 #pragma once
 #include "common/transpose.h"
-#include "common/vec_math.h"
+#include "selective_share/gate_functions.h"
 #include "selective_share/kernels.h"
 
 namespace fused_ops::selective_share {
@@ -33,6 +33,22 @@ FUSED_OPS_INLINE void copy_row(int64_t count, const From* from, To* to) {
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
   if (i < count) store(to + i, load(from + i, int(count - i)), int(count - i));
+}
+
+// The same past the caches, for what is not read again soon: memory need not be read before it is written.
+template <typename From, typename To>
+FUSED_OPS_INLINE void copy_row_past_caches(int64_t count, const From* from, To* to) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(To) == 4) {
+    if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
+      int64_t i = 0;
+      for (; i + kLanes<To> <= count; i += kLanes<To>) _mm512_stream_ps(to + i, (__m512)load(from + i));
+      if (i < count) copy_row(count - i, from + i, to + i);
+      return;
+    }
+  }
+#endif
+  copy_row(count, from, to);
 }
 
 // The pixels of one tile.
@@ -75,14 +91,18 @@ struct Place {
     }
   }
 
+  // `for_later`: the tensor is not read again soon.
   template <typename T, typename S>
-  void save(const S* block, int64_t channels, bool channels_last, T* tensor) const {
+  void save(const S* block, int64_t channels, bool channels_last, T* tensor, bool for_later = false) const {
     if (channels_last) {
       transpose(channels, count, block, width, stored(tensor) + first * channels, channels);
     } else {
       each_image([&](int64_t image, int64_t pixel, int64_t column, int64_t run) {
         auto* to = stored(tensor) + image * channels * shape.pixels + pixel;
-        for (int64_t c = 0; c < channels; ++c) copy_row(run, block + c * width + column, to + c * shape.pixels);
+        for (int64_t c = 0; c < channels; ++c) {
+          const S* row = block + c * width + column;
+          for_later ? copy_row_past_caches(run, row, to + c * shape.pixels) : copy_row(run, row, to + c * shape.pixels);
+        }
       });
     }
   }
@@ -93,46 +113,6 @@ struct Place {
 template <typename S, typename F>
 FUSED_OPS_INLINE void each_vector(int64_t count, F&& body) {
   for (int64_t i = 0; i < count; i += kLanes<S>) body(i);
-}
-
-// For results that are rounded to bfloat16 (`low`), an exponential of a few terms does: relative error 5e-5.
-FUSED_OPS_INLINE ExpParts<float> low_exp(Vec<float> x) {
-  const Vec<float> t = vmin<float>(vmax<float>(x * 1.44269504f, broadcast<float>(-125)), broadcast<float>(125));
-  const Vec<float> shifted = t + ExpConstants<float>::kRounder;
-  const Vec<float> n = shifted - ExpConstants<float>::kRounder, f = t - n;
-  const Vec<float> fraction = f * (0.69314718f + f * (0.24022651f + f * (0.05550411f + f * 0.00961813f)));
-  return {fraction, n, (Vec<int32_t>)shifted - (Vec<int32_t>)broadcast<float>(ExpConstants<float>::kRounder)};
-}
-
-FUSED_OPS_INLINE Vec<float> low_reciprocal(Vec<float> d) {
-#if defined(__AVX512F__)
-  return (Vec<float>)_mm512_maskz_rcp14_ps(__mmask16(-1), (__m512)d);
-#else
-  return 1.0f / d;
-#endif
-}
-
-template <typename S, bool low>
-FUSED_OPS_INLINE Vec<S> sigmoid(Vec<S> x) {
-  if constexpr (low) {
-    const ExpParts<float> parts = low_exp(-x);
-    const Vec<float> scale = power_of_two<float>(parts.integer);
-    return low_reciprocal(1.0f + (parts.fraction * scale + scale));
-  } else {
-    return vsigmoid<S>(x);
-  }
-}
-
-template <typename S, bool low>
-FUSED_OPS_INLINE Vec<S> hyperbolic_tangent(Vec<S> x) {
-  if constexpr (low) {
-    const ExpParts<float> parts = low_exp(vmin<float>(2.0f * vabs<float>(x), broadcast<float>(40)));
-    const Vec<float> scale = power_of_two<float>(parts.integer);
-    const Vec<float> t = parts.fraction * scale + (scale - 1.0f);
-    return vcopysign<float>(t * low_reciprocal(t + 2.0f), x);
-  } else {
-    return vtanh<S>(x);
-  }
 }
 
 // gate = sigmoid(gate); passed = gate . source

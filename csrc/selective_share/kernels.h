@@ -29,7 +29,8 @@ struct Shape {
   int64_t images, pixels;  // pixels of one image
   int64_t x, y;            // channels
   bool pair;
-  bool channels_last;  // of all features; gates are always contiguous
+  bool channels_last;  // of all features
+  bool gates_channels_last;
   bool z_keeps;        // the convention: x' = z x + (1 - z) h
 
   int64_t both() const { return x + y; }
@@ -48,22 +49,17 @@ struct Shape {
   int64_t weight_size() const { return offset(pair ? 8 : 4); }
 };
 
-// in_tiles: products of bfloat16 on matrix tiles (amx.h) instead of products in the computed type (product.h). They
-// take the weights as they are, and channels that are multiples of 32.
-template <typename T, bool in_tiles>
-using LeftOf = std::conditional_t<in_tiles, T, Computed<T>>;
-
-template <typename T, bool in_tiles>
+template <typename T>
 struct Forward {
   Shape shape;
   int64_t tile;  // pixels of a tile, a multiple of 64 or all pixels rounded up to 32
   const T *x, *y;
-  const LeftOf<T, in_tiles>* weights[kWeights];
+  const Computed<T>* weights[kWeights];
   T *x_out, *y_out;
   T* gates;  // null: not wanted
 };
 
-template <typename T, bool in_tiles>
+template <typename T>
 struct Backward {
   Shape shape;
   int64_t tile;
@@ -71,14 +67,13 @@ struct Backward {
   const T* grad_gates;  // null: none
   const T *x, *y;
   const T* gates;  // null: compute them again
-  const LeftOf<T, in_tiles>* weights[kWeights];
-  const LeftOf<T, in_tiles>* transposed[kWeights];
+  const Computed<T>* weights[kWeights];
+  const Computed<T>* transposed[kWeights];
   T *grad_x, *grad_y;
   // Either the sums of one thread, the weights' gradients one after the other ...
   Computed<T>* weight_sums;
   // ... or, where weights are large, all that their products need, to be multiplied at the end: the gradients before
-  // the gates' activations, gates() rows of `all_pixels`, and the operands lying, in panels of all_pixels x kPanel; in
-  // bfloat16 where the products are.
+  // the gates' activations, gates() rows for every tile, and the operands lying, in panels of all_pixels x kPanel.
   Computed<T>* pre_gates;
   Computed<T>* operands;
   int64_t all_pixels;
@@ -91,6 +86,12 @@ enum Operand { of_x, of_y, of_passed_y, of_passed_x };  // x, y, r_x . y, r_y . 
 
 inline int64_t operand_channels(const Shape& s, int operand) {
   return operand == of_x || operand == of_passed_x ? s.x : s.y;
+}
+// The first channel of an operand where they lie side by side; of the one after the last: their number.
+inline int64_t first_channel(const Shape& s, int operand) {
+  int64_t count = 0;
+  for (int o = 0; o < operand; ++o) count += operand_channels(s, o);
+  return count;
 }
 inline int64_t panels(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
 // The first panel of an operand; of the one after the last: their number.
@@ -129,25 +130,86 @@ void each_weight_gradient(const Shape& s, F&& visit) {
   reading_both(W_z_y, Gates::z_y(s), of_y, of_x, s.y);
 }
 
-template <typename T, bool in_tiles>
+template <typename T>
 struct Kernels {
   using S = Computed<T>;
-  using Left = LeftOf<T, in_tiles>;
   // Scratch memory: rows of one tile's pixels.
-  int64_t (*forward_rows)(const Forward<T, in_tiles>&);
-  int64_t (*backward_rows)(const Backward<T, in_tiles>&);
+  int64_t (*forward_rows)(const Forward<T>&);
+  int64_t (*backward_rows)(const Backward<T>&);
   // Tiles first <= i < last.
-  void (*forward)(const Forward<T, in_tiles>&, int64_t first, int64_t last, S* scratch);
-  void (*backward)(const Backward<T, in_tiles>&, int64_t first, int64_t last, S* scratch);
+  void (*forward)(const Forward<T>&, int64_t first, int64_t last, S* scratch);
+  void (*backward)(const Backward<T>&, int64_t first, int64_t last, S* scratch);
   // `cols` columns of a weight's gradient from what the tiles kept: gate rows x one panel.
-  void (*multiply)(const Backward<T, in_tiles>&, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel, S* to,
+  void (*multiply)(const Backward<T>&, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel, S* to,
                    int64_t to_ld);
   // to = from
-  void (*convert)(int64_t count, const T* from, Left* to);
+  void (*convert)(int64_t count, const T* from, S* to);
   // to[c][r] = from[r][c]
-  void (*transpose)(int64_t rows, int64_t cols, const Left* from, int64_t from_ld, Left* to, int64_t to_ld);
+  void (*transpose)(int64_t rows, int64_t cols, const S* from, int64_t from_ld, S* to, int64_t to_ld);
   // to = the sum of the parts, each read from `offset` on
   void (*total)(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to);
+};
+
+// --- bfloat16 on matrix tiles (common/amx.h), for channels that are multiples of 32 --------------------------------
+
+inline constexpr int64_t kStep = 32;  // pixels or channels that one step of a product takes
+
+// What the weights' gradients are made of, for a run of pixels in steps: the gradients before the gates' activations,
+// turned, and the operands, in pairs of pixels. The steps of 32 channels lie together.
+struct Factors {
+  uint16_t *turned, *paired;
+  int64_t steps;
+
+  static int64_t elements(const Shape& shape, int64_t steps) {
+    return (shape.gates() + first_channel(shape, shape.operands())) * steps * kStep;
+  }
+  static Factors in(uint16_t* memory, const Shape& shape, int64_t steps) {
+    return {memory, memory + shape.gates() * steps * kStep, steps};
+  }
+  uint16_t* of_gate(int64_t row, int64_t step) const { return turned + (row * steps + step * kStep) * kStep; }
+  uint16_t* of_operand(int64_t channel, int64_t step) const {
+    return paired + (channel * steps + step * kStep) * kStep;
+  }
+};
+
+struct AmxForward {
+  Shape shape;
+  int64_t tile;  // pixels of a tile, a multiple of 32
+  const uint16_t *x, *y;
+  const uint16_t* across[kWeights];  // weights for products over their columns
+  uint16_t *x_out, *y_out;
+  uint16_t* gates;  // in channels_last; null: not wanted
+};
+
+struct AmxBackward {
+  Shape shape;
+  int64_t tile;
+  const uint16_t *grad_x_out, *grad_y_out;
+  const uint16_t* grad_gates;  // null: none
+  const uint16_t *x, *y;
+  const uint16_t* gates;  // null: compute them again, with the weights `across`
+  const uint16_t* across[kWeights];
+  const uint16_t* down[kWeights];  // weights for products over their rows
+  uint16_t *grad_x, *grad_y;
+  float* sums;      // one thread's, of the weights' gradients in blocks of 32 x 32; or null ...
+  Factors factors;  // ... where weights are large: all pixels', to be multiplied at the end
+};
+
+struct AmxKernels {
+  // Elements of scratch memory for every pixel of a tile.
+  int64_t (*forward_rows)(const AmxForward&);
+  int64_t (*backward_rows)(const AmxBackward&);
+  // Tiles first <= i < last.
+  void (*forward)(const AmxForward&, int64_t first, int64_t last, uint16_t* scratch);
+  void (*backward)(const AmxBackward&, int64_t first, int64_t last, uint16_t* scratch);
+  // Rows of blocks of sums, counted over all weights.
+  void (*multiply)(const AmxBackward&, float* sums, int64_t first, int64_t last);
+  // Blocks first <= i < last of a weight, rearranged.
+  void (*across)(int64_t rows, int64_t cols, const uint16_t* from, uint16_t* to, int64_t first, int64_t last);
+  void (*down)(int64_t rows, int64_t cols, const uint16_t* from, uint16_t* to, int64_t first, int64_t last);
+  // The weights' gradients: the sum of the parts, each in blocks; for rows of blocks as before.
+  void (*total)(const Shape&, const float* const* parts, int64_t number_of_parts, uint16_t* const* to, int64_t first,
+                int64_t last);
 };
 
 }  // namespace fused_ops::selective_share

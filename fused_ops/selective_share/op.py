@@ -204,8 +204,13 @@ def working_format(x: Tensor) -> torch.memory_format:
 
 
 def gates_format(x: Tensor) -> torch.memory_format:
-    """The memory format of the gates: that of x; on the CPU planes, since kernels go along pixels there."""
-    return torch.contiguous_format if x.device.type == "cpu" else working_format(x)
+    """The memory format of the gates: that of x, except on the CPU.
+
+    There kernels go along pixels, thus planes, but in bfloat16 along channels.
+    """
+    if x.device.type != "cpu":
+        return working_format(x)
+    return torch.channels_last if x.dtype == torch.bfloat16 else torch.contiguous_format
 
 
 def _empty(x: Tensor, channels: int, memory_format: torch.memory_format | None = None) -> Tensor:
@@ -307,10 +312,10 @@ def _native_backward(*args: Any) -> tuple[Tensor, ...]:
     return torch.ops.fused_ops_cpu.selective_share_backward(
         grad_x_out.contiguous(memory_format=layout),
         None if grad_y_out is None else grad_y_out.contiguous(memory_format=layout),
-        None if grad_gates is None else grad_gates.contiguous(),
+        None if grad_gates is None else grad_gates.contiguous(memory_format=gates_format(x)),
         x.contiguous(memory_format=layout),
         y.contiguous(memory_format=layout),
-        None if gates is None else gates.contiguous(),
+        None if gates is None else gates.contiguous(memory_format=gates_format(x)),
         *rest,
     )
 

@@ -1,0 +1,223 @@
+// One tile of pixels in bfloat16 on matrix tiles: its features, their gates and what is mixed with them. Names and math
+// are those of cpu_kernels.cpp and fused_ops/selective_share/README.md.
+//
+// Here pixels are rows and channels columns, as in channels_last, so that features multiply from the left as they are
+// and only the weights are rearranged, once per call (cpu_amx_weights.h). A block of 32 pixels x 32 channels of sums
+// becomes gates while it is in the first-level cache.
+#pragma once
+#include "common/amx.h"
+#include "selective_share/cpu_tile.h"
+
+#if defined(__AVX512F__)
+
+namespace fused_ops::selective_share {
+inline namespace FUSED_OPS_ISA {
+
+// Where 32 channels of a pixel lie: in a tensor in channels_last, or in scratch memory in tiles.
+template <typename U>
+struct Rows {
+  U* base;
+  int64_t group, row, column;  // elements from 16 pixels, one pixel, 32 channels to the next ones
+
+  U* at(int64_t pixel, int64_t column_index) const {
+    return base + (pixel >> 4) * group + (pixel & 15) * row + column_index * column;
+  }
+  // From the channel `channel` on, a multiple of 32.
+  Rows from(int64_t channel) const { return {base + channel / kBlock * column, group, row, column}; }
+};
+
+template <typename U>
+Rows<U> rows_of_tensor(U* first_pixel, int64_t channels) {
+  return {first_pixel, 16 * channels, channels, kTileRow};
+}
+template <typename U>
+Rows<U> rows_of_tiles(U* tiles, int64_t channels) {
+  return {tiles, 16 * channels, kTileRow, kTile};
+}
+
+// The pixels of one tile, in blocks of 32.
+struct TiledPlace : Place {
+  TiledPlace(const Shape& shape, int64_t tile, int64_t index) : Place(shape, tile, index) {}
+
+  int64_t blocks() const { return (count + kBlock - 1) / kBlock; }
+  int64_t rows(int64_t block) const { return count - block * kBlock < kBlock ? count - block * kBlock : kBlock; }
+
+  // For every block of pixels and channels: start(products, block of pixels, block of channels, odd or even) starts
+  // what makes its sums, and take(pixel, its block, block of channels, row of the sums, odd or even) works on a pixel of
+  // them, while the next block's are made.
+  template <typename Start, typename Take>
+  FUSED_OPS_INLINE void each_product_block(int64_t channels, Start&& start, Take&& take) const {
+    BlockProducts products;
+    const int64_t all = channels / kBlock * blocks();
+    start(products, int64_t(0), int64_t(0), 0);
+    products.finish();
+    int64_t b = 0, n = 0;
+    for (int64_t i = 0; i < all; ++i) {
+      const int64_t next_b = b + 1 < blocks() ? b + 1 : 0, next_n = next_b ? n : n + 1;
+      if (i + 1 < all) start(products, next_b, next_n, int((i + 1) & 1));
+      const int64_t first_pixel = b * kBlock, some = rows(b);
+      for (int64_t p = 0; p < some; ++p) {
+        take(first_pixel + p, b, n, p, int(i & 1));
+        products.advance(kBlock);
+      }
+      products.finish();
+      b = next_b, n = next_n;
+    }
+  }
+
+  // Pixels from `count` to the end of the block, which multiply pixels in the weights' gradients.
+  void clear_rest(int64_t channels, const Rows<uint16_t>& rows) const {
+    for (int64_t p = count; p < blocks() * kBlock; ++p) {
+      for (int64_t n = 0; n < channels / kBlock; ++n) memset(rows.at(p, n), 0, 2 * kTileRow);
+    }
+  }
+  // Features into tiles; pixels beyond the last become zero.
+  void load_tiles(const uint16_t* tensor, int64_t channels, uint16_t* tiles) const {
+    const Rows<uint16_t> to = rows_of_tiles(tiles, channels);
+    if (shape.channels_last) {
+      const uint16_t* from = tensor + first * channels;
+      for (int64_t p = 0; p < count; ++p) {
+        for (int64_t n = 0; n < channels / kBlock; ++n, from += kTileRow) memcpy(to.at(p, n), from, 2 * kTileRow);
+      }
+    } else {
+      each_part(channels, [&](int64_t offset, int64_t pixel, int64_t n, int64_t run) {
+        transpose(kTileRow, run, stored(tensor) + offset, shape.pixels, stored(to.at(pixel, n)), kTileRow);
+      });
+    }
+    clear_rest(channels, to);
+  }
+  // Back from tiles into planes.
+  void save_planes(const Rows<uint16_t>& from, int64_t channels, uint16_t* tensor) const {
+    each_part(channels, [&](int64_t offset, int64_t pixel, int64_t n, int64_t run) {
+      transpose(run, kTileRow, stored(from.at(pixel, n)), kTileRow, stored(tensor) + offset, shape.pixels);
+    });
+  }
+
+ private:
+  // move(offset in planes, pixel of the tile, 32 channels, pixels) for what is together in planes and in tiles
+  template <typename F>
+  FUSED_OPS_INLINE void each_part(int64_t channels, F&& move) const {
+    each_image([&](int64_t image, int64_t pixel, int64_t column, int64_t run) {
+      for (int64_t n = 0; n < channels / kBlock; ++n) {
+        const int64_t plane = (image * channels + n * kBlock) * shape.pixels + pixel;
+        for (int64_t done = 0; done < run;) {
+          const int64_t to_edge = 16 - (column + done) % 16, some = run - done < to_edge ? run - done : to_edge;
+          move(plane + done, column + done, n, some);
+          done += some;
+        }
+      }
+    });
+  }
+};
+
+template <typename Job>
+struct AmxTile {
+  using Out = Rows<uint16_t>;
+
+  const Job& job;
+  const Shape& shape;
+  TiledPlace place;
+  uint16_t* free;
+  uint16_t *x, *y, *passed_y, *passed_x;  // in tiles
+  Out gates;                              // no base: not wanted
+  bool gates_for_later = false;           // they are not read again soon, and begin at a cache line
+
+  // Elements of scratch memory for every pixel.
+  static int64_t rows(const Shape& shape) { return 2 * shape.both(); }
+
+  AmxTile(const Job& job, int64_t index, uint16_t* scratch)
+      : job(job), shape(job.shape), place(shape, job.tile, index), free(scratch), gates{} {
+    x = take(shape.x), y = take(shape.y), passed_y = take(shape.y), passed_x = take(shape.x);
+    place.load_tiles(job.x, shape.x, x);
+    place.load_tiles(job.y, shape.y, y);
+  }
+
+  uint16_t* take(int64_t channels) {
+    uint16_t* taken = free;
+    free += channels * place.width;
+    return taken;
+  }
+  // Where a result for this tile's pixels is written: at once where the tensor's rows are pixels, else to scratch
+  // memory, for `finish` to turn.
+  Out output(uint16_t* tensor, int64_t channels) {
+    if (shape.channels_last) return rows_of_tensor(tensor + place.first * channels, channels);
+    return rows_of_tiles(take(channels), channels);
+  }
+  void finish(const Out& rows, int64_t channels, uint16_t* tensor) const {
+    if (!shape.channels_last) place.save_planes(rows, channels, tensor);
+  }
+
+  // Features of a block of pixels times the weights of a block of gates, from depth `col` of the weight on.
+  static TileTerm term(const uint16_t* features, int64_t channels, int64_t block, const uint16_t* right) {
+    return {features + block * kBlock * channels, 16 * channels, kTile, right, channels / kBlock};
+  }
+  const uint16_t* weight(int which, int64_t block, int64_t col) const {
+    return job.across[which] + (block * shape.cols(which) + col) * kBlock;
+  }
+
+  // One unit, whose weights begin with `first`: its gates, where they are wanted, and its mix.
+  void unit(int first, const uint16_t* target, int64_t t, const uint16_t* source, int64_t s, int64_t h_row,
+            int64_t r_row, int64_t z_row, uint16_t* passed, const Out& out) const {
+    alignas(64) float sums[2][kSums], h_sums[2][kSums];
+    const bool keep = gates.base != nullptr, for_later = gates_for_later, z_keeps = shape.z_keeps;
+    const auto keep_gate = [&](uint16_t* to, const Wide& gate) {
+      for_later ? store_wide_past_caches(to, gate) : store_wide(to, gate);
+    };
+    const Rows<const uint16_t> source_rows = rows_of_tiles(source, s), target_rows = rows_of_tiles(target, t);
+    const Out passed_rows = rows_of_tiles(passed, s);
+    const Out r_rows = gates.from(r_row), h_rows = gates.from(h_row), z_rows = gates.from(z_row);
+    const auto of_both = [&](BlockProducts& products, int which, int64_t b, int64_t n, int odd) {
+      const TileTerm terms[] = {term(target, t, b, weight(which, n, 0)), term(source, s, b, weight(which, n, t))};
+      products.start(terms, 2, sums[odd], false);
+    };
+    place.each_product_block(
+        s, [&](BlockProducts& products, int64_t b, int64_t n, int odd) { of_both(products, first + W_r_x, b, n, odd); },
+        [&](int64_t pixel, int64_t, int64_t n, int64_t p, int odd) {
+          const float* sum = sums[odd] + sums_row(p);
+          const Wide from = load_wide(source_rows.at(pixel, n));
+          Wide r, through;
+#pragma GCC unroll 2
+          for (int i = 0; i < 2; ++i) {
+            r.half[i] = sigmoid<float, true>(load(sum + 256 * i));
+            through.half[i] = r.half[i] * from.half[i];
+          }
+          store_wide(passed_rows.at(pixel, n), through);
+          if (keep) keep_gate(r_rows.at(pixel, n), r);
+        });
+    place.each_product_block(
+        t,
+        [&](BlockProducts& products, int64_t b, int64_t n, int odd) {
+          of_both(products, first + W_z_x, b, n, odd);
+          const TileTerm terms[] = {term(target, t, b, weight(first + U_x, n, 0)),
+                                    term(passed, s, b, weight(first + W_x, n, 0))};
+          products.start(terms, 2, h_sums[odd], false);
+        },
+        [&](int64_t pixel, int64_t, int64_t n, int64_t p, int odd) {
+          const int64_t at = sums_row(p);
+          const Wide x = load_wide(target_rows.at(pixel, n));
+          Wide h, z, mixed;
+#pragma GCC unroll 2
+          for (int i = 0; i < 2; ++i) {
+            h.half[i] = hyperbolic_tangent<float, true>(load(h_sums[odd] + at + 256 * i));
+            z.half[i] = sigmoid<float, true>(load(sums[odd] + at + 256 * i));
+            const Vec<float> difference = h.half[i] - x.half[i];
+            mixed.half[i] = z_keeps ? h.half[i] - z.half[i] * difference : x.half[i] + z.half[i] * difference;
+          }
+          store_wide(out.at(pixel, n), mixed);
+          if (!keep) return;
+          keep_gate(h_rows.at(pixel, n), h);
+          keep_gate(z_rows.at(pixel, n), z);
+        });
+  }
+
+  void compute(const Out& x_out, const Out& y_out) const {
+    unit(W_r_x, x, shape.x, y, shape.y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape), passed_y, x_out);
+    if (!shape.pair) return;
+    unit(W_r_y, y, shape.y, x, shape.x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape), passed_x, y_out);
+  }
+};
+
+}  // namespace FUSED_OPS_ISA
+}  // namespace fused_ops::selective_share
+
+#endif
