@@ -27,6 +27,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 PROVIDERS = {
     "eager": "plain PyTorch modules (fer_mtl/evaluation/stock.py)",
     "compile": "the same under torch.compile",
+    "auto": "the fused op where its automatic choice is torch's own kernels (small calls)",
     "reference": "the fused op's plain-PyTorch backend",
     "cpu": "the fused op's C++ backend",
     "triton": "the fused op's Triton backend",
@@ -112,7 +113,9 @@ class Op:
     layouts: tuple[str, ...] = ("channels_last", "contiguous")
     quick_layouts: tuple[str, ...] = ("channels_last", "contiguous")
     providers: tuple[str, ...] = tuple(PROVIDERS)
-    quick_providers: tuple[str, ...] = ("eager", "compile", "cpu", "triton", "cuda", "bound", "copy")
+    quick_providers: tuple[str, ...] = (
+        "eager", "compile", "auto", "cpu", "triton", "cuda", "bound", "copy",
+    )  # fmt: skip
 
 
 # The shapes of FERSNet's three levels and a larger first one, then a sweep.

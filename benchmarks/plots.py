@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 
 from benchmarks.cases import DTYPES, SHAPES
 from benchmarks.results import Record
-from benchmarks.tables import Group, groups, is_measured
+from benchmarks.tables import FUSED, Group, groups, is_measured
 
 COLOURS = {
     "eager": "#8c8c8c",
     "compile": "#e69f00",
+    "auto": "#cc79a7",
     "cpu": "#0072b2",
     "triton": "#009e73",
     "cuda": "#56b4e9",
@@ -59,7 +60,7 @@ METRICS = (
         "Speed against eager PyTorch",
         "times as fast as eager",
         lambda record, group: 1 / record["to_eager"] if "to_eager" in record else None,
-        ("compile", "cpu", "triton", "cuda"),
+        ("compile", *FUSED),
         reference=1.0,
         log=True,
     ),
@@ -68,7 +69,7 @@ METRICS = (
         "Share of the bound",
         "time of the roofline's work alone / time",
         lambda record, group: record.get("bound_share"),
-        ("eager", "compile", "cpu", "triton", "cuda"),
+        ("eager", "compile", *FUSED),
         reference=1.0,
     ),
     Metric(
@@ -76,14 +77,14 @@ METRICS = (
         "Memory kept for the backward",
         "elements kept per feature element",
         _kept,
-        ("eager", "compile", "cpu", "triton", "cuda"),
+        ("eager", "compile", *FUSED),
     ),
     Metric(
         "peak",
         "Peak memory against eager",
         "peak / eager's peak",
         _peak,
-        ("compile", "cpu", "triton", "cuda"),
+        ("compile", *FUSED),
         reference=1.0,
     ),
 )

@@ -59,6 +59,8 @@ class OpProviders:
         if provider == "compile":
             return self._compile(), contextlib.nullcontext
         fused = self.problem.fused
+        if provider == "auto":
+            return fused, automatic_context(lambda: self.problem.results(fused, mode != "forward"))
         context = backend_context(provider, lambda: self.problem.results(fused, mode != "forward"))
         return fused, context
 
@@ -103,6 +105,19 @@ def compiled(module: nn.Module) -> nn.Module:
         raise Unavailable(reason)
     torch._dynamo.reset()  # or many cases of one class would use up the limit on recompilations
     return torch.compile(module, dynamic=False)
+
+
+def automatic_context(call: Callable[[], object]) -> Callable[[], Any]:
+    """The context in which ``call`` is served as users get it.
+
+    Raises:
+        Unavailable: that is by one of the backends that are providers themselves.
+    """
+    with use("auto"):
+        served = {decision.backend for decision in explain(call)}
+    if served.isdisjoint({"reference"}):
+        raise Unavailable(f"the automatic choice is measured as {' and '.join(sorted(served))}")
+    return lambda: use("auto")
 
 
 def backend_context(name: str, call: Callable[[], object]) -> Callable[[], Any]:

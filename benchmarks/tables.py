@@ -11,7 +11,7 @@ from benchmarks import predictions
 from benchmarks.cases import DTYPES, OPS, SHAPES, Case
 from benchmarks.results import CASE_FIELDS, Record
 
-FUSED = ("cpu", "triton", "cuda")
+FUSED = ("auto", "cpu", "triton", "cuda")
 _SHORT = {"float32": "fp32", "bfloat16": "bf16", "channels_last": "NHWC", "contiguous": "NCHW"}
 Group = dict[str, Record]  # the records of one case by provider
 

@@ -91,3 +91,16 @@ def test_errors_are_those_of_a_right_result(providers) -> None:
     with use("auto"):
         assert providers.facts("cpu", "full")["error_roundings"] < 50
         assert providers.facts("eager", "full")["error_roundings"] < 50
+
+
+def test_auto_is_measured_where_it_is_none_of_the_backends(monkeypatch) -> None:
+    """A norm this small goes to torch's own kernels."""
+    case = Case("batch_norm_act", "full", Shape(2, 8, 5), "float32", "channels_last", ())
+    providers = OpProviders(make_problem(case, "cpu"), "cpu")
+    runner = providers.runner("auto", "full")
+    for one, other in zip(runner.once(), providers.runner("eager", "full").once(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    decisions = (backends.Decision("norm_act", "cpu", {}),)
+    monkeypatch.setattr("benchmarks.providers.explain", lambda call: decisions)
+    with pytest.raises(Unavailable, match="measured as cpu"):
+        providers.runner("auto", "full")
