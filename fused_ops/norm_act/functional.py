@@ -36,7 +36,7 @@ from torch import Tensor
 from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.after import After
-from fused_ops.norm_act.layout import statistics_dtype
+from fused_ops.norm_act.layout import PLAIN, statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
 from fused_ops.norm_act.pooled import norm_act_pool_op
 
@@ -250,9 +250,10 @@ def _check(
     if x.dim() < least_dims:
         shape = "[N, C, *spatial] with a spatial dimension" if least_dims == 3 else "[N, C, *spatial]"
         raise ValueError(f"x must be {shape}, got shape {list(x.shape)}")
+    channels = x.shape[1:2]
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None:
-            _check_small(x, name, value, x.shape[1:2], "[C]")
+            _check_small(x, name, value, channels, "[C]")
     if residual is not None:
         _check_large(x, "residual", residual, x.shape, "x's shape")
     if not eps > 0:
@@ -291,6 +292,13 @@ def check_pool(pool: int) -> None:
 
 
 def _check_small(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wanted: str) -> None:
+    if (
+        value.__class__ in PLAIN
+        and value.dtype == x.dtype
+        and value.shape == shape
+        and value.device == x.device
+    ):
+        return  # what is right is found to be so at once: in small calls the checks cost as much as the work
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor {wanted}, got {_describe(value)}")
     if value.shape != shape:
@@ -321,8 +329,9 @@ def _check_running(x: Tensor, mean: Tensor | None, var: Tensor | None, required:
         if required or mean is not var:
             raise ValueError("running_mean and running_var must both be given, or both left out in training")
         return
+    channels = x.shape[1:2]
     for name, value in (("running_mean", mean), ("running_var", var)):
-        _check_small(x, name, value, x.shape[1:2], "[C]")
+        _check_small(x, name, value, channels, "[C]")
 
 
 def _check_spatial(x: Tensor) -> None:

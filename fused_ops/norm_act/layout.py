@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PLAIN = (Tensor, torch.nn.Parameter)  # no subclass that may see to its own calls
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 

@@ -8,12 +8,11 @@ what torch keeps; on tensors of this size that is little.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fused_ops import backends, native
 from fused_ops.norm_act.after import After
-from fused_ops.norm_act.layout import memory_format
+from fused_ops.norm_act.layout import PLAIN, memory_format
 from fused_ops.registration import is_observed
 
 # Measured forward + backward on one thread of an AVX-512 processor. Elements up to which a call is small; the
@@ -29,10 +28,14 @@ def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
     ``others`` are the tensors that take part; where one is of another dtype than x the op is called, which
     knows how to mix them.
     """
-    if x.device.type != "cpu" or backends.requested() != "auto" or is_observed() or x.numel() == 0:
+    if x.numel() == 0 or not x.is_cpu or backends.requested() != "auto" or is_observed():
         return False
-    if not all(value is None or (type(value) in _PLAIN and value.dtype == x.dtype) for value in (x, *others)):
+    dtype = x.dtype
+    if x.__class__ not in PLAIN:
         return False
+    for value in others:
+        if value is not None and (value.__class__ not in PLAIN or value.dtype != dtype):
+            return False
     if reason := _reason(x, instance):
         backends.note("norm_act", "reference", x, reason)
         return True
@@ -43,9 +46,6 @@ def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
     """From z, the norm of x, the layer's output in the memory format that the op would give it."""
     z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all its outputs contiguous
     return after.apply(z)
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _reason(x: Tensor, instance: bool) -> str | None:
