@@ -22,9 +22,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # `small` on few grey faces aligned by the eyes, as CK+48 has them: recognition learns in every step,
     # against strong augmentation, synthesis in every fourth one. Ten folds take under an hour on two cores.
-    # The terms of synthesis weigh a tenth of the paper's: what synthesis alone uses does not feel it, since Adam
-    # takes the scale out, but stem, gates and joint block then follow recognition. (Compared on the test folds
-    # 2, 3 and 4: 96.6 % instead of 93.9 %, the recognition branch alone 96.9 %; so judge it on other folds.)
+    # The terms of synthesis weigh a tenth of the paper's: what synthesis alone uses does not feel it, since
+    # Adam takes the scale out, but stem, gates and joint block then follow recognition. (Compared on the test
+    # folds 2, 3 and 4: 96.6 % instead of 93.9 %, recognition alone 96.9 %; so judge it on other folds.)
     "ck48": {
         "model": {**MODELS["small"], "in_channels": 1},
         "epochs": 40,
