@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fer_mtl.processors import available_processors
 from fer_mtl.training.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ def load_warning() -> str | None:
         load = os.getloadavg()[0]
     except OSError:
         return None
-    processors = len(os.sched_getaffinity(0))
+    processors = available_processors()
     if load <= BUSY * processors:
         return None
     return (

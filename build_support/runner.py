@@ -40,7 +40,8 @@ def jobs() -> int:
     """How many commands run at once: MAX_JOBS, else the processors this process may use."""
     text = os.environ.get("MAX_JOBS", "")
     if not text:
-        return len(os.sched_getaffinity(0))
+        # As fer_mtl/processors.py has it, which an isolated build cannot import.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not text.isdigit() or int(text) < 1:
         raise BuildFailure(f"MAX_JOBS={text} is not understood; allowed: a whole number from 1 up")
     return int(text)

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from fer_mtl.processors import available_processors
+
 SEED = 20201
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Under xdist every worker gets its share of the processors, lest threads wait for each other."""
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        threads = max(1, available_processors() // workers)
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
 

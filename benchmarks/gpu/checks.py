@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +19,7 @@ from benchmarks.accuracy import error_in_roundings
 from benchmarks.cases import OPS, Case, Shape
 from benchmarks.gpu.stages import Context, Failed
 from benchmarks.problems import make_problem
+from fer_mtl.processors import available_processors
 from fused_ops import use
 
 WORKERS = 8
@@ -134,7 +134,7 @@ def _alone(wanted: list[Spec], context: Context, end: float) -> list[Found]:
 
 def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Found]:
     found = []
-    workers = max(1, min(WORKERS, len(os.sched_getaffinity(0)) - 2))
+    workers = max(1, min(WORKERS, available_processors() - 2))
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
         waiting = {pool.submit(check, spec, context.device): spec for spec in wanted}
@@ -155,7 +155,7 @@ def small(device: str) -> None:
     """A few calls of every kernel, for tools under which each takes long; what is right is not looked at."""
     backends = ("reference", "cpu") if device == "cpu" else ("triton", "cuda")
     shapes = TINY if device == "cpu" else (Shape(2, 24, 7), Shape(2, 64, 6))
-    ops = ("selective_share", "batch_norm_act_residual", "group_norm_act", "adain")
+    ops = ("selective_share", "batch_norm_act_residual", "batch_norm_act_pool", "group_norm_act", "adain")
     served = refused = 0
     for op, shape, layout, backend in itertools.product(ops, shapes, LAYOUTS, backends):
         dtype = "bfloat16" if op == "selective_share" else "float32"

@@ -21,7 +21,10 @@ from fused_ops.tuning.cost_model import CEILINGS
 SHARES = (Shape(64, 64, 48), Shape(64, 128, 24), Shape(64, 256, 12), Shape(64, 512, 6))
 NORMS = (Shape(64, 64, 96), Shape(64, 128, 48), Shape(64, 256, 12))
 SMALL = Shape(1, 16, 4)  # the host's cost and little else
-NORM_OPS = ("batch_norm_act", "instance_norm_act", "batch_norm_act_residual", "group_norm_act", "adain")
+NORM_OPS = (
+    "batch_norm_act", "instance_norm_act", "batch_norm_act_residual", "batch_norm_act_pool", "group_norm_act",
+    "adain",
+)  # fmt: skip
 PROVIDERS = ("eager", "compile", "triton", "cuda", "bound", "copy")
 COPY_BYTES, GEMM_SIZE = 1 << 31, 8192
 

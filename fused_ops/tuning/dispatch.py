@@ -112,8 +112,8 @@ def norm_facts(card: Card, call: NormCall, backward: bool) -> dict[str, int | st
     return {
         "elements": call.elements, "channels": call.channels, "count": call.geometry.count,
         "span": call.geometry.span, "itemsize": call.itemsize, "given": int(call.given),
-        "pooled": int(call.pooled),
-        "last": int(call.channels_last), "pass": PASSES[backward], "card": card.name,
+        "pooled": int(call.pooled), "last": int(call.channels_last), "pass": PASSES[backward],
+        "card": card.name,
     }  # fmt: skip
 
 
