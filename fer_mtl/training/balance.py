@@ -268,5 +268,10 @@ def balance(
             f"warning: {', '.join(short)} did not reach the quota; lower --confidence or --identity, or "
             "raise --attempts"
         )
+    if not any(tally.wanted for tally in found.tallies.values()):
+        console.line(
+            "warning: the expressions of this training set are even already, so quota largest wants no face; "
+            "--quota N enlarges the set by N"
+        )
     console.line(f"{len(found.records)} synthetic faces: {out / MANIFEST}")
     return summary

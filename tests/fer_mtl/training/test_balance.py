@@ -101,6 +101,16 @@ def test_gates_refuse_and_the_shortfall_is_said(
     assert sum(tally["strange"] for tally in summary["synthetic"].values()) > 0
 
 
+def test_that_an_even_set_needs_none_is_said(
+    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = balance(
+        open_with_dice(trained_run, faces), faces, tmp_path, BalanceOptions(), console=Console()
+    )
+    assert not any(tally["wanted"] for tally in summary["synthetic"].values())
+    assert "even already, so quota largest wants no face; --quota N" in capsys.readouterr().out
+
+
 def test_the_margin_stays_the_sources_own(trained_run: Path, faces: FaceSet, tmp_path: Path) -> None:
     source = open_with_dice(trained_run, faces)
     balance(source, faces, tmp_path, BalanceOptions(quota=7, **ANYONE))
