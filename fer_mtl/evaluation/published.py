@@ -113,4 +113,9 @@ def protocol_differences(config: TrainConfig) -> list[str]:
             f"Images of {config.model.image_size} pixels and a network of width {config.model.width:g}; the "
             "paper has 96 pixels and width 1."
         )
+    if config.model.synthesis and config.model.blend:
+        found.append(
+            "The decoder lays its drawing over the source through a learnt mask; the paper's draws all of the "
+            "face."
+        )
     return found

@@ -40,6 +40,7 @@ class Features(NamedTuple):
     """What :meth:`FERSNet.encode` finds in images of side S; c is 64 times the width.
 
     Attributes:
+        image: [N, in_channels, S, S], the images themselves.
         stem: [N, c, S/2, S/2], read by both tasks.
         x, y: per level the recognition and the synthesis features after sharing, from [N, 2c, S/4, S/4] to
             [N, 8c, S/16, S/16].
@@ -48,6 +49,7 @@ class Features(NamedTuple):
         gates: one entry per sharing level, or None where there are none or none were asked for.
     """
 
+    image: Tensor
     stem: Tensor
     x: tuple[Tensor, ...]
     y: tuple[Tensor, ...]
@@ -98,9 +100,12 @@ class Decoder(nn.Module):
         channels: of stem and levels, ``(c, 2c, 4c, 8c)``.
         out_channels: of the image.
         num_expressions: length of the expression code.
+        blend: draw a mask too, through which the drawing is laid over the source.
     """
 
-    def __init__(self, channels: Sequence[int], out_channels: int, num_expressions: int) -> None:
+    def __init__(
+        self, channels: Sequence[int], out_channels: int, num_expressions: int, blend: bool = False
+    ) -> None:
         super().__init__()
         c1, c2, c4, c8 = channels
         self.style = FusedAdaIN(c8, num_expressions)
@@ -115,13 +120,20 @@ class Decoder(nn.Module):
         self.last_up = Upsample(c2, c1, instance_norm_leaky)
         self.refine = ConvPair(c1, c1, c1)
         self.to_image = nn.Conv2d(c1, out_channels, 3, padding=1)
+        self.to_mask = nn.Conv2d(c1, 1, 3, padding=1) if blend else None
 
-    def forward(self, x: Tensor, skips: Sequence[Tensor], code: Tensor) -> Tensor:
-        """x [N, 8c, S/32, S/32], skips from small to large, code [N, E] -> [N, out_channels, S, S]."""
+    def forward(self, x: Tensor, skips: Sequence[Tensor], code: Tensor, source: Tensor) -> Tensor:
+        """x [N, 8c, S/32, S/32], skips from small to large, code [N, E], source [N, out_channels, S, S] ->
+        [N, out_channels, S, S]."""
         x = self._restyle(x, code)
         for up, skip in zip(self.ups, skips, strict=True):
             x = up(x, skip, code)
-        return self.to_image(self.refine(self.last_up(x)))
+        x = self.refine(self.last_up(x))
+        image = self.to_image(x)
+        if self.to_mask is None:
+            return image
+        mask = self.to_mask(x).sigmoid()
+        return mask * image + (1 - mask) * source
 
     def _restyle(self, x: Tensor, code: Tensor) -> Tensor:
         if x.shape[2] * x.shape[3] > 1:
@@ -148,6 +160,9 @@ class FERSNet(Pretrained, nn.Module):
         levels: which of the three levels share: a number n for the first n, or numbers, e.g. ``(2, 3)``.
         synthesis: False builds the recognition branch alone, the paper's Baseline: no synthesis blocks, no
             decoder, half a joint block. Needs ``sharing="none"``.
+        blend: let the decoder draw a mask as well and keep the source where it is 0, so that it only has to
+            draw what changes (the idea of Pumarola et al., "GANimation", ECCV 2018; not in the paper, whose
+            decoder draws the whole face out of features without their brightness).
 
     ``sharing="none"`` with synthesis is the same network without its sharing units: stem and joint block
     still serve both tasks. ``sharing="hard"`` makes its levels one trunk; if the third is among them, the
@@ -173,6 +188,7 @@ class FERSNet(Pretrained, nn.Module):
         recompute: bool = False,
         levels: int | Sequence[int] = NUM_LEVELS,
         synthesis: bool = True,
+        blend: bool = False,
     ) -> None:
         super().__init__()
         check_at_least("num_expressions", num_expressions, 2)
@@ -197,6 +213,7 @@ class FERSNet(Pretrained, nn.Module):
             "recompute": recompute,
             "levels": levels if isinstance(levels, int) else list(levels),
             "synthesis": synthesis,
+            "blend": blend,
         }
         self.num_expressions = num_expressions
         self.image_size = image_size
@@ -225,7 +242,7 @@ class FERSNet(Pretrained, nn.Module):
             batch_norm_relu,
         )
         self.classifier = Classifier(deepest, num_expressions)
-        self.decoder = Decoder(channels, in_channels, num_expressions) if synthesis else None
+        self.decoder = Decoder(channels, in_channels, num_expressions, blend) if synthesis else None
 
     def forward(
         self, image: Tensor, target_expression: Tensor | None = None, return_gates: bool = False
@@ -261,7 +278,7 @@ class FERSNet(Pretrained, nn.Module):
                 gates.append(level_gates)
         joint = self.joint(torch.cat([x, y], dim=1) if self.two_branches else x)
         recognition, synthesis = (joint, None) if self.decoder is None else joint.chunk(2, dim=1)
-        return Features(stem, tuple(xs), tuple(ys), recognition, synthesis, gates or None)
+        return Features(image, stem, tuple(xs), tuple(ys), recognition, synthesis, gates or None)
 
     def decode(self, features: Features, target_expression: Tensor) -> Tensor:
         """The encoded faces redrawn, [N, in_channels, H, W]; the target as in :meth:`forward`."""
@@ -275,7 +292,7 @@ class FERSNet(Pretrained, nn.Module):
             raise ValueError(
                 f"target_expression: one per image ({x.shape[0]}) is needed, got {code.shape[0]}"
             )
-        return self.decoder(x, (*reversed(features.y), features.stem), code)
+        return self.decoder(x, (*reversed(features.y), features.stem), code, features.image)
 
     def synthesize(self, image: Tensor, target_expression: Tensor) -> Tensor:
         """:meth:`forward`'s image alone, without the classifier: what the cycle pass needs."""

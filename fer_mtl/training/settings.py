@@ -43,6 +43,8 @@ class ModelConfig:
     """Keep only the features for the backward pass and compute the gates again."""
     synthesis: bool = True
     """False builds and trains the recognition branch alone, without the GAN (the paper's Baseline)."""
+    blend: bool = False
+    """Lay the drawn face over the source through a learnt mask; false draws all of it, as the paper does."""
 
     def __post_init__(self) -> None:
         check(

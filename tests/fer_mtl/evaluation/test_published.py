@@ -29,7 +29,7 @@ def test_a_run_stands_beside_the_row_it_repeats(changes: dict, accuracy: float |
 
 def test_differences_are_named(tiny: Callable[..., TrainConfig]) -> None:
     text = " ".join(protocol_differences(tiny(data="ck48:somewhere")))
-    for said in ("48 x 48", "stratified", "4 folds, not 10", "last one", "32 pixels"):
+    for said in ("48 x 48", "stratified", "4 folds, not 10", "last one", "32 pixels", "learnt mask"):
         assert said in text
     exact = TrainConfig(data="oulu_casia:x", fold_rule="sorted", selection="validation")
     assert len(protocol_differences(exact)) == 1

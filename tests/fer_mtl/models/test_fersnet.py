@@ -218,6 +218,28 @@ def test_one_position_at_the_bottom_still_reaches_the_image():
     assert not torch.allclose(model.decode(features, target), model.decode(changed, target))
 
 
+def test_a_mask_lays_the_drawing_over_the_source():
+    torch.manual_seed(0)
+    model, target = small(blend=True).eval(), torch.tensor([1, 4])
+    plain = small().eval()
+    plain.load_state_dict(model.state_dict(), strict=False)  # the same drawing, without a mask
+    mask = model.decoder.to_mask
+    mask.weight.data.zero_()
+    for bias, share in ((-200.0, 0.0), (0.0, 0.5), (200.0, 1.0)):
+        mask.bias.data.fill_(bias)
+        expected = share * plain.synthesize(faces(), target) + (1 - share) * faces()
+        torch.testing.assert_close(model.synthesize(faces(), target), expected)
+    assert FERSNet(**model.config).decoder.to_mask is not None
+
+
+def test_the_mask_is_learnt_and_follows_the_source_under_autocast():
+    model = small(blend=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        image = model(faces(), torch.tensor([0, 1]))["image"]
+    image.float().square().mean().backward()
+    assert model.decoder.to_mask.weight.grad.abs().sum() > 0
+
+
 # Sharing ------------------------------------------------------------------------------------------
 
 

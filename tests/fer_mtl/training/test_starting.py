@@ -31,7 +31,7 @@ def test_every_key_has_a_part_and_every_part_a_key() -> None:
 
 @pytest.mark.parametrize("restart", [("decoder", "style"), ("style",), ("classifier", "sharing"), ()])
 def test_parts_that_restart_keep_their_fresh_weights(trained_run: Path, restart: tuple[str, ...]) -> None:
-    model = make_model()
+    model = make_model(blend=True)  # as the preset of the trained one has it
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
     trained = checkpoints.load_model(trained_run).model.state_dict()
     start_from(model, str(trained_run), restart)
@@ -41,7 +41,7 @@ def test_parts_that_restart_keep_their_fresh_weights(trained_run: Path, restart:
 
 
 def test_another_number_of_expressions_needs_a_new_classifier(trained_run: Path) -> None:
-    model = make_model(num_expressions=6)
+    model = make_model(num_expressions=6, blend=True)
     with pytest.raises(ValueError, match=r"does not fit FERSNet: of another shape: classifier\.linear"):
         start_from(model, str(trained_run), ("decoder", "style"))
     start_from(model, str(trained_run), ("classifier", "decoder", "style"))
