@@ -27,13 +27,15 @@ from typing import Any
 
 import torch
 
-from fused_ops.tuning import dispatch
+from fused_ops import triton_support
+from fused_ops.tuning import dispatch, inductor
 from fused_ops.tuning.notes import listening
 
 AUTO_ORDER = ("triton", "cuda", "cpu", "reference")
 NAMES = ("auto", *reversed(AUTO_ORDER))
 # The device whose tensors a backend serves without being asked for; the reference serves all.
 HOME = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
+SHOWN = ("triton", "reference")  # what torch.compile can trace
 ENVIRONMENT_VARIABLE = "FUSED_OPS_BACKEND"
 
 Refuses = Callable[..., "str | None"]
@@ -44,11 +46,12 @@ class Implementation:
     """One backend's way to compute one op.
 
     ``run`` takes the op's arguments; ``refuses`` takes them too and returns why they cannot be served, or
-    None.
+    None. ``may_be_shown`` tells whether torch.compile may trace it: that it asks no tensor for its values.
     """
 
     run: Callable[..., Any]
     refuses: Refuses
+    may_be_shown: Callable[..., bool]
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,16 @@ _override: str | None = None
 _log: list[Decision] | None = None
 
 
-def register(op: str, backend: str, run: Callable[..., Any], refuses: Refuses = lambda *args: None) -> None:
+def register(
+    op: str,
+    backend: str,
+    run: Callable[..., Any],
+    refuses: Refuses = lambda *args: None,
+    may_be_shown: Callable[..., bool] = lambda *args: True,
+) -> None:
     """Add a backend's implementation of an op to the table."""
     _check_name(backend, where="backend")
-    _implementations.setdefault(op, {})[backend] = Implementation(run, refuses)
+    _implementations.setdefault(op, {})[backend] = Implementation(run, refuses, may_be_shown)
 
 
 def ops(backend: str | None = None) -> tuple[str, ...]:
@@ -100,11 +109,11 @@ def ops(backend: str | None = None) -> tuple[str, ...]:
 
 def requested() -> str:
     """The backend asked for now: that of the innermost :func:`use`, else the environment's, else ``auto``."""
-    return _override or _environments_wish()
+    return _override or environments_wish()
 
 
 @functools.cache
-def _environments_wish() -> str:
+def environments_wish() -> str:
     """Read once: a look into the environment at every call would cost as much as a small op."""
     name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     _check_name(name, where=ENVIRONMENT_VARIABLE)
@@ -133,7 +142,30 @@ def use(backend: str) -> Iterator[None]:
 
 def compute(op: str, *args: Any) -> Any:
     """Compute ``op`` of ``args`` by the backend that is asked for, or by the first one that serves it."""
-    wish = _override or _environments_wish()
+    name, wish, why = _choose(op, args)
+    return _run(op, name, wish, why, *args)
+
+
+def shown(op: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """What torch.compile is shown of a call that it traces; None where the op stays one node of the graph.
+
+    The launches of Triton's kernels, or the plain PyTorch of the reference: where that serves, and where the
+    choice is automatic and Inductor makes it at least as quick (:mod:`fused_ops.tuning.inductor`).
+    """
+    if not all(isinstance(size, int) for arg in args if isinstance(arg, torch.Tensor) for size in arg.shape):
+        return None  # neither choice nor launches can be made of sizes that are not known
+    name, wish, why = _choose(op, args)
+    if wish == "auto" and name != "reference" and (reason := inductor.why_aside(op, args, name)):
+        name, why = "reference", reason
+    if name not in SHOWN or not _implementations[op][name].may_be_shown(*args):
+        return None
+    run = functools.partial(_run, op, name, wish, why)
+    return triton_support.visibly(run) if name == "triton" else run
+
+
+def _choose(op: str, args: tuple[Any, ...]) -> tuple[str, str, str]:
+    """The backend that serves a call, the one that is asked for, and the reason for the order."""
+    wish = _override or environments_wish()
     candidates = _implementations[op]
     device = args[0].device.type
     order: tuple[str, ...] = AUTO_ORDER
@@ -144,16 +176,21 @@ def compute(op: str, *args: Any) -> Any:
         order, why = (*choice.order, *AUTO_ORDER[len(choice.order) :]), choice.reason
     for name in order:
         if _why_not(candidates, name, wish, device, args) is None:
-            if _log is None:
-                return candidates[name].run(*args)
-            with listening() as how:
-                result = candidates[name].run(*args)
-            _log.append(_decision(op, name, wish, args, why, tuple(how)))
-            return result
+            return name, wish, why
     raise RuntimeError(
         f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: "
         f"{refusal(op, wish, args)}"
     )
+
+
+def _run(op: str, name: str, wish: str, why: str, *args: Any) -> Any:
+    run = _implementations[op][name].run
+    if _log is None:
+        return run(*args)
+    with listening() as how:
+        result = run(*args)
+    _log.append(_decision(op, name, wish, args, why, tuple(how)))
+    return result
 
 
 def refusal(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
@@ -186,7 +223,8 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     """Run ``function(*args, **kwargs)`` and tell which backend served each fused op, and why others did not.
 
     ``function`` is anything that calls fused ops: one of the functional twins, a module or a whole network. A
-    module is run as a copy, so that its running statistics stay as they are.
+    module is run as a copy, so that its running statistics stay as they are. A compiled function chooses when
+    it is traced, at its first call; later calls tell only of what stayed a node of its graph.
 
     Example:
         >>> print(explain(share, x, y))

@@ -1,8 +1,8 @@
 """How every op of this package enters ``torch.library``: one mechanism, so that all of them behave alike.
 
 An op is defined with a schema and a fake (shapes without data, for ``torch.compile`` and ``torch.export``).
-What it computes is asked of :mod:`fused_ops.backends` at run time, so one traced graph serves every backend.
-On top come
+What it computes is asked of :mod:`fused_ops.backends` at run time, so one exported graph serves every backend;
+what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On top come
 
 * autograd: a context setter and a backward that calls another registered op;
 * second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;
@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fused_ops import backends
+from fused_ops import backends, tracing
 
 NAMESPACE = "fused_ops"
 AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
@@ -49,21 +49,25 @@ def define_op(
         setup_context, backward: as in ``torch.library.register_autograd``.
         autocast: takes ``(dtype, *args)`` where autocast is on and returns the arguments to call the op with.
     """
-    qualified = f"{NAMESPACE}::{name}"
-    _library.define(name + schema)
-    _library.impl(name, functools.partial(backends.compute, name), "CompositeExplicitAutograd")
-    torch.library.register_fake(qualified, fake, lib=_library)
-    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
-    overload = getattr(getattr(torch.ops, NAMESPACE), name).default
-    torch.library.register_vmap(qualified, functools.partial(_vmap_by_loop, overload), lib=_library)
-    if autocast is not None:
-        for device, key in AUTOCAST_DEVICES.items():
-            _library.impl(name, functools.partial(_with_autocast, overload, autocast, device), key)
+    overload = _add_overload(name, "default", schema, fake, setup_context, backward, autocast)
+    traced = _add_overload(
+        name,
+        tracing.OVERLOAD,
+        tracing.traced_schema(schema),
+        functools.partial(tracing.without_by, fake),
+        *tracing.traced_autograd(setup_context, backward, len(overload._schema.arguments)),
+        autocast,
+    )
+    tracing.show_inside(_library, name)
+
+    def through_dispatcher(*args: Any) -> Any:
+        return traced(*args, tracing.asked()) if tracing.is_traced() else overload(*args)
+
     directly = _direct_function(name, setup_context, backward)
 
     def call(*args: Any) -> Any:
         if is_observed():
-            return overload(*args)
+            return through_dispatcher(*args)
         differentiated = False
         for arg in args:
             kind = type(arg)
@@ -78,6 +82,36 @@ def define_op(
         return backends.compute(name, *args)
 
     return call
+
+
+def _add_overload(
+    name: str,
+    overload_name: str,
+    schema: str,
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    autocast: Callable[..., Sequence[Any]] | None,
+) -> Any:
+    """Define ``fused_ops::name.overload_name`` with all its behaviours; both compute the same."""
+    traced = overload_name == tracing.OVERLOAD
+    full = f"{name}.{overload_name}" if traced else name
+    compute = functools.partial(backends.compute, name)
+    _library.define(full + schema)
+    _library.impl(
+        full,
+        functools.partial(tracing.without_by, compute) if traced else compute,
+        "CompositeExplicitAutograd",
+    )
+    qualified = f"{NAMESPACE}::{full}"
+    torch.library.register_fake(qualified, fake, lib=_library)
+    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
+    overload = getattr(getattr(getattr(torch.ops, NAMESPACE), name), overload_name)
+    torch.library.register_vmap(qualified, functools.partial(_vmap_by_loop, overload), lib=_library)
+    if autocast is not None:
+        for device, key in AUTOCAST_DEVICES.items():
+            _library.impl(full, functools.partial(_with_autocast, overload, autocast, device), key)
+    return overload
 
 
 def is_observed() -> bool:

@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class Launch:
     num_stages: int
 
 
+_visible = False
 _rehearsed: list[Launch] | None = None
 _rehearsed_card: Card | None = None
 
@@ -126,7 +127,7 @@ def why_not(*tensors: Tensor | None) -> str | None:
 @contextlib.contextmanager
 def on_device(tensor: Tensor) -> Iterator[None]:
     """Make the tensor's device the current one, where it is not: Triton launches on the current device."""
-    if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
+    if _visible or tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
         yield
     else:
         with torch.cuda.device(tensor.device):
@@ -142,9 +143,30 @@ def launch(
         return
     if is_listening():
         note(f"kernel {kernel.__name__}")
+    if _visible:  # the compiler's own launches fuse multiply-add by default, and know no such option
+        torch.library.wrap_triton(kernel)[grid](
+            *args, **constants, num_warps=num_warps, num_stages=num_stages
+        )
+        return
     kernel[grid](
         *args, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True
     )  # fused multiply-add: said so, since Triton 3.10 changes the default
+
+
+def visibly(run: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The same backend's function with launches that torch.compile sees; None where it can see none."""
+    if interpreting():  # the interpreter's kernels are plain Python
+        return None
+
+    def traced(*args: Any) -> Any:
+        global _visible
+        before, _visible = _visible, True
+        try:
+            return run(*args)
+        finally:
+            _visible = before
+
+    return traced
 
 
 @contextlib.contextmanager

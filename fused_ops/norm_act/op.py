@@ -195,7 +195,9 @@ def _with_noise(backward: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 
 backends.register("norm_act", "reference", reference.norm_act)
-backends.register("norm_act_backward", "reference", reference.norm_act_backward)
+backends.register(
+    "norm_act_backward", "reference", reference.norm_act_backward, may_be_shown=lambda *args: not args[RESTORE]
+)
 backends.register(
     "norm_act",
     "cpu",
@@ -276,4 +278,5 @@ backends.register(
     "triton",
     lambda *args: triton_call("triton_launch", "backward", *_without_restore(_restored(args))),
     lambda grad, x, y, gamma, beta, *rest: triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
+    may_be_shown=lambda *args: not args[RESTORE],  # restoring x asks whether gamma is large enough
 )

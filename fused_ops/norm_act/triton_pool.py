@@ -161,7 +161,8 @@ def unpool(
     """``pooled.norm_act_pool_backward`` in Triton."""
     shape = (*grad.shape[:2], height, width)
     layout = memory_format(winner)
-    full = Geometry.of(grad.new_empty(shape, device="meta").to(memory_format=layout), 0, True)
+    last = layout == torch.channels_last or height * width == 1
+    full = Geometry(grad.size(0), grad.size(1), height * width, last, layout, True, 1)
     p = _pooled(full, grad.size(2) * grad.size(3))
     card = card_for(grad)
     make = torch.zeros if height % 2 or width % 2 else torch.empty

@@ -81,7 +81,8 @@ def forward(call: NormCall, backend: str, card: Card, limits: Mapping[str, int])
     large = 2 + call.residual
     statistics = 2 * call.geometry.statistics
     if call.pooled:
-        pool = Kernel("pool", (1 + call.residual) * call.elements * call.itemsize + pooled_bytes(call, 1))
+        moved = (1 + call.residual) * call.elements * call.itemsize + pooled_bytes(call, 1)
+        pool = Kernel("pool", moved + 4 * statistics)
         return [pool] if call.given else [*measuring(call, backend, card, limits), pool]
     if call.given:
         return [call.kernel("apply", large, statistics)]
@@ -106,13 +107,9 @@ def pooled_bytes(call: NormCall, tensors: int) -> int:
 
 def backward(call: NormCall, backend: str, card: Card, limits: Mapping[str, int]) -> list[Kernel]:
     """The launches of a backward, all gradients wanted."""
-    if (
-        call.pooled
-    ):  # the gradient of z, which is also the residual's; then the norm's backward as of identity
-        kept = 1 + (call.evidence == "output")
-        unpool = Kernel("unpool", call.elements * call.itemsize + pooled_bytes(call, kept))
+    if call.pooled:  # the gradient of z is also the residual's; then the norm's backward as of identity
         plain = replace(call, pooled=False, residual=False, evidence="nothing")
-        return [unpool, *backward(plain, backend, card, limits)]
+        return [unpool(call), *backward(plain, backend, card, limits)]
     reads, writes = 2 + call.kept, 1 + call.residual
     statistics = 2 * call.geometry.statistics
     # gamma and beta are shared by all samples: their gradients are summed over the samples at the end.
@@ -129,6 +126,16 @@ def backward(call: NormCall, backend: str, card: Card, limits: Mapping[str, int]
         *at_end,
         call.kernel("apply", reads + writes, 2 * statistics),
     ]
+
+
+def unpool(call: NormCall) -> Kernel:
+    """The backward of the pooling alone (``norm_act_pool_backward``), by either backend.
+
+    It reads the gradient of the pooled y, a byte for each that tells the winner and, where the activation's
+    derivative follows from it, y; it writes the gradient of z.
+    """
+    kept = 1 + (call.evidence == "output")
+    return Kernel("unpool", call.elements * call.itemsize + pooled_bytes(call, kept))
 
 
 def is_single_pass(call: NormCall, backend: str, limits: Mapping[str, int]) -> bool:

@@ -53,6 +53,12 @@ def measured_row(op: str, args: tuple[Any, ...]) -> tuple[str, dict[str, int | s
     return "norm_act.backend", norm_facts(card, NormCall(*call), backward)
 
 
+def norm_call(op: str, args: tuple[Any, ...]) -> tuple[Card, NormCall]:
+    """The card and the call that the cost of a norm depends on."""
+    _, (card, _, _, _, *call) = _CALLS[op](*args)
+    return card, NormCall(*call)
+
+
 # --- what a call costs each backend -------------------------------------------------------------------------
 
 
@@ -139,6 +145,7 @@ def forget_choices() -> None:
     """Choose anew: a table was written."""
     _share_choice.cache_clear()
     _norm_choice.cache_clear()
+    _unpool_choice.cache_clear()
 
 
 def _measured(card: Card, family: str, facts: dict[str, int | str]) -> Choice | None:
@@ -184,6 +191,12 @@ def _norm_choice(card: Card, _precision: str, backward: bool, _recompute: bool, 
     return choose_for_norm(card, NormCall(*call), backward)
 
 
+@functools.lru_cache(maxsize=4096)
+def _unpool_choice(card: Card, precision: str, _backward: bool, _recompute: bool, *call: Any) -> Choice:
+    launches = {backend: [cost_norm.unpool(NormCall(*call))] for backend in BACKENDS}
+    return _predicted(card, launches, precision)
+
+
 def _share(x: Tensor, y: Tensor, *rest: Any) -> Asked:
     return _of_share(x, y, False, False, bool(rest[-2]), False)
 
@@ -224,6 +237,15 @@ def _norm_pool(
     return _of_norm(x, False, activation, groups, mean is not None, residual is not None, False, pooled=True)
 
 
+def _unpool(grad: Tensor, y: Any, winner: Tensor, height: int, width: int, activation: int, _: float) -> Asked:
+    samples, channels = grad.size(0), grad.size(1)
+    return _unpool_choice, (
+        card_for(grad), "half", True, False,
+        samples, channels, height * width, grad.element_size(), 0, True, _is_last(winner), False, False,
+        BY_INDEX[activation].backward_needs, True,
+    )  # fmt: skip
+
+
 def _of_norm(
     x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool,
     pooled: bool = False,
@@ -242,4 +264,5 @@ _CALLS: dict[str, Callable[..., Asked]] = {
     "norm_act": _norm,
     "norm_act_backward": _norm_backward,
     "norm_act_pool": _norm_pool,
+    "norm_act_pool_backward": _unpool,
 }

@@ -59,10 +59,10 @@ def set_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str],
 
     def set_to(name: str) -> None:
         monkeypatch.setenv("FUSED_OPS_BACKEND", name)
-        backends._environments_wish.cache_clear()
+        backends.environments_wish.cache_clear()
 
     yield set_to
-    backends._environments_wish.cache_clear()
+    backends.environments_wish.cache_clear()
 
 
 def test_the_environment_sets_the_default(

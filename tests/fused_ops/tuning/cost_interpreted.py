@@ -18,6 +18,7 @@ from torch import Tensor
 import fused_ops
 from fused_ops import triton_support, tuning, use
 from fused_ops.norm_act import triton_launch as norm_launch
+from fused_ops.norm_act import triton_pool
 from fused_ops.selective_share import triton_launch as share_launch
 from fused_ops.triton_support import Card
 from fused_ops.tuning import cost_norm, cost_share
@@ -83,7 +84,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
     monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counted_load)
     monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted_store)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted_dot)
-    for module in (share_launch, norm_launch):
+    for module in (share_launch, norm_launch, triton_pool):
         monkeypatch.setattr(module, "launch", counted_launch)
     yield found
     found.clear()
@@ -149,6 +150,10 @@ NORMS = {
     "group, silu, residual": NormCall(2, 16, 64, 4, groups=4, residual=True, evidence="input"),
     "group, split": NormCall(2, 16, 1024, 4, groups=2, channels_last=False),
     "adain": NormCall(2, 16, 64, 4, groups=16, noise=True, evidence="nothing"),
+    "batch, residual, pooled": NormCall(2, 16, 64, 4, residual=True, pooled=True),
+    "instance, pooled, nothing of y": NormCall(
+        2, 16, 64, 4, groups=16, channels_last=False, evidence="nothing", pooled=True
+    ),
 }
 LIMITS = {"row": 4096, "wanted": 256, "tile": 512, "tiles": 2, "per_thread": 4}
 
@@ -157,7 +162,8 @@ LIMITS = {"row": 4096, "wanted": 256, "tile": 512, "tiles": 2, "per_thread": 4}
 def test_norm(name: str, launches: list[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
     call = NORMS[name]
     monkeypatch.setattr(tuning, "choose", lambda *args, **facts: LIMITS)
-    monkeypatch.setattr(norm_launch, "card_for", lambda tensor: TINY)
+    for module in (norm_launch, triton_pool):
+        monkeypatch.setattr(module, "card_for", lambda tensor: TINY)
     side = int(call.plane**0.5)
     layout = torch.channels_last if call.channels_last else torch.contiguous_format
 
@@ -168,7 +174,8 @@ def test_norm(name: str, launches: list[Counted], monkeypatch: pytest.MonkeyPatc
     x, residual = large(), large() if call.residual else None
     gamma, beta = (torch.randn(call.channels).requires_grad_() for _ in range(2))
     how: dict[str, Any] = {
-        "activation": {"output": "relu", "input": "silu", "nothing": "identity"}[call.evidence]
+        "activation": {"output": "relu", "input": "silu", "nothing": "identity"}[call.evidence],
+        **({"pool": 2} if call.pooled else {}),
     }
     with use("triton"):
         if call.noise:
@@ -193,3 +200,5 @@ def test_norm(name: str, launches: list[Counted], monkeypatch: pytest.MonkeyPatc
     predicted = cost_norm.backward(call, "triton", TINY, LIMITS)
     own = [kernel for kernel in predicted if not kernel.name.startswith("sum of")]
     assert_as_predicted(launches, own, small)
+    if call.pooled:
+        assert launches[0].kernel == "unpool_kernel" and launches[0].bytes == cost_norm.unpool(call).bytes
