@@ -159,7 +159,9 @@ def shown(op: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
         name, why = "reference", reason
     if name not in SHOWN or not _implementations[op][name].may_be_shown(*args):
         return None
-    run = functools.partial(_run, op, name, wish, why)
+    # Before the graph is made AOTAutograd runs everything once for the shapes, of which nobody is told.
+    made = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    run = functools.partial(_run, op, name, wish, why) if made else _implementations[op][name].run
     return triton_support.visibly(run) if name == "triton" else run
 
 

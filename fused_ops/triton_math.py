@@ -3,7 +3,7 @@
 Arithmetic is in float32. ``FAST`` takes the card's own tanh instruction: one operation of the special
 function unit instead of two, with a relative error of 5e-4: an eighth of bfloat16's epsilon, half of
 float16's. (Gates at C = 64 would otherwise be bound by that unit, not by memory.) The interpreter does not
-know it.
+know it. Numbers that come from the host are cast where they enter: Inductor passes them in float64.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -66,7 +66,7 @@ def activate(z, slope, ACTIVATION: tl.constexpr):
     if ACTIVATION == RELU:
         y = tl.where(z <= 0, 0.0, z)
     elif ACTIVATION == LEAKY_RELU:
-        y = tl.where(z <= 0, z * slope, z)
+        y = tl.where(z <= 0, z * tl.cast(slope, tl.float32), z)
     elif ACTIVATION == SILU:
         y = z * sigmoid(z)
     elif ACTIVATION == GELU:
@@ -96,7 +96,7 @@ def derivative_from_output(y, slope, ACTIVATION: tl.constexpr):
     if ACTIVATION == RELU:
         d = tl.where(y > 0, 1.0, 0.0)
     elif ACTIVATION == LEAKY_RELU:
-        d = tl.where(y > 0, 1.0, slope)
+        d = tl.where(y > 0, 1.0, tl.cast(slope, tl.float32))
     elif ACTIVATION == TANH:
         d = 1 - y * y
     elif ACTIVATION == SIGMOID:

@@ -76,7 +76,7 @@ def check(spec: Spec, device: str) -> Found:
     gradients = "full" in OPS[spec.op].modes
     case = Case(spec.op, "full", spec.shape, spec.dtype, spec.layout, ())
     if device != "cpu":  # or eager's convolutions, against which ours are judged, would use TF32
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.allow_tf32 = False
     try:
         problem = make_problem(case, device)
         with use(spec.backend):

@@ -206,6 +206,7 @@ def finish_sums(
     channel, inside_c, sample = channels_of_program(tl.program_id(0), channels, SPAN, BLOCK_C, EVEN_C)
     start = tl.cast(sample * chunks, tl.int64) * channels
     second = tl.cast(partial_rows, tl.int64) * channels
+    size = tl.cast(size, tl.float32)
     plain = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
     with_xhat = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
     for loop in range(LOOPS):

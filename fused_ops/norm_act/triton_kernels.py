@@ -122,7 +122,7 @@ def store_statistic(pointer, value, at, inside, WHOLE: tl.constexpr):
 
 @triton.jit
 def inverse_deviation(variance, eps):
-    return 1.0 / tl.sqrt_rn(variance + eps)
+    return 1.0 / tl.sqrt_rn(variance + tl.cast(eps, tl.float32))
 
 
 @triton.jit

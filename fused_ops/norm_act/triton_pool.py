@@ -10,6 +10,8 @@ gradient of z, which is also that of a residual.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -29,48 +31,100 @@ from fused_ops.triton_support import card_for, launch, on_device
 
 
 @triton.jit
-def first_of_square(pixel, width):
-    """The first pixel of the square that becomes a pooled pixel."""
-    wide = width // 2
-    return pixel // wide * 2 * width + pixel % wide * 2
+def offsets_of_places(
+    sample, chunk, samples, channel, inside_c, height, units, step,
+    UNIT: tl.constexpr, ODD: tl.constexpr, BATCH: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Where the four pixels of each square lie: offsets and a mask, either [C, K], of the first of them.
+
+    As planes both columns are told together, [C, 2 K], so that whole lines are read and written: a line is
+    units * UNIT pixels, and ODD one more, long.
+    """
+    width = units * UNIT + ODD
+    if CHANNELS_LAST:
+        wide = units * (UNIT // 2)
+        pooled = (height // 2) * wide
+        k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+        inside = k < (samples * pooled if BATCH else pooled)
+        of_sample, pixel = locate(sample, k, pooled, BATCH)
+        first = pixel // wide * 2 * width + pixel % wide * 2
+    else:
+        pairs = (height // 2) * units * UNIT
+        k = chunk * (2 * BLOCK_K) + tl.arange(0, 2 * BLOCK_K)
+        inside = k < (samples * pairs if BATCH else pairs)
+        # From k at once, or the compiler loses sight of what is adjacent.
+        of_sample, line = locate(sample, k // (units * UNIT), height // 2, BATCH)
+        first = line * 2 * width + k % (units * UNIT)
+    at = offsets(of_sample, channel, first, height * width, step, CHANNELS_LAST)
+    return at, inside_c[:, None] & inside[None, :]
+
+
+@triton.jit
+def load_places(pointer, at, mask, line, step, CHANNELS_LAST: tl.constexpr):
+    """The four pixels of each square, row by row; the next line lies ``line`` elements further."""
+    if CHANNELS_LAST:
+        a, b = load_tile(pointer, at, mask), load_tile(pointer, at + step, mask)
+        c, d = load_tile(pointer, at + line, mask), load_tile(pointer, at + line + step, mask)
+    else:
+        a, b = columns(load_tile(pointer, at, mask))
+        c, d = columns(load_tile(pointer, at + line, mask))
+    return a, b, c, d
+
+
+@triton.jit
+def columns(tile):
+    """Even and odd columns [C, K] of [C, 2 K]."""
+    return tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1] // 2, 2)))
+
+
+@triton.jit
+def take_larger(best, winner, z, place: tl.constexpr):
+    larger = (z > best) | (z != z)
+    return tl.where(larger, z, best), tl.where(larger, place, winner)
 
 
 @triton.jit
 def pool_apply(
     x_ptr, residual_ptr, gamma_ptr, beta_ptr, y_ptr, winner_ptr, mean_ptr, var_ptr, chunks,
-    samples, channels, height, width, x_step, residual_step, y_step, gamma_step, beta_step, eps, slope,
-    BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    samples, channels, height, units, x_step, residual_step, y_step, gamma_step, beta_step, eps, slope,
+    UNIT: tl.constexpr, ODD: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr,
+    EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """y and the winners. Grid: chunks of BLOCK_K pooled pixels over all samples x blocks of channels."""
-    plane = height * width
-    pooled = (height // 2) * (width // 2)
-    count = samples * pooled if BATCH else pooled
+    width = units * UNIT + ODD
+    pooled = (height // 2) * units * (UNIT // 2)
     channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
     sample, chunk = row // chunks, row % chunks
-    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
-    mask = inside_c[:, None] & (k < count)[None, :]
-    of_sample, pixel = locate(sample, k, pooled, BATCH)
-    first = first_of_square(pixel, width)
     mean, rstd, gamma, beta = load_row_values(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c, gamma_step, beta_step,
         eps, SPAN, BATCH, WHOLE,
     )  # fmt: skip
-    best = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
-    winner = tl.zeros((BLOCK_C, BLOCK_K), tl.int32)
-    for place in tl.static_range(4):
-        at = first + (place // 2) * width + place % 2
-        x = load_tile(x_ptr, offsets(of_sample, channel, at, plane, x_step, CHANNELS_LAST), mask)
-        z = (x - mean) * rstd * gamma + beta
-        if residual_ptr is not None:
-            residual_at = offsets(of_sample, channel, at, plane, residual_step, CHANNELS_LAST)
-            z += load_tile(residual_ptr, residual_at, mask)
-        if place == 0:
-            best = z
-        else:
-            larger = (z > best) | (z != z)
-            best = tl.where(larger, z, best)
-            winner = tl.where(larger, place, winner)
+    at, inside = offsets_of_places(
+        sample, chunk, samples, channel, inside_c, height, units, x_step, UNIT, ODD, BATCH, CHANNELS_LAST,
+        BLOCK_K,
+    )  # fmt: skip
+    line = tl.cast(width, tl.int64) * (x_step if CHANNELS_LAST else 1)
+    a, b, c, d = load_places(x_ptr, at, inside, line, x_step, CHANNELS_LAST)
+    a = (a - mean) * rstd * gamma + beta
+    b = (b - mean) * rstd * gamma + beta
+    c = (c - mean) * rstd * gamma + beta
+    d = (d - mean) * rstd * gamma + beta
+    if residual_ptr is not None:
+        at, inside = offsets_of_places(
+            sample, chunk, samples, channel, inside_c, height, units, residual_step, UNIT, ODD, BATCH,
+            CHANNELS_LAST, BLOCK_K,
+        )  # fmt: skip
+        line = tl.cast(width, tl.int64) * (residual_step if CHANNELS_LAST else 1)
+        e, f, g, h = load_places(residual_ptr, at, inside, line, residual_step, CHANNELS_LAST)
+        a, b, c, d = a + e, b + f, c + g, d + h
+    best, winner = take_larger(a, tl.zeros((BLOCK_C, BLOCK_K), tl.int32), b, 1)
+    best, winner = take_larger(best, winner, c, 2)
+    best, winner = take_larger(best, winner, d, 3)
+    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    mask = inside_c[:, None] & (k < (samples * pooled if BATCH else pooled))[None, :]
+    of_sample, pixel = locate(sample, k, pooled, BATCH)
     y_at = offsets(of_sample, channel, pixel, pooled, y_step, CHANNELS_LAST)
     tl.store(y_ptr + y_at, activate(best, slope, ACTIVATION).to(y_ptr.dtype.element_ty), mask=mask)
     if winner_ptr is not None:
@@ -79,14 +133,14 @@ def pool_apply(
 
 @triton.jit
 def unpool_kernel(
-    grad_ptr, y_ptr, winner_ptr, grad_z_ptr, chunks, samples, channels, height, width, grad_step, y_step,
+    grad_ptr, y_ptr, winner_ptr, grad_z_ptr, chunks, samples, channels, height, units, grad_step, y_step,
     winner_step, grad_z_step, slope,
-    EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    UNIT: tl.constexpr, ODD: tl.constexpr, EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The gradient of z, at all pixels that lie in a square. Grid as in pool_apply, over the batch."""
-    plane = height * width
-    pooled = (height // 2) * (width // 2)
+    width = units * UNIT + ODD
+    pooled = (height // 2) * units * (UNIT // 2)
     channel, inside_c, chunk = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
     k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
     mask = inside_c[:, None] & (k < samples * pooled)[None, :]
@@ -97,12 +151,20 @@ def unpool_kernel(
         grad *= derivative_from_output(y, slope, ACTIVATION)
     winner_at = offsets(sample, channel, pixel, pooled, winner_step, CHANNELS_LAST)
     winner = tl.load(winner_ptr + winner_at, mask=mask, other=0).to(tl.int32)
-    first = first_of_square(pixel, width)
-    for place in tl.static_range(4):
-        at = first + (place // 2) * width + place % 2
-        z_at = offsets(sample, channel, at, plane, grad_z_step, CHANNELS_LAST)
-        value = tl.where(winner == place, grad, 0.0).to(grad_z_ptr.dtype.element_ty)
-        tl.store(grad_z_ptr + z_at, value, mask=mask)
+    at, inside = offsets_of_places(
+        0, chunk, samples, channel, inside_c, height, units, grad_z_step, UNIT, ODD, True, CHANNELS_LAST,
+        BLOCK_K,
+    )  # fmt: skip
+    line = tl.cast(width, tl.int64) * (grad_z_step if CHANNELS_LAST else 1)
+    for row in tl.static_range(2):
+        left = tl.where(winner == 2 * row, grad, 0.0).to(grad_z_ptr.dtype.element_ty)
+        right = tl.where(winner == 2 * row + 1, grad, 0.0).to(grad_z_ptr.dtype.element_ty)
+        of_row = grad_z_ptr + at + row * line
+        if CHANNELS_LAST:
+            tl.store(of_row, left, mask=inside)
+            tl.store(of_row + grad_z_step, right, mask=inside)
+        else:
+            tl.store(of_row, tl.interleave(left, right), mask=inside)
 
 
 # --- launches -----------------------------------------------------------------------------------------------
@@ -129,7 +191,7 @@ def forward(
     shape = (*x.shape[:2], x.size(2) // 2, x.size(3) // 2)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=g.format)
     winner = torch.empty_like(y, dtype=torch.uint8) if need_winner else None
-    height, width = x.shape[2:]
+    height, (units, line) = x.size(2), _line(x.size(3))
     (x, x_step), (residual, residual_step) = g.rows(x), g.rows(residual)  # type: ignore[assignment]
     (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
     limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=x.element_size())
@@ -147,10 +209,10 @@ def forward(
         launch(
             pool_apply, chunks.grid,
             x, residual, gamma, beta, y, winner, used_mean, used_var, chunks.per_sample,
-            g.samples, g.channels, height, width, x_step, residual_step, p.dense_step, gamma_step, beta_step,
+            g.samples, g.channels, height, units, x_step, residual_step, p.dense_step, gamma_step, beta_step,
             eps, slope,
-            BATCH=g.batch, WHOLE=g.whole, SPAN=g.span, CHANNELS_LAST=g.channels_last, ACTIVATION=activation,
-            **plan.constants(),
+            **line, BATCH=g.batch, WHOLE=g.whole, SPAN=g.span, CHANNELS_LAST=g.channels_last,
+            ACTIVATION=activation, **plan.constants(),
         )  # fmt: skip
     return y, found[0], found[1], x.new_empty(0, dtype=torch.uint8) if winner is None else winner
 
@@ -171,16 +233,24 @@ def unpool(
         y = None
     (grad, grad_step), (y, y_step), (winner, winner_step) = p.rows(grad), p.rows(y), p.rows(winner)  # type: ignore[assignment]
     limits = tuning.choose(card.architecture, "norm_act.backward", itemsize=grad.element_size())
+    units, line = _line(width)
     with on_device(grad):
         plan = tile_plan(p, grad.element_size(), limits, card.processors)
         chunks = Chunks.of(p, plan, 1)
         launch(
             unpool_kernel, chunks.grid,
             grad, y, winner, grad_z, chunks.per_sample,
-            p.samples, p.channels, height, width, grad_step, y_step, winner_step, full.dense_step, slope,
-            CHANNELS_LAST=p.channels_last, ACTIVATION=activation, **plan.constants(),
+            p.samples, p.channels, height, units, grad_step, y_step, winner_step, full.dense_step, slope,
+            **line, CHANNELS_LAST=p.channels_last, ACTIVATION=activation, **plan.constants(),
         )  # fmt: skip
     return grad_z
+
+
+def _line(width: int) -> tuple[int, dict[str, int]]:
+    """The length of a line as the kernels take it: so many units, with what the compiler is told of them."""
+    pairs = width // 2 * 2
+    unit = math.gcd(pairs, 16)
+    return pairs // unit, {"UNIT": unit, "ODD": width - pairs}
 
 
 def _pooled(g: Geometry, plane: int) -> Geometry:
