@@ -76,7 +76,9 @@ def run_all(wanted: Sequence[str], out: Path, device: str, dry: bool, seconds: f
             if stage.name not in wanted:
                 continue
             print(f"== {stage.name}: {stage.summary}", file=log, flush=True)
-            left = min(stage.seconds, end - time.monotonic())
+            # What the stages before did not use is this one's, but not what those after it need.
+            later = sum(each.seconds for each in STAGES[STAGES.index(stage) + 1 :] if each.name in wanted)
+            left = min(max(stage.seconds, end - time.monotonic() - later), end - time.monotonic())
             if left <= 1:
                 outcomes.append(Outcome(stage.name, "out of time", 0.0, "the stages before took it all"))
             else:

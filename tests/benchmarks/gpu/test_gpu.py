@@ -102,6 +102,23 @@ def test_a_failing_stage_is_recorded_and_the_rest_goes_on(
     assert "out of time" in capsys.readouterr().out
 
 
+def test_a_stage_gets_what_those_before_it_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, float] = {}
+
+    def at_once(stage, arguments, scratch, seconds, log):
+        given[stage.name] = seconds
+        return command.Outcome(stage.name, "passed", 0.0)
+
+    monkeypatch.setattr(command, "run_apart", at_once)
+    command.run_all([stage.name for stage in STAGES], tmp_path, "cpu", True, 585)
+    build, checks, *_, last = STAGES
+    assert given["build"] >= build.seconds
+    assert given["checks"] == pytest.approx(given["build"] + checks.seconds, abs=2)
+    assert given[last.name] == pytest.approx(585, abs=2)
+    command.run_all(["steps"], tmp_path, "cpu", True, 50)
+    assert given["steps"] == pytest.approx(50, abs=2)
+
+
 def test_without_a_card_it_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

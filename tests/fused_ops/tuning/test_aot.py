@@ -59,6 +59,19 @@ def test_norm_act_moves_16_bytes_at_a_time(layout: str, architecture: str) -> No
         assert report.widths.get(128, 0) >= LARGE_TENSORS[report.kernel] * per_tensor, report.kernel
 
 
+@pytest.mark.parametrize("architecture", CARDS)
+@pytest.mark.parametrize("layout", ["planes", "last"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_pooling_moves_16_bytes_at_a_time(dtype: str, layout: str, architecture: str) -> None:
+    for report in reports(f"norm_act_pool stem {dtype} {layout}", architecture):
+        if report.kernel in ("pool_apply", "unpool_kernel"):
+            itemsize = 2 if dtype == "bfloat16" else 4
+            pooled = report.constants["BLOCK_C"] * report.constants["BLOCK_K"]
+            large = 4 * pooled * itemsize // (16 * 32 * report.num_warps)  # x, or the gradient of z
+            assert report.widths.get(128, 0) >= large, report.kernel
+            assert not {8, 16} & set(report.widths), report.kernel
+
+
 # --- the table of all kernels -------------------------------------------------------------------------------
 
 TABLE = Path(__file__).parents[3] / "benchmarks" / "results" / "triton_aot.csv"
