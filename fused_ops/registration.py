@@ -1,8 +1,8 @@
 """How every op of this package enters ``torch.library``: one mechanism, so that all of them behave alike.
 
 An op is defined with a schema and a fake (shapes without data, for ``torch.compile`` and ``torch.export``).
-What it computes is asked of :mod:`fused_ops.backends` at run time, so one exported graph serves every backend;
-what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On top come
+What it computes is asked of :mod:`fused_ops.backends` at run time, so one exported graph serves every
+backend; what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On top come
 
 * autograd: a context setter and a backward that calls another registered op;
 * second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;

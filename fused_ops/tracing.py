@@ -1,7 +1,7 @@
 """What torch.compile sees of an op: one overload more, ``traced``, whose backend is chosen when it is traced.
 
-A call that is traced goes to this overload. Autograd, autocast and vmap treat it as the op itself; below them,
-where AOTAutograd makes a graph of what is left, it is replaced by what :func:`backends.shown` says:
+A call that is traced goes to this overload. Autograd, autocast and vmap treat it as the op itself; below
+them, where AOTAutograd makes a graph of what is left, it is replaced by what :func:`backends.shown` says:
 
 * the launches of Triton kernels, where Triton serves, as ``torch.library.triton_op`` shows them: Inductor
   plans their memory, lays their arguments out as they want them, and launches them without the host code;
@@ -57,7 +57,9 @@ def without_by(function: Callable[..., Any], *args: Any) -> Any:
 
 def is_traced() -> bool:
     """Whether the call becomes part of a graph that a compiler gets; not so for export."""
-    if torch.compiler._is_exporting_flag:  # what is_exporting() tells, but for Dynamo of torch 2.11: always yes
+    if (
+        torch.compiler._is_exporting_flag
+    ):  # what is_exporting() tells, but for Dynamo of torch 2.11: always yes
         return False
     return torch.compiler.is_compiling() or (
         torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FUNCTIONAL) is not None
@@ -67,8 +69,8 @@ def is_traced() -> bool:
 def asked() -> str:
     """Whom :func:`use` and the environment ask for, and a digest of this package.
 
-    It stands in the graph, so that torch's caches of compiled code, which know nothing of us, tell calls apart
-    that are shown differently. Dynamo traces this function, and so knows to look at the wish.
+    It stands in the graph, so that torch's caches of compiled code, which know nothing of us, tell calls
+    apart that are shown differently. Dynamo traces this function, and so knows to look at the wish.
     """
     return f"{backends._override} {_fixed()}"
 
@@ -93,6 +95,7 @@ def _digest() -> str:
 
 def show_inside(library: torch.library.Library, name: str) -> None:
     """Have AOTAutograd put what :func:`backends.shown` says in place of ``fused_ops::name.traced``."""
+
     def rule(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         if any(kind not in _KNOWN for kind in types):  # a subclass that has to see the op itself
             return NotImplemented

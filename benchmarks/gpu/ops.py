@@ -64,7 +64,7 @@ def _case(op: str, mode: Mode, shape: Shape, dtype: str, layout: str = "channels
 
 def run(context: Context) -> dict[str, Any]:
     """Measure as far as time goes. float32 is measured with TF32 allowed, for all providers alike."""
-    # By torch's older name: where the newer one was set, Inductor of torch 2.9 to 2.11 raises when it reads this.
+    # By torch's older name: where the newer one was set, Inductor of torch 2.9 to 2.11 raises.
     setting = torch.backends.cuda.matmul
     before, setting.allow_tf32 = setting.allow_tf32, True
     try:

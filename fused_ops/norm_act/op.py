@@ -196,7 +196,10 @@ def _with_noise(backward: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 backends.register("norm_act", "reference", reference.norm_act)
 backends.register(
-    "norm_act_backward", "reference", reference.norm_act_backward, may_be_shown=lambda *args: not args[RESTORE]
+    "norm_act_backward",
+    "reference",
+    reference.norm_act_backward,
+    may_be_shown=lambda *args: not args[RESTORE],
 )
 backends.register(
     "norm_act",

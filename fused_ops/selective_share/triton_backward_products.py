@@ -26,6 +26,7 @@ from fused_ops.selective_share.triton_tiles import (
     slots_of_x,
     slots_of_y,
     store_part,
+    tiles_of,
 )
 
 
@@ -61,8 +62,8 @@ def gate_gradients(
     """a_h and a_z of both units. Grid: tiles of pixels x tiles of [x y]."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
-    TILES_X: tl.constexpr = tl.cdiv(CX, BLOCK_N)
-    TILES: tl.constexpr = TILES_X + (tl.cdiv(CY, BLOCK_N) if PAIR else 0)
+    TILES_X: tl.constexpr = tiles_of(CX, BLOCK_N)
+    TILES: tl.constexpr = TILES_X + (tiles_of(CY, BLOCK_N) if PAIR else 0)
     index = tl.program_id(0) % TILES
     place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
     inside = place[0] + place[1] < pixels
@@ -118,8 +119,8 @@ def reset_gradients(
     """
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
-    TILES_Y: tl.constexpr = tl.cdiv(CY, BLOCK_N)
-    TILES: tl.constexpr = TILES_Y + (tl.cdiv(CX, BLOCK_N) if PAIR else 0)
+    TILES_Y: tl.constexpr = tiles_of(CY, BLOCK_N)
+    TILES: tl.constexpr = TILES_Y + (tiles_of(CX, BLOCK_N) if PAIR else 0)
     ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF
     index = tl.program_id(0) % TILES
     place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
@@ -204,8 +205,8 @@ def input_gradients(
     """The gradients of x and y, added to what reset_gradients left there. Grid: tiles of pixels, of [x y]."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
-    TILES_X: tl.constexpr = tl.cdiv(CX, BLOCK_N)
-    TILES: tl.constexpr = TILES_X + tl.cdiv(CY, BLOCK_N)
+    TILES_X: tl.constexpr = tiles_of(CX, BLOCK_N)
+    TILES: tl.constexpr = TILES_X + tiles_of(CY, BLOCK_N)
     ALIKE: tl.constexpr = PAIR and CX == CY and GX_OF == GY_OF
     index = tl.program_id(0) % TILES
     place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)

@@ -27,6 +27,7 @@ from fused_ops.selective_share.triton_tiles import (
     pre_gate_gradients,
     slots_of_x,
     slots_of_y,
+    tiles_of,
 )
 
 
@@ -173,8 +174,8 @@ def unit_weight_gradient(
     gradients before a gate on its left and t, s or r.s on its right.
     """
     EVEN: tl.constexpr = T % BLOCK == 0 and S % BLOCK == 0
-    M_T: tl.constexpr = tl.cdiv(T, BLOCK)
-    M_S: tl.constexpr = tl.cdiv(S, BLOCK)
+    M_T: tl.constexpr = tiles_of(T, BLOCK)
+    M_S: tl.constexpr = tiles_of(S, BLOCK)
     at_h, at_r, at_z = slots
     right_ptr, right_of, right = t_ptr, T_OF, 0
     # where the product begins in part, its size, the length of the weight's rows, the slot of its left
@@ -228,8 +229,8 @@ def weight_gradients(
     """
     plane = units * UNIT
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
-    X: tl.constexpr = tl.cdiv(CX, BLOCK)
-    Y: tl.constexpr = tl.cdiv(CY, BLOCK)
+    X: tl.constexpr = tiles_of(CX, BLOCK)
+    Y: tl.constexpr = tiles_of(CY, BLOCK)
     TILES_X: tl.constexpr = (X + Y) * (2 * X + Y)
     TILES: tl.constexpr = TILES_X + ((X + Y) * (X + 2 * Y) if PAIR else 0)
     SIZE_X: tl.constexpr = (CX + CY) * (2 * CX + CY)

@@ -25,6 +25,7 @@ from fused_ops.selective_share.triton_tiles import (
     slots_of_x,
     slots_of_y,
     store_part,
+    tiles_of,
 )
 from fused_ops.triton_math import sigmoid, tanh
 
@@ -59,10 +60,10 @@ def unit_update_gates(
 ):  # fmt: skip
     """The index-th BLOCK_N channels of [r z], which begin with those of r."""
     EVEN: tl.constexpr = T % BLOCK_N == 0 and S % BLOCK_N == 0 and T % BLOCK_K == 0 and S % BLOCK_K == 0
-    if index < tl.cdiv(S, BLOCK_N):
+    if index < tiles_of(S, BLOCK_N):
         weight_ptr, size, slot, first = W_r, S, at_r, index * BLOCK_N
     else:
-        weight_ptr, size, slot, first = W_z, T, at_z, (index - tl.cdiv(S, BLOCK_N)) * BLOCK_N
+        weight_ptr, size, slot, first = W_z, T, at_z, (index - tiles_of(S, BLOCK_N)) * BLOCK_N
     n = first + tl.arange(0, BLOCK_N)
     gate = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
     gate = add_product(
@@ -86,7 +87,7 @@ def update_gates(
 ):  # fmt: skip
     """r and z of both units into their slots of gates. Grid: tiles of pixels, of [r z] of the units."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR, WITH_H)
-    OF_UNIT: tl.constexpr = tl.cdiv(CX, BLOCK_N) + tl.cdiv(CY, BLOCK_N)
+    OF_UNIT: tl.constexpr = tiles_of(CX, BLOCK_N) + tiles_of(CY, BLOCK_N)
     TILES: tl.constexpr = 2 * OF_UNIT if PAIR else OF_UNIT
     ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF
     index = tl.program_id(0) % TILES
@@ -155,8 +156,8 @@ def candidate_and_mix(
 ):  # fmt: skip
     """h (WITH_H) and, where x_out_ptr is there, x' and y'. Grid: tiles of pixels x tiles of [x' y']."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR, WITH_H)
-    TILES_X: tl.constexpr = tl.cdiv(CX, BLOCK_N)
-    TILES: tl.constexpr = TILES_X + tl.cdiv(CY, BLOCK_N) if PAIR else TILES_X
+    TILES_X: tl.constexpr = tiles_of(CX, BLOCK_N)
+    TILES: tl.constexpr = TILES_X + tiles_of(CY, BLOCK_N) if PAIR else TILES_X
     ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF
     index = tl.program_id(0) % TILES
     place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)

@@ -113,6 +113,12 @@ def unit_weights(
 
 
 @triton.constexpr_function
+def tiles_of(channels, block):
+    """How many tiles so many channels are. (Triton 3.6 cannot compute with what tl.cdiv gives.)"""
+    return -(-channels // block)
+
+
+@triton.constexpr_function
 def gate_channels(cx, cy, pair, with_h=True):
     """Channels of all gates."""
     without = 2 * (cx + cy) if pair else cx + cy

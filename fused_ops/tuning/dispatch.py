@@ -237,7 +237,9 @@ def _norm_pool(
     return _of_norm(x, False, activation, groups, mean is not None, residual is not None, False, pooled=True)
 
 
-def _unpool(grad: Tensor, y: Any, winner: Tensor, height: int, width: int, activation: int, _: float) -> Asked:
+def _unpool(
+    grad: Tensor, y: Any, winner: Tensor, height: int, width: int, activation: int, _: float
+) -> Asked:
     samples, channels = grad.size(0), grad.size(1)
     return _unpool_choice, (
         card_for(grad), "half", True, False,

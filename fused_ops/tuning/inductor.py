@@ -1,15 +1,15 @@
 """Which calls torch.compile is shown as plain PyTorch, since Inductor makes that at least as quick.
 
 An op is a wall to Inductor, which would otherwise make one loop of everything element by element between two
-walls. So a norm with given statistics (evaluation) costs Inductor no more than us, and less by every neighbour
-that it fuses with it. Where there are sums to be made, Inductor reads the input once more, as our split rows
-do, but has no loop for what a row on chip saves; pooling it makes in a pass of its own; and of a ConvFLU pair
-it makes the library's products with every gate written between them, which is what our CUDA C++ path does
-with fewer passes. On a GPU the cost model compares the two; a tie goes to Inductor only where all is one loop.
+walls. So a norm with given statistics (evaluation) costs Inductor no more than us, and less by every
+neighbour that it fuses with it. Where there are sums to be made, Inductor reads the input once more, as our
+split rows do, and seldom keeps a row on chip; pooling it makes in a pass of its own; and of a ConvFLU pair it
+makes the library's products with every gate written between them, which is what our CUDA C++ path does with
+fewer passes. On a GPU the cost model compares the two; a tie goes to Inductor only where all is one loop.
 
 On the CPU this was measured (two threads, AVX-512; time of Inductor's loops over that of our op): a norm with
-given statistics, alone 0.6 to 0.9 for 590,000 to 1,180,000 elements, 0.4 for 18,000; with neighbours 0.3 to 0.7;
-only alone in bfloat16 and channels_last 1.0 to 1.1. Small calls that eager leaves to torch's kernels
+given statistics, alone 0.6 to 0.9 for 1,180,000 elements, 0.4 for 18,000; with neighbours 0.3 to 0.7; only
+alone in bfloat16 and channels_last 1.0 to 1.1. Small calls that eager leaves to torch's kernels
 (:mod:`fused_ops.norm_act.stepwise`) are left to Inductor's as well.
 """
 
@@ -45,7 +45,9 @@ def why_aside(op: str, args: tuple[Any, ...], backend: str) -> str | None:
     ours = ceilings.seconds(dispatch.norm_kernels(card, call, backward)[backend], "half")
     theirs = ceilings.seconds(kernels(call, backward, loop), "half")
     if theirs < CLEARLY * ours:
-        return f"under torch.compile Inductor is predicted to take {_micro(theirs)}, {backend!r} {_micro(ours)}"
+        return (
+            f"under torch.compile Inductor is predicted to take {_micro(theirs)}, {backend!r} {_micro(ours)}"
+        )
     if loop and theirs <= ours:
         return f"{ONE_LOOP}: {_micro(theirs - LAUNCH_SECONDS)} and a launch at most, as {backend!r} takes"
     return None

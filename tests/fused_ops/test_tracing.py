@@ -1,4 +1,4 @@
-"""What torch.compile sees of the ops: Triton's launches, plain PyTorch, or one opaque node; and who says so."""
+"""What torch.compile sees of the ops: Triton's launches, plain PyTorch, or one opaque node."""
 
 from __future__ import annotations
 
@@ -205,7 +205,12 @@ def test_small_norms_are_left_to_inductor_as_eager_leaves_them_to_torch(
     ],
 )
 def test_the_cost_model_decides_on_a_card(
-    given: bool, groups: int, shape: tuple[int, ...], backend: str, aside: bool, monkeypatch: pytest.MonkeyPatch
+    given: bool,
+    groups: int,
+    shape: tuple[int, ...],
+    backend: str,
+    aside: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(triton_support, "card_of", lambda device: H100)
     with FakeTensorMode():
