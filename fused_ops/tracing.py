@@ -57,9 +57,8 @@ def without_by(function: Callable[..., Any], *args: Any) -> Any:
 
 def is_traced() -> bool:
     """Whether the call becomes part of a graph that a compiler gets; not so for export."""
-    if (
-        torch.compiler._is_exporting_flag
-    ):  # what is_exporting() tells, but for Dynamo of torch 2.11: always yes
+    # The flag, not is_exporting(), which Dynamo of torch 2.11 takes for True.
+    if torch.compiler._is_exporting_flag:
         return False
     return torch.compiler.is_compiling() or (
         torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FUNCTIONAL) is not None

@@ -10,7 +10,7 @@ fewer passes. On a GPU the cost model compares the two; a tie goes to Inductor o
 On the CPU this was measured (two threads, AVX-512; time of Inductor's loops over that of our op): a norm with
 given statistics, alone 0.6 to 0.9 for 1,180,000 elements, 0.4 for 18,000; with neighbours 0.3 to 0.7; only
 alone in bfloat16 and channels_last 1.0 to 1.1. Small calls that eager leaves to torch's kernels
-(:mod:`fused_ops.norm_act.stepwise`) are left to Inductor's as well.
+(:mod:`fused_ops.norm_act.stepwise`) are left to Inductor's as well: forward and backward 0.5 to 0.8.
 """
 
 from __future__ import annotations
