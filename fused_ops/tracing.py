@@ -15,6 +15,7 @@ asks for another backend. Exported programs contain the op itself, and leave the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable
@@ -52,7 +53,8 @@ def traced_autograd(
 
 def without_by(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the op's arguments with those of the overload."""
-    return function(*args[:-1])
+    with as_asked(args[-1]):
+        return function(*args[:-1])
 
 
 def is_traced() -> bool:
@@ -66,20 +68,30 @@ def is_traced() -> bool:
 
 
 def asked() -> str:
-    """Whom :func:`use` and the environment ask for, and a digest of this package.
+    """Whom :func:`use`, or else the environment, asks for, and a digest of this package.
 
     It stands in the graph, so that torch's caches of compiled code, which know nothing of us, tell calls
     apart that are shown differently. Dynamo traces this function, and so knows to look at the wish.
     """
-    return f"{backends._override} {_fixed()}"
+    return f"{backends._override or _environments_wish()} {_digest_of_package()}"
 
 
-def _fixed() -> str:
-    return f"{backends.environments_wish()} {_digest()}"
+def as_asked(by: str) -> contextlib.AbstractContextManager[None]:
+    """Within the context the wish is the one that a graph was made with."""
+    return backends.use(by.partition(" ")[0])
+
+
+def _environments_wish() -> str:
+    return backends.environments_wish()
+
+
+def _digest_of_package() -> str:
+    return _digest()
 
 
 # What torch.compiler.assume_constant_result does, which would import all of torch._dynamo.
-_fixed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _function in (_environments_wish, _digest_of_package):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -98,11 +110,12 @@ def show_inside(library: torch.library.Library, name: str) -> None:
     def rule(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         if any(kind not in _KNOWN for kind in types):  # a subclass that has to see the op itself
             return NotImplemented
-        run = backends.shown(name, args[:-1])
-        if run is None:
-            return mode.__torch_dispatch__(op, types, args, kwargs)
-        with mode:
-            return run(*args[:-1])
+        with as_asked(args[-1]):
+            run = backends.shown(name, args[:-1])
+            if run is not None:
+                with mode:
+                    return run(*args[:-1])
+        return mode.__torch_dispatch__(op, types, args, kwargs)
 
     qualified = f"{library.ns}::{name}.{OVERLOAD}"
     torch.library.register_torch_dispatch(qualified, FunctionalTensorMode, rule, lib=library)

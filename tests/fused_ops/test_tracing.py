@@ -19,6 +19,7 @@ from fused_ops import (
     FusedGroupNormAct,
     FusedInstanceNormAct2d,
     FusedSelectiveShare,
+    backends,
     explain,
     native,
     triton_support,
@@ -240,7 +241,20 @@ def test_another_wish_compiles_again() -> None:
             run(x)
     assert len(graphs) == 2
     # The wish stands in the graph, which torch's caches of compiled code are keyed by.
-    assert "'reference auto" in graphs[0] and "'auto auto" in graphs[1]
+    assert "'reference " in graphs[0] and "'auto " in graphs[1]
+
+
+@needs_cpu_library
+def test_a_compiled_function_keeps_its_wish_in_the_backward_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    run = backends._run
+    monkeypatch.setattr(backends, "_run", lambda op, name, *rest: served.append(name) or run(op, name, *rest))
+    x = leaf(2, 16, 12, 12)
+    with use("cpu"):
+        y = torch.compile(FusedGroupNormAct(2, 16), backend="aot_eager", fullgraph=True)(x)
+    with use("reference"):
+        y.sum().backward()
+    assert served == ["cpu", "cpu"]
 
 
 def test_transforms_and_autocast_know_the_overload() -> None:

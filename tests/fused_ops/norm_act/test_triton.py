@@ -9,6 +9,7 @@ import torch
 
 import fused_ops
 from fused_ops import explain, triton_support, use
+from fused_ops.norm_act import op
 from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
 
 
@@ -32,6 +33,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             fused_ops.group_norm_act(torch.randn(2, 4, 3, 3), 2)
     finally:
         triton_support._why_no_triton.cache_clear()
+
+
+def test_more_pixels_than_are_counted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_support, "why_not", lambda *tensors: None)
+    most, longest_chunk = 2**31 - 1, 2**16
+    for pixels, refused in ((most - longest_chunk + 1, False), (most - longest_chunk // 2, True)):
+        x = torch.empty((1, 1, pixels), device="meta")
+        assert (op.triton_refuses(x, None, None, 0) is not None) == refused
 
 
 def test_an_old_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

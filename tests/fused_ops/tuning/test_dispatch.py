@@ -14,7 +14,7 @@ from torch import Tensor
 from fused_ops import backends, explain, triton_support, tuning
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.triton_support import CARDS
-from fused_ops.tuning import dispatch
+from fused_ops.tuning import cost_norm, dispatch
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
 
@@ -143,6 +143,18 @@ def test_norms_are_read_from_the_arguments(monkeypatch: pytest.MonkeyPatch) -> N
     backward = (x, x, None, None, None, x, None, None, x, x, False, *constants, *[True] * 5)
     dispatch.choose("norm_act_backward", backward)
     assert seen.pop() == (H100, call, True)
+
+
+def test_the_backward_of_pooling_alone_has_a_cost() -> None:
+    relu, winner = ACTIVATIONS["relu"].index, features(64).to(torch.uint8)
+    choice = dispatch.choose(
+        "norm_act_pool_backward", (features(64), features(64), winner, 48, 49, relu, 0.0)
+    )
+    pooled, full = 8 * 64 * 24 * 24, 8 * 64 * 48 * 49
+    call = NormCall(8, 64, 48 * 49, 2, given=True, pooled=True)
+    assert cost_norm.unpool(call).bytes == 2 * full + full // 4 * (2 * 2 + 1) >= 2 * full + 5 * pooled
+    assert choice is not None and choice.order == ("triton", "cuda")  # as many bytes, in the usual order
+    assert choice.reason.startswith("the cost model predicts on H100: ")
 
 
 def test_there_is_no_choice_for_other_ops_and_without_elements() -> None:
