@@ -51,7 +51,7 @@ class Implementation:
 
     run: Callable[..., Any]
     refuses: Refuses
-    may_be_shown: Callable[..., bool]
+    may_be_shown: Callable[..., bool] = lambda *args: True
 
 
 @dataclass(frozen=True)
