@@ -22,20 +22,15 @@ SMALL, SMALL_INSTANCE, SMALL_SHORT = 1 << 15, 1 << 12, 1 << 16
 SHORT = 64
 
 
-def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
+def is_better(x: Tensor, instance: bool, residual: Tensor | None = None) -> bool:
     """Whether ``auto`` takes torch's own steps for this call, which :func:`backends.explain` then tells.
 
-    ``others`` are the tensors that take part; where one is of another dtype than x the op is called, which
-    knows how to mix them.
+    All small tensors that take part must be of x's dtype: the op knows how to mix others.
     """
-    if x.numel() == 0 or not x.is_cpu or backends.requested() != "auto" or is_observed():
+    if not x.is_cpu or x.__class__ not in PLAIN or backends.requested() != "auto" or is_observed():
         return False
-    dtype = x.dtype
-    if x.__class__ not in PLAIN:
+    if residual is not None and (residual.__class__ not in PLAIN or residual.dtype != x.dtype):
         return False
-    for value in others:
-        if value is not None and (value.__class__ not in PLAIN or value.dtype != dtype):
-            return False
     if reason := _reason(x, instance):
         backends.note("norm_act", "reference", x, reason)
         return True
@@ -44,15 +39,19 @@ def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
 
 def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
     """From z, the norm of x, the layer's output in the memory format that the op would give it."""
-    z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all its outputs contiguous
-    return after.apply(z)
+    if not x.is_contiguous():
+        z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all outputs contiguous
+    return after.apply(z, owned=True)
 
 
 def _reason(x: Tensor, instance: bool) -> str | None:
+    size = x.numel()
+    if not size:
+        return None
     library = native.cpu_library()
     if not library.loaded:
         return library.reason
-    size, plane, contiguous = x.numel(), x.numel() // (x.size(0) * x.size(1)), x.is_contiguous()
+    plane, contiguous = size // (x.size(0) * x.size(1)), x.is_contiguous()
     if size <= (SMALL_INSTANCE if instance and not contiguous else SMALL):
         return f"torch's own kernels are quicker for {size} elements"
     if plane < SHORT and (contiguous or (not instance and size <= SMALL_SHORT)):

@@ -97,5 +97,7 @@ def test_without_a_native_library_torch_serves_all_sizes(monkeypatch: pytest.Mon
 
 def test_mixed_dtypes_and_empty_batches_go_to_the_op() -> None:
     half = SMALL.bfloat16()
-    assert not stepwise.is_better(half, False, torch.ones(8))
+    weighted = MODULES["batch"]()  # with weights in float32
+    assert explain(weighted, half)[0].backend == explain(weighted, LARGE.bfloat16())[0].backend
+    assert not stepwise.is_better(half, False, SMALL)
     assert not stepwise.is_better(SMALL[:0], False)
