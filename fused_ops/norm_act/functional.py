@@ -72,7 +72,7 @@ def batch_norm_act(
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
         )
-    if alike and stepwise.is_better(x, False, residual):
+    if alike and stepwise.is_better(x, "batch" if training else "running", after):
         y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, False)
         return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
@@ -110,7 +110,7 @@ def instance_norm_act(
     _check_running(running_mean, running_var, required=not use_input_stats)
     if use_input_stats:
         _check_spatial(x)
-    if alike and stepwise.is_better(x, use_input_stats, residual):
+    if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
         stats = (running_mean, running_var, use_input_stats)
         y = torch.instance_norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
@@ -153,7 +153,7 @@ def group_norm_act(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)} "
             f"for {num_groups} groups"
         )
-    if alike and stepwise.is_better(x, num_groups == x.size(1), residual):
+    if alike and stepwise.is_better(x, "instance" if num_groups == x.size(1) else "group", after):
         y = torch.group_norm(x, num_groups, weight, bias, eps, False)
         return stepwise.finish(x, y, after)
     return _call(x, weight, bias, None, None, num_groups, eps, after)[0]
