@@ -29,10 +29,18 @@ def describe(device: str) -> dict[str, Any]:
         found["memory_gib"] = round(properties.total_memory / 2**30)
         found["versions"]["cuda"] = torch.version.cuda
     else:
-        found["isa"] = torch.backends.cpu.get_cpu_capability()
+        found["isa"] = torch.backends.cpu.get_cpu_capability() + (" AMX" if has_amx() else "")
         found["cap"] = os.environ.get("FUSED_OPS_CPU_ISA")
     found["commit"] = commit()
     return found
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 matrix tiles: the same name is given to some that do not."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def commit() -> str | None:

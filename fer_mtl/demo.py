@@ -183,8 +183,8 @@ def write_comparison(folder: Path, report: dict[str, Any], evaluated: Evaluated)
         "Three ways of sharing",
         "Trained for the same number of steps, from the same seed, on the same drawn people, and tested on "
         "others. One short run each: differences of a few points are within what another seed would give. "
-        "Pictures of one person do not differ in pose and light here: both tasks are easier so. After a "
-        "minute of training the synthesised faces are rough; the README shows those of a longer one.",
+        "Pictures of one person do not differ in pose and light here: both tasks are easier so. After so "
+        "short a training the drawn strokes are rough.",
         html.table(rows(report), HEADER, numbers=range(1, len(HEADER))),
         f"<p>{NOTES}</p>",
         html.verbatim(timing_text(report["time_per_image"])),

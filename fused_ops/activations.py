@@ -27,6 +27,7 @@ class Activation:
         derivative: ``(v, slope) -> f'(z)`` in plain PyTorch, where v is what ``backward_needs`` says; the
             value at a kink is the one PyTorch's autograd takes.
         backward_needs: "output" where f'(z) follows from y, "input" where it takes z, else "nothing".
+        in_place: ``function`` that overwrites z, where autograd allows that, else None.
         inverse: ``(y, slope) -> z`` where z follows from y, else None.
         default_slope: the slope used when none is given; None where there is no slope.
     """
@@ -36,6 +37,7 @@ class Activation:
     function: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
     backward_needs: Literal["nothing", "output", "input"]
+    in_place: Callable[[Tensor, float], Tensor] | None = None
     inverse: Callable[[Tensor, float], Tensor] | None = None
     default_slope: float | None = None
 
@@ -66,26 +68,49 @@ _ROWS = (
     Activation(
         "identity", 0, lambda z, a: z, lambda z, a: torch.ones_like(z), "nothing", inverse=lambda y, a: y
     ),
-    Activation("relu", 1, lambda z, a: F.relu(z), lambda y, a: (y > 0).to(y.dtype), "output"),
+    Activation(
+        "relu",
+        1,
+        lambda z, a: F.relu(z),
+        lambda y, a: (y > 0).to(y.dtype),
+        "output",
+        in_place=lambda z, a: torch.relu_(z),
+    ),
     Activation(
         "leaky_relu",
         2,
         lambda z, a: F.leaky_relu(z, a),
         lambda y, a: torch.where(y > 0, torch.ones_like(y), a),
         "output",
+        in_place=F.leaky_relu_,
         inverse=lambda y, a: torch.where(y > 0, y, y / a),
         default_slope=0.01,
     ),
     Activation("silu", 3, lambda z, a: F.silu(z), _silu_derivative, "input"),
     Activation("gelu", 4, lambda z, a: F.gelu(z), _gelu_derivative, "input"),
-    Activation("tanh", 5, lambda z, a: torch.tanh(z), lambda y, a: 1 - y * y, "output"),
-    Activation("sigmoid", 6, lambda z, a: torch.sigmoid(z), lambda y, a: y * (1 - y), "output"),
+    Activation(
+        "tanh",
+        5,
+        lambda z, a: torch.tanh(z),
+        lambda y, a: 1 - y * y,
+        "output",
+        in_place=lambda z, a: torch.tanh_(z),
+    ),
+    Activation(
+        "sigmoid",
+        6,
+        lambda z, a: torch.sigmoid(z),
+        lambda y, a: y * (1 - y),
+        "output",
+        in_place=lambda z, a: torch.sigmoid_(z),
+    ),
     Activation(
         "elu",
         7,
         lambda z, a: F.elu(z),
         lambda y, a: torch.where(y > 0, torch.ones_like(y), y + 1),
         "output",
+        in_place=lambda z, a: F.elu_(z),
         inverse=_elu_inverse,
     ),
     Activation("hardswish", 8, lambda z, a: F.hardswish(z), _hardswish_derivative, "input"),

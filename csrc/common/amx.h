@@ -13,6 +13,9 @@
 #include "transpose.h"
 
 #if defined(__AVX512F__)
+#if defined(FUSED_OPS_EMULATE_AMX)
+#include "amx_emulation.h"
+#endif
 
 namespace fused_ops {
 inline namespace FUSED_OPS_ISA {
@@ -25,6 +28,10 @@ inline constexpr int64_t kSums = 32 * 32;      // floats of a block of sums: fou
 // Tiles of 16 rows of 64 bytes for this thread, while the object lives.
 class AmxTiles {
  public:
+#if defined(FUSED_OPS_EMULATE_AMX)
+  AmxTiles() {}
+  ~AmxTiles() {}
+#else
   AmxTiles() {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -34,6 +41,7 @@ class AmxTiles {
     __asm__ volatile("ldtilecfg %0" ::"m"(config));
   }
   ~AmxTiles() { __asm__ volatile("tilerelease"); }
+#endif
   AmxTiles(const AmxTiles&) = delete;
   AmxTiles& operator=(const AmxTiles&) = delete;
 };
@@ -47,6 +55,7 @@ struct TileTerm {
   int64_t steps;
 };
 
+#if !defined(FUSED_OPS_EMULATE_AMX)
 #define FUSED_OPS_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::)
 #define FUSED_OPS_TILE_LOAD(tile, base) \
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"((const void*)(base)), "r"(int64_t(64)))
@@ -54,6 +63,7 @@ struct TileTerm {
   __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"((void*)(base)), "r"(int64_t(64)) : "memory")
 #define FUSED_OPS_TILE_MULTIPLY(sum, left, right) \
   __asm__ volatile("tdpbf16ps %%tmm" #right ", %%tmm" #left ", %%tmm" #sum ::)
+#endif
 
 // Blocks of sums in the making. Tiles 0 to 3 hold the sums of one block. A block's steps can be taken a few at a time
 // (`advance`) between the vector instructions that work on the block before: the two kinds of instructions have units
@@ -158,12 +168,15 @@ FUSED_OPS_INLINE Wide operator+(const Wide& a, const Wide& b) {
   return {{a.half[0] + b.half[0], a.half[1] + b.half[1]}};
 }
 
-using Shorts = typename VectorOf<uint16_t>::type;
-
 // Rounded to the nearest, ties to even, in one instruction (AVX512-BF16); subnormal numbers become zero.
 FUSED_OPS_INLINE Shorts narrow(const Wide& v) {
   Shorts both;
+#if defined(FUSED_OPS_EMULATE_AMX)
+  const HalfWidthShorts halves[2] = {narrow(v.half[0]), narrow(v.half[1])};
+  memcpy(&both, halves, sizeof(both));
+#else
   __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(v.half[0]), "v"(v.half[1]));
+#endif
   return both;
 }
 FUSED_OPS_INLINE void store_wide(uint16_t* p, const Wide& v) {
@@ -211,26 +224,12 @@ FUSED_OPS_INLINE void pair_columns(const uint16_t* from, int64_t ld, uint16_t* t
 // 32 rows of 32 elements in two tiles, the lower one `half` beyond the upper, transposed: two tiles that multiply from
 // the left, whose depths are the former rows.
 FUSED_OPS_INLINE void turn_rows(const uint16_t* from, int64_t half, uint16_t* to) {
-  Vec<float> even[16], odd[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    const uint16_t* row = from + (i >> 3) * half + 2 * (i & 7) * kTileRow;
-    Vec<uint32_t> a, b;
-    memcpy(&a, row, sizeof(a));
-    memcpy(&b, row + kTileRow, sizeof(b));
-    const Vec<uint32_t> low = (a & 0xffffu) | (b << 16), high = (a >> 16) | (b & 0xffff0000u);
-    even[i] = (Vec<float>)low, odd[i] = (Vec<float>)high;
-  }
-  // Vector c becomes channel 2 c, or 2 c + 1.
-  const auto put = [&](Vec<float>(&square)[16], int first) {
-    transpose_square<float>(square);
-#pragma GCC unroll 16
-    for (int c = 0; c < 16; ++c) {
-      memcpy(to + (c >> 3) * kTile + (2 * (c & 7) + first) * kTileRow, &square[c], sizeof(square[c]));
-    }
-  };
-  put(even, 0);
-  put(odd, 1);
+  Shorts rows[32];
+#pragma GCC unroll 32
+  for (int i = 0; i < 32; ++i) memcpy(&rows[i], from + (i >> 4) * half + (i & 15) * kTileRow, sizeof(rows[i]));
+  transpose_square(rows);
+#pragma GCC unroll 32
+  for (int i = 0; i < 32; ++i) memcpy(to + i * kTileRow, &rows[i], sizeof(rows[i]));
 }
 
 }  // namespace FUSED_OPS_ISA

@@ -24,7 +24,9 @@ inline constexpr std::array<std::string_view, 4> kIsaNames{"baseline", "avx2", "
 // Whether the processor multiplies bfloat16 tiles and rounds vectors to bfloat16 (AVX512-BF16), and the system lets this
 // process use the tiles.
 inline bool has_amx() {
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(FUSED_OPS_EMULATE_AMX)
+  return true;
+#elif defined(__linux__) && defined(__x86_64__)
   constexpr unsigned bfloat16 = 1u << 22, tiles = 1u << 24;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bfloat16) == 0 || (d & tiles) == 0) return false;

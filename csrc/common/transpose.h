@@ -52,6 +52,28 @@ FUSED_OPS_INLINE void transpose_square(Vec<S> (&rows)[kLanes<S>]) {
   transpose_steps<S, 1>(rows);
 }
 
+#if defined(__AVX512BW__)
+
+using Shorts = typename VectorOf<uint16_t>::type;
+
+// The same for 32 x 32 elements of 16 bits: rows are paired first, which costs no shuffle, then two squares of pairs,
+// those of the even and those of the odd columns, are transposed.
+FUSED_OPS_INLINE void transpose_square(Shorts (&rows)[32]) {
+  Vec<float> even[16], odd[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    const Vec<uint32_t> a = (Vec<uint32_t>)rows[2 * i], b = (Vec<uint32_t>)rows[2 * i + 1];
+    even[i] = (Vec<float>)((a & 0xffffu) | (b << 16));
+    odd[i] = (Vec<float>)((a >> 16) | (b & 0xffff0000u));
+  }
+  transpose_square<float>(even);
+  transpose_square<float>(odd);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) rows[2 * i] = (Shorts)even[i], rows[2 * i + 1] = (Shorts)odd[i];
+}
+
+#endif
+
 // to[c][r] = from[r][c] for r < rows, c < cols; elements are converted between the storage types.
 template <typename From, typename To>
 inline void transpose(int64_t rows, int64_t cols, const From* from, int64_t from_ld, To* to, int64_t to_ld) {

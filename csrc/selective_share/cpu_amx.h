@@ -80,33 +80,76 @@ struct TiledPlace : Place {
         for (int64_t n = 0; n < channels / kBlock; ++n, from += kTileRow) memcpy(to.at(p, n), from, 2 * kTileRow);
       }
     } else {
-      each_part(channels, [&](int64_t offset, int64_t pixel, int64_t n, int64_t run) {
-        transpose(kTileRow, run, stored(tensor) + offset, shape.pixels, stored(to.at(pixel, n)), kTileRow);
+      each_square(channels, [&](const PlaneRuns& runs, int64_t pixel, int64_t n) {
+        Shorts square[kBlock];
+        runs.load(tensor + n * kBlock * shape.pixels, shape.pixels, square);
+        transpose_square(square);
+#pragma GCC unroll 32
+        for (int i = 0; i < kBlock; ++i) memcpy(to.at(pixel + i, n), &square[i], sizeof(square[i]));
       });
     }
     clear_rest(channels, to);
   }
   // Back from tiles into planes.
   void save_planes(const Rows<uint16_t>& from, int64_t channels, uint16_t* tensor) const {
-    each_part(channels, [&](int64_t offset, int64_t pixel, int64_t n, int64_t run) {
-      transpose(run, kTileRow, stored(from.at(pixel, n)), kTileRow, stored(tensor) + offset, shape.pixels);
+    each_square(channels, [&](const PlaneRuns& runs, int64_t pixel, int64_t n) {
+      Shorts square[kBlock];
+#pragma GCC unroll 32
+      for (int i = 0; i < kBlock; ++i) memcpy(&square[i], from.at(pixel + i, n), sizeof(square[i]));
+      transpose_square(square);
+      runs.store(square, tensor + n * kBlock * shape.pixels, shape.pixels);
     });
   }
 
  private:
-  // move(offset in planes, pixel of the tile, 32 channels, pixels) for what is together in planes and in tiles
-  template <typename F>
-  FUSED_OPS_INLINE void each_part(int64_t channels, F&& move) const {
-    each_image([&](int64_t image, int64_t pixel, int64_t column, int64_t run) {
-      for (int64_t n = 0; n < channels / kBlock; ++n) {
-        const int64_t plane = (image * channels + n * kBlock) * shape.pixels + pixel;
-        for (int64_t done = 0; done < run;) {
-          const int64_t to_edge = 16 - (column + done) % 16, some = run - done < to_edge ? run - done : to_edge;
-          move(plane + done, column + done, n, some);
-          done += some;
+  // Where a block of 32 pixels lies in planes: runs of pixels of one image, each the lanes of a vector that it fills
+  // and where the vector's first lane would lie, in the plane of channel 0.
+  struct PlaneRuns {
+    int64_t offset[kBlock];
+    __mmask32 lanes[kBlock];
+    int count = 0;
+
+    PlaneRuns(const TiledPlace& place, int64_t channels, int64_t pixel) {
+      const int64_t pixels = place.shape.pixels, some = place.rows(pixel / kBlock);
+      int64_t image = (place.first + pixel) / pixels, in_image = (place.first + pixel) % pixels;
+      for (int64_t lane = 0, run; lane < some; lane += run) {
+        run = pixels - in_image < some - lane ? pixels - in_image : some - lane;
+        offset[count] = image * channels * pixels + in_image - lane;
+        lanes[count++] = __mmask32(((uint64_t(1) << run) - 1) << lane);
+        ++image, in_image = 0;
+      }
+    }
+    // Vectors of 32 channels, `plane` elements apart.
+    FUSED_OPS_INLINE void load(const uint16_t* planes, int64_t plane, Shorts (&square)[kBlock]) const {
+#pragma GCC unroll 32
+      for (int c = 0; c < kBlock; ++c) {
+        square[c] = (Shorts)_mm512_maskz_loadu_epi16(lanes[0], planes + offset[0] + c * plane);
+      }
+      for (int i = 1; i < count; ++i) {
+#pragma GCC unroll 32
+        for (int c = 0; c < kBlock; ++c) {
+          const uint16_t* from = planes + offset[i] + c * plane;
+          square[c] = (Shorts)_mm512_mask_loadu_epi16((__m512i)square[c], lanes[i], from);
         }
       }
-    });
+    }
+    FUSED_OPS_INLINE void store(const Shorts (&square)[kBlock], uint16_t* planes, int64_t plane) const {
+      for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 32
+        for (int c = 0; c < kBlock; ++c) {
+          _mm512_mask_storeu_epi16(planes + offset[i] + c * plane, lanes[i], (__m512i)square[c]);
+        }
+      }
+    }
+  };
+
+  // move(runs, first pixel, block of channels) for the squares of 32 pixels x 32 channels
+  template <typename F>
+  FUSED_OPS_INLINE void each_square(int64_t channels, F&& move) const {
+    for (int64_t pixel = 0; pixel < count; pixel += kBlock) {
+      const PlaneRuns runs(*this, channels, pixel);
+      for (int64_t n = 0; n < channels / kBlock; ++n) move(runs, pixel, n);
+    }
   }
 };
 

@@ -175,31 +175,45 @@ struct Gradients {
     }
   }
 
-  // dW += pre x operand^T for every weight. The operands are laid down once, so that they are read along channels.
+  // dW += pre x operand^T for every weight. The operands are laid down once, so that they are read along channels. Sums
+  // run over few pixels before they are added: their rounding errors grow with their length.
   void add_to_sums() const {
-    const int64_t width = tile.place.width;
+    constexpr int64_t longest = 64;
+    const int64_t width = tile.place.width, parts = (width + longest - 1) / longest;
     S* lying[4];
     for (int o = 0; o < shape.operands(); ++o) {
       const int64_t channels = operand_channels(shape, o);
       lying[o] = tile.take(channels);
       transpose(channels, width, tile.operand(o), width, lying[o], channels);
     }
-    each_weight_gradient(shape, [&](int weight, int64_t gate_row, int o, int64_t col) {
-      const int64_t channels = operand_channels(shape, o);
-      const Term<S> both{pre(gate_row), width, lying[o], channels, width};
-      product(shape.rows(weight), channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
-              shape.cols(weight), true);
-    });
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t pixel = part * width / parts, some = (part + 1) * width / parts - pixel;
+      each_weight_gradient(shape, [&](int weight, int64_t gate_row, int o, int64_t col) {
+        const int64_t channels = operand_channels(shape, o);
+        const Term<S> both{pre(gate_row) + pixel, width, lying[o] + pixel * channels, channels, some};
+        product(shape.rows(weight), channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
+                shape.cols(weight), true);
+      });
+    }
   }
 
   void keep_for_the_end() const {
     const int64_t width = tile.place.width, first = tile.place.first;
     S* panel = job.operands + first * kPanel;
     for (int o = 0; o < shape.operands(); ++o) {
-      for (int64_t c = 0; c < operand_channels(shape, o); c += kPanel) {
-        const int64_t left = operand_channels(shape, o) - c;
-        transpose(left < kPanel ? left : kPanel, width, tile.operand(o) + c * width, width, panel, kPanel);
-        panel += kPanel * job.all_pixels;
+      const int64_t channels = operand_channels(shape, o);
+      const T* tensor = o == of_x ? job.x : o == of_y ? job.y : nullptr;
+      for (int64_t c = 0; c < channels; c += kPanel, panel += kPanel * job.all_pixels) {
+        const int64_t some = channels - c < kPanel ? channels - c : kPanel;
+        if (tensor == nullptr || !shape.channels_last) {
+          transpose(some, width, tile.operand(o) + c * width, width, panel, kPanel);
+          continue;
+        }
+        // They lie so in the tensor.
+        for (int64_t p = 0; p < tile.place.count; ++p) {
+          copy_row(some, stored(tensor) + (first + p) * channels + c, panel + p * kPanel);
+        }
+        memset(panel + tile.place.count * kPanel, 0, (width - tile.place.count) * kPanel * sizeof(S));
       }
     }
   }

@@ -115,7 +115,7 @@ def protocol_differences(config: TrainConfig) -> list[str]:
         )
     if config.model.synthesis and config.model.blend:
         found.append(
-            "The decoder lays its drawing over the source through a learnt mask; the paper's draws all of the "
-            "face."
+            "The decoder lays its drawing over the source through a learnt mask; the paper's draws the "
+            "whole face."
         )
     return found

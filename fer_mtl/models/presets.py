@@ -11,7 +11,7 @@ from typing import Any
 PRESETS: dict[str, dict[str, Any]] = {
     # The published network (Zhao et al., ICPR 2020, arXiv 2007.04514).
     "paper": {"width": 1.0, "image_size": 96},
-    # Two CPU cores: a quarter of the channels and two thirds of the side, 1/35 of the work. So small a decoder
-    # does not learn to draw a whole face in so few steps; it draws what changes over the source.
+    # Two CPU cores: a quarter of the channels and two thirds of the side, 1/35 of the work. So small a
+    # decoder does not learn to draw a whole face in so few steps: it draws what changes over the source.
     "small": {"width": 0.25, "image_size": 64, "blend": True},
 }

@@ -22,9 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # `small` on few grey faces aligned by the eyes, as CK+48 has them: recognition learns in every step,
     # against strong augmentation, synthesis in every fourth one. Ten folds take under an hour on two cores.
-    # Synthesis weighs little: what it alone uses does not feel the scale, since Adam takes it out, but stem, gates
-    # and joint block then follow recognition. (The paper's weights on the test folds 2, 3 and 4: 93.9 %, a tenth
-    # of them 96.6 %, recognition alone 96.9 %.) Among its terms the true picture counts most, see README.
+    # The GAN and the cycle weigh little: what synthesis alone uses does not feel the scale, since Adam takes
+    # it out, but stem, gates and joint block then follow recognition. (On the test folds 2, 3 and 4, before
+    # blend: the paper's weights 93.9 %, a tenth of each 96.6 %, recognition alone 96.9 %.) The true picture
+    # counts most, so that faces are drawn and not patterns which a recogniser takes for an expression.
     "ck48": {
         "model": {**MODELS["small"], "in_channels": 1},
         "epochs": 40,

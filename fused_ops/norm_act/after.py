@@ -24,10 +24,14 @@ class After(NamedTuple):
         """Whether the activation never decreases, so that it can follow the pooling as well."""
         return BY_INDEX[self.activation].backward_needs != "input"
 
-    def apply(self, z: Tensor) -> Tensor:
-        """In torch's own steps, from the norm's output."""
+    def apply(self, z: Tensor, owned: bool = False) -> Tensor:
+        """In torch's own steps, from the norm's output; in its memory where it is ``owned`` by the caller."""
         z = z if self.residual is None else z + self.residual
-        return self.pooled(BY_INDEX[self.activation].function(z, self.slope))
+        row = BY_INDEX[self.activation]
+        function = row.function
+        if owned and row.in_place is not None and not z._is_view():  # autograd would copy what is a view
+            function = row.in_place
+        return self.pooled(function(z, self.slope))
 
     def pooled(self, y: Tensor) -> Tensor:
         return y if self.pool == 1 else F.max_pool2d(y, self.pool)

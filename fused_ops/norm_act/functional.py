@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fused_ops.activations import ACTIVATIONS, resolve
@@ -65,15 +64,16 @@ def batch_norm_act(
     Raises:
         ValueError: also, in training, when there is but one value per channel.
     """
-    after = _check(x, 2, weight, bias, residual, eps, activation, negative_slope, inplace, pool)
-    _check_running(x, running_mean, running_var, required=not training)
+    after = _check(x, 2, residual, eps, activation, negative_slope, inplace, pool)
+    alike = _check_channels(x, weight, bias, running_mean, running_var)
+    _check_running(running_mean, running_var, required=not training)
     count = _count(x) if training else 0
     if training and count <= 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
         )
-    if stepwise.is_better(x, False, weight, bias, residual, running_mean, running_var):
-        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    if alike and stepwise.is_better(x, "batch" if training else "running", after):
+        y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, False)
         return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
     y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
@@ -105,12 +105,14 @@ def instance_norm_act(
     Raises:
         ValueError: also, with statistics of the input, when there is but one spatial element.
     """
-    after = _check(x, 3, weight, bias, residual, eps, activation, negative_slope, inplace, pool)
-    _check_running(x, running_mean, running_var, required=not use_input_stats)
+    after = _check(x, 3, residual, eps, activation, negative_slope, inplace, pool)
+    alike = _check_channels(x, weight, bias, running_mean, running_var)
+    _check_running(running_mean, running_var, required=not use_input_stats)
     if use_input_stats:
         _check_spatial(x)
-    if stepwise.is_better(x, use_input_stats, weight, bias, residual, running_mean, running_var):
-        y = F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
+        stats = (running_mean, running_var, use_input_stats)
+        y = torch.instance_norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
     if not use_input_stats:
         return _call(x, weight, bias, running_mean, running_var, 0, eps, after)[0]
@@ -142,7 +144,8 @@ def group_norm_act(
     pool: int = 1,
 ) -> Tensor:
     """Group norm (Wu and He, 2018) + residual + activation; arguments as ``F.group_norm``."""
-    after = _check(x, 2, weight, bias, residual, eps, activation, negative_slope, inplace, pool)
+    after = _check(x, 2, residual, eps, activation, negative_slope, inplace, pool)
+    alike = _check_channels(x, weight, bias)
     if num_groups < 1 or x.size(1) % num_groups:
         raise ValueError(f"num_groups is {num_groups}; it must divide the number of channels, {x.size(1)}")
     if x.numel() == num_groups:
@@ -150,8 +153,8 @@ def group_norm_act(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)} "
             f"for {num_groups} groups"
         )
-    if stepwise.is_better(x, num_groups == x.size(1), weight, bias, residual):
-        y = F.group_norm(x, num_groups, weight, bias, eps)
+    if alike and stepwise.is_better(x, "instance" if num_groups == x.size(1) else "group", after):
+        y = torch.group_norm(x, num_groups, weight, bias, eps, False)
         return stepwise.finish(x, y, after)
     return _call(x, weight, bias, None, None, num_groups, eps, after)[0]
 
@@ -178,7 +181,7 @@ def adain(
     Raises:
         ValueError: also when there is but one spatial element.
     """
-    after = _check(x, 3, None, None, None, eps, activation, negative_slope)
+    after = _check(x, 3, None, eps, activation, negative_slope)
     for name, value in (("gamma", gamma), ("beta", beta)):
         _check_small(x, name, value, x.shape[:2], "[N, C]")
     if (noise is None) != (noise_scale is None):
@@ -234,8 +237,6 @@ def _update_running(
 def _check(
     x: Tensor,
     least_dims: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
     residual: Tensor | None,
     eps: float,
     activation: str,
@@ -250,10 +251,6 @@ def _check(
     if x.dim() < least_dims:
         shape = "[N, C, *spatial] with a spatial dimension" if least_dims == 3 else "[N, C, *spatial]"
         raise ValueError(f"x must be {shape}, got shape {list(x.shape)}")
-    channels = x.shape[1:2]
-    for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None:
-            _check_small(x, name, value, channels, "[C]")
     if residual is not None:
         _check_large(x, "residual", residual, x.shape, "x's shape")
     if not eps > 0:
@@ -291,14 +288,34 @@ def check_pool(pool: int) -> None:
         raise ValueError(f"pool is {pool!r}; it must be 1 (no pooling) or 2 (max-pooling of 2 x 2 pixels)")
 
 
+def _check_channels(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+) -> bool:
+    """Whether all that are given are plain tensors of x's own dtype, which torch's norms take as well.
+
+    In small calls checks cost as much as the work, so what is right is found to be so at once.
+    """
+    dtype, device, shape = x.dtype, x.device, (x.size(1),)
+    alike = True
+    values = (weight, bias, running_mean, running_var)
+    for name, value in zip(("weight", "bias", "running_mean", "running_var"), values, strict=True):
+        if value is None or (
+            value.__class__ in PLAIN
+            and value.dtype == dtype
+            and value.shape == shape
+            and value.device == device
+        ):
+            continue
+        _check_small(x, name, value, shape, "[C]")
+        alike = False
+    return alike
+
+
 def _check_small(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wanted: str) -> None:
-    if (
-        value.__class__ in PLAIN
-        and value.dtype == x.dtype
-        and value.shape == shape
-        and value.device == x.device
-    ):
-        return  # what is right is found to be so at once: in small calls the checks cost as much as the work
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor {wanted}, got {_describe(value)}")
     if value.shape != shape:
@@ -324,14 +341,9 @@ def _check_device(x: Tensor, name: str, value: Tensor) -> None:
         raise ValueError(f"{name} is on {value.device} and x on {x.device}; both must be on one device")
 
 
-def _check_running(x: Tensor, mean: Tensor | None, var: Tensor | None, required: bool) -> None:
-    if mean is None or var is None:
-        if required or mean is not var:
-            raise ValueError("running_mean and running_var must both be given, or both left out in training")
-        return
-    channels = x.shape[1:2]
-    for name, value in (("running_mean", mean), ("running_var", var)):
-        _check_small(x, name, value, channels, "[C]")
+def _check_running(mean: Tensor | None, var: Tensor | None, required: bool) -> None:
+    if (mean is None or var is None) and (required or mean is not var):
+        raise ValueError("running_mean and running_var must both be given, or both left out in training")
 
 
 def _check_spatial(x: Tensor) -> None:

@@ -97,14 +97,16 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # cumulative average
                 momentum = 1.0 / float(self.num_batches_tracked)
-        use_buffers = tracks or not self.training
+        # A module's attributes are slow to read.
+        training = self.training
+        mean, var = (self.running_mean, self.running_var) if tracks or not training else (None, None)
         return batch_norm_act(
             x,
-            self.running_mean if use_buffers else None,
-            self.running_var if use_buffers else None,
+            mean,
+            var,
             self.weight,
             self.bias,
-            self.training or self.running_mean is None,
+            training or mean is None,
             momentum,
             self.eps,
             activation=self.activation,

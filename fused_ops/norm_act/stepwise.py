@@ -1,12 +1,14 @@
 """The same layers in torch's own steps: norm, residual, activation, each with its own autograd.
 
 One fused op costs more to call than torch's kernels do, some 30 microseconds, and its kernels gain only on
-tensors that are worth it. So the automatic choice leaves small calls to torch (and all calls that no native
-kernel would serve: the reference is there to be read, not to be fast). What is kept for the backward is then
-what torch keeps; on tensors of this size that is little.
+tensors that are worth it: mostly those that do not fit in a core's own cache. So the automatic choice leaves
+small calls to torch (and all calls that no native kernel would serve: the reference is there to be read, not
+to be fast). What is kept for the backward is then what torch keeps; on such tensors that is little.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
@@ -15,28 +17,36 @@ from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, memory_format
 from fused_ops.registration import is_observed
 
-# Measured forward + backward on one thread of an AVX-512 processor. Elements up to which a call is small; the
-# same for instance norm in channels_last, where torch's kernels are slow; and for planes of few elements in
-# channels_last, where they are quick (with contiguous ones they always are).
-SMALL, SMALL_INSTANCE, SMALL_SHORT = 1 << 15, 1 << 12, 1 << 16
+Kind = Literal["batch", "running", "instance", "group"]  # of statistics; running: those of before
+# Elements up to which a call is small, for planes and for channels_last (16-bit planes apart). Measured
+# forward and full on two threads of an AVX-512 processor, with an activation that torch does in place.
+SMALL = {
+    ("batch", False): 1 << 17, ("batch", True): 1 << 17,
+    ("running", False): 1 << 17, ("running", True): 1 << 17,
+    ("instance", False): 1 << 15, ("instance", True): 1 << 12,
+    ("group", False): 3 << 16, ("group", True): 1 << 15,
+}  # fmt: skip
+SMALL_16_BIT_PLANES = {"batch": 1 << 19, "group": 1 << 20}
+# Where more follows than an activation, where torch's steps would keep what the caller wants to save, and for
+# few channels in channels_last, along which torch's kernels go.
+SMALL_AT_BEST, FEW_CHANNELS = 1 << 15, 16
+# Planes of few elements: torch's kernels are quick with contiguous ones, and in channels_last up to so many
+# elements in all.
 SHORT = 64
+SMALL_SHORT = {"batch": 1 << 18, "running": 1 << 16, "instance": 0, "group": 1 << 62}
 
 
-def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
+def is_better(x: Tensor, kind: Kind, after: After) -> bool:
     """Whether ``auto`` takes torch's own steps for this call, which :func:`backends.explain` then tells.
 
-    ``others`` are the tensors that take part; where one is of another dtype than x the op is called, which
-    knows how to mix them.
+    All small tensors that take part must be of x's dtype: the op knows how to mix others.
     """
-    if is_observed() or x.numel() == 0 or not x.is_cpu or backends.requested() != "auto":
+    if is_observed() or not x.is_cpu or x.__class__ not in PLAIN or backends.requested() != "auto":
         return False
-    dtype = x.dtype
-    if x.__class__ not in PLAIN:
+    residual = after.residual
+    if residual is not None and (residual.__class__ not in PLAIN or residual.dtype != x.dtype):
         return False
-    for value in others:
-        if value is not None and (value.__class__ not in PLAIN or value.dtype != dtype):
-            return False
-    if reason := quicker_in_steps(x, instance):
+    if reason := quicker_in_steps(x, kind, residual is None and not after.inplace and after.pool == 1):
         backends.note("norm_act", "reference", x, reason)
         return True
     return False
@@ -44,18 +54,29 @@ def is_better(x: Tensor, instance: bool, *others: Tensor | None) -> bool:
 
 def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
     """From z, the norm of x, the layer's output in the memory format that the op would give it."""
-    z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all its outputs contiguous
-    return after.apply(z)
+    if not x.is_contiguous():
+        z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all outputs contiguous
+    return after.apply(z, owned=True)
 
 
-def quicker_in_steps(x: Tensor, instance: bool) -> str | None:
-    """Why torch's own kernels are quicker for a norm of x on the CPU, or None."""
+def quicker_in_steps(x: Tensor, kind: Kind, alone: bool) -> str | None:
+    """Why torch's own kernels are quicker for a norm of x on the CPU, or None. ``alone``: with nothing but an
+    activation."""
+    size = x.numel()
+    if not size:
+        return None
     library = native.cpu_library()
     if not library.loaded:
         return library.reason
-    size, plane, contiguous = x.numel(), x.numel() // (x.size(0) * x.size(1)), x.is_contiguous()
-    if size <= (SMALL_INSTANCE if instance and not contiguous else SMALL):
+    channels = x.size(1)
+    plane, last = size // (x.size(0) * channels), not x.is_contiguous()
+    small = SMALL[kind, last]
+    if not last and kind in SMALL_16_BIT_PLANES and x.element_size() == 2:
+        small = SMALL_16_BIT_PLANES[kind]
+    if not alone or (last and channels < FEW_CHANNELS):
+        small = min(small, SMALL_AT_BEST)
+    if size <= small:
         return f"torch's own kernels are quicker for {size} elements"
-    if plane < SHORT and (contiguous or (not instance and size <= SMALL_SHORT)):
+    if plane < SHORT and (not last or size <= SMALL_SHORT[kind]):
         return f"torch's own kernels are quicker for planes of {plane} elements"
     return None

@@ -19,7 +19,7 @@ from fused_ops.selective_share import reference
 CONVENTIONS = ("accept", "keep")
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Below, tiles are too narrow for the weights that pass through them: twice torch's time at 16 pixels.
-FEW_PIXELS, MANY_CHANNELS = 64, 512
+FEW_PIXELS, MANY_CHANNELS = 32, 512
 
 _WEIGHTS = ", ".join(
     f"Tensor{mark} {name}_{unit}"

@@ -36,10 +36,11 @@ def why_aside(op: str, args: tuple[Any, ...], backend: str) -> str | None:
     x, given = (args[1], args[10]) if backward else (args[0], args[6] is not None)
     loop = given and not (backward and args[-4])  # the gradients of gamma and beta are sums
     if x.device.type == "cpu":
-        from fused_ops.norm_act.stepwise import quicker_in_steps  # that package imports this one
+        from fused_ops.norm_act.stepwise import Kind, quicker_in_steps  # that package imports this one
 
         groups = args[11] if backward else args[8]
-        return ONE_LOOP if loop else quicker_in_steps(x, groups == x.size(1))
+        own: Kind = "batch" if not groups else "instance" if groups == x.size(1) else "group"
+        return ONE_LOOP if loop else quicker_in_steps(x, "running" if given else own, alone=False)
     card, call = dispatch.norm_call(op, args)
     ceilings = ceilings_of(card)
     ours = ceilings.seconds(dispatch.norm_kernels(card, call, backward)[backend], "half")

@@ -190,10 +190,10 @@ def test_small_norms_are_left_to_inductor_as_eager_leaves_them_to_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x = torch.randn(2, 16, 12, 12)
-    monkeypatch.setattr(stepwise, "quicker_in_steps", lambda x, instance: f"{x.numel()} are few, {instance}")
+    monkeypatch.setattr(stepwise, "quicker_in_steps", lambda x, kind, alone: f"{x.numel()} are few, {kind}")
     assert not ops_in(graph_of(FusedBatchNormAct2d(16), x))
     args = (x, None, None, None, None, None, None, None, 16, 1e-5, 0, 0.0, False)
-    assert inductor.why_aside("norm_act", args, "cpu") == "4608 are few, True"
+    assert inductor.why_aside("norm_act", args, "cpu") == "4608 are few, instance"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from fused_ops import (
     use,
 )
 from fused_ops.norm_act import stepwise
+from fused_ops.norm_act.after import After
+from tests.numerics import saved_bytes
 
 needs_native = pytest.mark.skipif(
     not native.cpu_library().loaded, reason=native.cpu_library().reason or "no native library"
@@ -24,7 +26,8 @@ MODULES = {
     "instance": lambda: FusedInstanceNormAct2d(8, affine=True, track_running_stats=True, activation="elu"),
     "group": lambda: FusedGroupNormAct(2, 8, activation="silu"),
 }
-SMALL, LARGE = torch.randn(2, 8, 9, 9), torch.randn(8, 8, 32, 32)
+AFTER = After(None, 2, 0.2, inplace=False, pool=1)
+SMALL, LARGE = torch.randn(2, 8, 9, 9), torch.randn(8, 8, 64, 64)
 
 
 def outcome(module: nn.Module, x: Tensor, residual: Tensor | None) -> list[Tensor]:
@@ -79,7 +82,7 @@ def test_what_is_large_enough_goes_to_the_kernels(name: str) -> None:
 def test_the_reason_names_the_size() -> None:
     reasons = explain(MODULES["group"](), SMALL)[0].reasons
     assert reasons["cpu"] == "torch's own kernels are quicker for 1296 elements"
-    planes = torch.randn(32, 64, 5, 5)
+    planes = torch.randn(256, 64, 5, 5)
     assert (
         explain(FusedGroupNormAct(8, 64), planes)[0].reasons["cpu"]
         == "torch's own kernels are quicker for planes of 25 elements"
@@ -92,10 +95,34 @@ def test_without_a_native_library_torch_serves_all_sizes(monkeypatch: pytest.Mon
     monkeypatch.setattr(native, "cpu_library", lambda: native.Status(False, "it was never built", build={}))
     reasons = explain(MODULES["batch"](), LARGE)[0].reasons
     assert reasons["cpu"] == "it was never built"
-    assert stepwise.is_better(LARGE, False)
+    assert stepwise.is_better(LARGE, "batch", AFTER)
 
 
 def test_mixed_dtypes_and_empty_batches_go_to_the_op() -> None:
     half = SMALL.bfloat16()
-    assert not stepwise.is_better(half, False, torch.ones(8))
-    assert not stepwise.is_better(SMALL[:0], False)
+    weighted = MODULES["batch"]()  # with weights in float32
+    assert explain(weighted, half)[0].backend == explain(weighted, LARGE.bfloat16())[0].backend
+    assert not stepwise.is_better(half, "batch", AFTER._replace(residual=SMALL))
+    assert not stepwise.is_better(SMALL[:0], "batch", AFTER)
+
+
+@needs_native
+def test_where_more_follows_or_memory_counts_fewer_calls_are_small() -> None:
+    x = torch.randn(8, 16, 30, 30)
+    assert stepwise.is_better(x, "batch", AFTER)
+    for more in ({"residual": x}, {"pool": 2}, {"inplace": True}):
+        assert not stepwise.is_better(x, "batch", AFTER._replace(**more))
+    few = x[:, :8].contiguous(memory_format=torch.channels_last)
+    assert not stepwise.is_better(few, "batch", AFTER)
+
+
+@needs_native
+@pytest.mark.parametrize("name", MODULES)
+def test_no_more_is_kept_than_by_torch(name: str) -> None:
+    module, x = MODULES[name](), SMALL.clone().requires_grad_()
+    stock = nn.Sequential(nn.BatchNorm2d(8), nn.LeakyReLU(0.2, inplace=True))
+    if name == "batch":
+        ours, theirs = (saved_bytes(lambda m=m: m(x), ignore=tuple(m.parameters())) for m in (module, stock))
+        assert ours <= theirs
+    y = module(x)
+    assert not y._is_view() or name == "instance"

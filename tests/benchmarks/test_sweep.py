@@ -1,0 +1,49 @@
+"""The sweep over shapes: its cases, what counts as lost, and that it goes on where it ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import sweep
+from benchmarks.cases import Case, Shape
+
+
+def row(ratio: str) -> sweep.Row:
+    return {name: "x" for name in sweep.FIELDS} | {"to_eager": ratio}
+
+
+def test_all_sizes_are_there_up_to_the_limits() -> None:
+    found = list(sweep.cases())
+    shapes = {case.shape for case in found}
+    assert {shape.side for shape in shapes} == set(sweep.SIDES)
+    assert {shape.channels for shape in shapes} == set(sweep.CHANNELS)
+    assert max(shape.elements for shape in shapes) <= sweep.MOST_ELEMENTS
+    assert {case.mode for case in found} == {"forward", "full"}
+    with pytest.raises(ValueError, match="adain"):
+        next(sweep.cases(["adain"]))
+
+
+def test_what_is_lost_is_counted() -> None:
+    rows = [row("0.5"), row("1.06"), row("1.4"), row("1.05")]
+    assert sweep.lost(rows) == rows[1:3]
+    assert "| 4 | 2 (50 %) | 1 | 1.40 |" in sweep.summary(rows)
+
+
+def test_it_goes_on_where_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case("group_norm_act", "forward", Shape(1, 4, 3), "float32", "contiguous", ("eager", "auto"))
+    single = Case("batch_norm_act", "forward", Shape(1, 4, 1), "float32", "contiguous", ("eager", "auto"))
+    monkeypatch.setattr(sweep, "cases", lambda ops: iter([case, single]))  # torch refuses the second
+    monkeypatch.setattr(sweep, "BRIEF", sweep.Effort(0.01, 2, 2))
+    monkeypatch.setattr(sweep, "LONG", sweep.Effort(0.01, 2, 2))
+    arguments = ["--results", str(tmp_path)]
+    assert sweep.main(arguments) == 0
+    (path,) = tmp_path.glob("*/sweep.csv")
+    before = sweep.load(path)
+    assert [found["shape"] for found in before] == ["b1-c4-s3"]
+    assert sweep.main(arguments) == 0
+    assert sweep.load(path) == before
+    assert "| group_norm_act | forward | float32 | 1 |" in capsys.readouterr().out
