@@ -76,6 +76,11 @@ def measure(case: Case, problem: Problem) -> Row | None:
     return row
 
 
+def key(case: Case) -> tuple[str, ...]:
+    """What tells a case's row from others: CASE_FIELDS."""
+    return case.op, case.mode, case.shape.name, case.dtype, case.layout
+
+
 def lost(rows: Sequence[Row], limit: float = LOST) -> list[Row]:
     return [row for row in rows if float(row["to_eager"]) > limit]
 
@@ -132,18 +137,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = list(cases(options.ops.split(",")))[:: options.every]
     except ValueError as error:
         parser.error(str(error))
-    end, setup, problem = time.monotonic() + 60 * options.minutes, None, None
-    for case in wanted:
-        if time.monotonic() > end:
-            break
-        if (case.op, case.mode, case.shape.name, case.dtype, case.layout) in known:
-            continue
-        if case.setup != setup:
-            setup, problem = case.setup, make_problem(case, "cpu")
-        assert problem is not None
-        if row := measure(case, problem):
-            rows.append(row | {"commit": environment["commit"] or ""})
-    store(path, rows)
+    left = (case for case in wanted if key(case) not in known)
+    end = time.monotonic() + 60 * options.minutes
+    for _, alike in itertools.groupby(left, key=lambda case: case.setup):
+        problem: Problem | None = None
+        for case in alike:
+            if time.monotonic() > end:
+                break
+            if problem is None:
+                problem = make_problem(case, "cpu")
+            if row := measure(case, problem):
+                rows.append(row | {"commit": environment["commit"] or ""})
+                store(path, rows)
     print(summary(rows))
     for row in sorted(lost(rows), key=lambda row: -float(row["to_eager"])):
         print(*(row[name] for name in FIELDS[:-1]))

@@ -47,3 +47,22 @@ def test_it_goes_on_where_it_ended(
     assert sweep.main(arguments) == 0
     assert sweep.load(path) == before
     assert "| group_norm_act | forward | float32 | 1 |" in capsys.readouterr().out
+
+
+def test_what_was_measured_survives_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (
+        Case("group_norm_act", mode, Shape(1, 4, 3), "float32", "contiguous", ("eager", "auto"))
+        for mode in ("forward", "full")
+    )
+
+    def measured(case: Case, problem: object) -> sweep.Row:
+        if case is second:
+            raise KeyboardInterrupt
+        return row("0.9")
+
+    monkeypatch.setattr(sweep, "cases", lambda ops: iter([first, second]))
+    monkeypatch.setattr(sweep, "measure", measured)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.main(["--results", str(tmp_path)])
+    (path,) = tmp_path.glob("*/sweep.csv")
+    assert [found["to_eager"] for found in sweep.load(path)] == ["0.9"]
