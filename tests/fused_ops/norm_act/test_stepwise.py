@@ -126,3 +126,11 @@ def test_no_more_is_kept_than_by_torch(name: str) -> None:
         assert ours <= theirs
     y = module(x)
     assert not y._is_view() or name == "instance"
+
+
+@needs_native
+def test_the_activation_overwrites_what_the_norm_made() -> None:
+    module = MODULES["batch"]()
+    with torch.profiler.profile() as found:
+        module(SMALL)
+    assert "aten::leaky_relu_" in {event.key for event in found.key_averages()}
