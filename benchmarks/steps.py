@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.accuracy import assert_equal_outputs
@@ -24,7 +23,7 @@ from benchmarks.memory import saved_bytes
 from benchmarks.providers import BACKENDS, Unavailable, backend_context, why_not_compile
 from fer_mtl.evaluation.stock import to_stock
 from fer_mtl.models.identity import freeze
-from fer_mtl.training.networks import Networks, build_networks
+from fer_mtl.training.networks import Networks, build_networks, make_optimiser
 from fer_mtl.training.phases import Batch, plan, take_step
 from fer_mtl.training.presets import preset_config
 
@@ -39,12 +38,8 @@ class Step:
 
     def __init__(self, networks: Networks, config: Any) -> None:
         self.networks = networks
-        options = config.optimiser
         self.optimisers = {
-            name: Adam(
-                module.parameters(), options.learning_rate, options.betas, weight_decay=options.weight_decay
-            )
-            for name, module in networks.trained().items()
+            name: make_optimiser(config, module, None) for name, module in networks.trained().items()
         }
         self.phases = plan(networks, self.optimisers, config.loss, config.discriminator_steps)
 
