@@ -28,8 +28,6 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Arguments& a, const OptionalTen
 
 // ---- backward ------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kCached = 512 * 1024;  // bytes of a unit of x that, with its gradients, stay in the second-level cache
-
 // The sums that the gradients need: of grad_z and of grad_z * xhat, per channel and, where kept apart, sample.
 template <typename T>
 struct Sums {
@@ -151,8 +149,8 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
     const bool measures = need.affine || (want_x && !given);
     const bool applies = want_x || need.residual;
     // In low precision grad_z would be rounded.
-    const bool keeps = measures && want_x && std::is_same_v<T, S> && is_costly(Activation(a.activation)) && layout.pieces == 1 &&
-                       layout.rows * layout.cols * int64_t(sizeof(T)) <= kCached;
+    const bool keeps = measures && want_x && std::is_same_v<T, S> && is_costly(Activation(a.activation)) &&
+                       layout.rows * layout.cols * int64_t(sizeof(T)) <= norm.run.keeps_up_to;
     const auto gradient_of = [&](const Part& part) {
       const int64_t at = layout.offset(part);
       const int64_t first = layout.channels ? part.unit * layout.cols : layout.coefficient(part.unit, part.row);

@@ -107,6 +107,9 @@ struct Kernels {
     void (*unpool[kActivations])(const Unpooling<T>&, S slope, int64_t first, int64_t lines);
   };
   Layout planes, channels;
+
+  // Up to how many bytes of a unit of x it is worth keeping grad_z (Gradient::grad_z) between the passes.
+  int64_t keeps_up_to;
 };
 
 }  // namespace fused_ops::norm_act
