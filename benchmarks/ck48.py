@@ -1,0 +1,187 @@
+"""What cross-validations on CK+48 said of every image, kept beyond their run folders, and tables made of it.
+
+    python -m benchmarks.ck48 keep runs/fersnet fersnet   # docs/ck48/fersnet.csv and .json
+    python -m benchmarks.ck48                             # write the tables into docs/ck48.md
+
+Images and people are numbered in the order of their names: neither a picture nor a name of CK+ is kept.
+Figures and paired tests are those of ``fer-mtl report``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch.nn.functional import one_hot
+
+from benchmarks.report import write_between_markers
+from benchmarks.tables import Table
+from fer_mtl.evaluation.evaluate import figures_of
+from fer_mtl.evaluation.paired import comparable, compare
+from fer_mtl.evaluation.predictions import Predictions, concatenate
+from fer_mtl.evaluation.report import percent
+from fer_mtl.evaluation.runs import Run, load_run
+from fer_mtl.training.config import TrainConfig, from_dict, to_dict
+from fer_mtl.training.fold_folders import fold_folder
+from fer_mtl.training.run_folder import RunFolder
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "ck48.md"
+KEPT = PAGE.with_suffix("")
+COLUMNS = ("seed", "fold", "image", "person", "label", "predicted")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ck48", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    kept = commands.add_parser("keep", help="keep what a finished cross-validation said")
+    kept.add_argument("run", type=Path)
+    kept.add_argument("name", help="of the files in docs/ck48")
+    options = parser.parse_args(arguments)
+    if options.command == "keep":
+        try:
+            keep(load_run(options.run), options.name, KEPT)
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+    write_between_markers(PAGE, page(load_all(KEPT)))
+    return 0
+
+
+def keep(run: Run, name: str, folder: Path) -> None:
+    """Write ``folder/name.csv``, a line for every tested image, and ``folder/name.json``: settings, machine,
+    versions, commit, and what each fold took."""
+    numbers = [
+        {text: number for number, text in enumerate(sorted(texts))}
+        for texts in (
+            {source for found in run.predictions.values() for source in found.source},
+            {subject for found in run.predictions.values() for subject in found.subject},
+        )
+    ]
+    rows = []
+    for (seed, fold), found in run.predictions.items():
+        columns = (found.source, found.subject, found.label.tolist(), found.predicted.tolist())
+        for source, subject, label, said in sorted(zip(*columns, strict=True)):
+            names = (found.classes[label], found.classes[said])
+            rows.append((seed, fold, numbers[0][source], numbers[1][subject], *names))
+    (seed, fold), *_ = run.predictions
+    content = {
+        "config": to_dict(replace(run.config, data=run.data)),
+        "environment": RunFolder(fold_folder(run.folder, seed, fold)).read_environment(),
+        "parameters": run.report["parameters"]["total"],
+        "per_fold": [
+            {key: entry[key] for key in ("seed", "fold", "n_train", "n_test", "seconds")}
+            for entry in run.report["per_fold"]
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_all(folder: Path) -> list[Run]:
+    """Every kept run, as ``fer-mtl report`` would load it; of the probabilities only the largest is known."""
+    return [load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def load(path: Path) -> Run:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = tuple(sorted({row[name] for row in rows for name in ("label", "predicted")}))
+    predictions = {}
+    for key in dict.fromkeys((int(row["seed"]), int(row["fold"])) for row in rows):
+        own = [row for row in rows if (int(row["seed"]), int(row["fold"])) == key]
+        label, said = (
+            torch.tensor([classes.index(row[name]) for row in own]) for name in ("label", "predicted")
+        )
+        predictions[key] = Predictions(
+            classes,
+            [row["image"] for row in own],
+            [row["person"] for row in own],
+            label,
+            one_hot(said, len(classes)).double(),
+        )
+    return Run(path.with_suffix(""), from_dict(TrainConfig, content["config"]), content, predictions)
+
+
+def page(runs: Sequence[Run]) -> str:
+    return "\n\n".join(table.markdown() for table in (results(runs), differences(runs), origins(runs)))
+
+
+def results(runs: Sequence[Run]) -> Table:
+    table = Table(
+        "Recognition",
+        ("kept as", "method", "folds x seeds", "accuracy", "recall", "contempt", "fear", "wrong", "hours"),
+        note="Accuracy; mean recall of the seven expressions, and that of two rare ones; images taken for another "
+        "expression; hours of one processor core.",
+    )
+    for run in runs:
+        seeds = list(dict.fromkeys(seed for seed, _ in run.predictions))
+        figures = figures_of(concatenate(list(run.predictions.values())))
+        wrong = sum(int((~found.correct).sum()) for found in run.predictions.values())
+        table.rows.append(
+            (
+                run.folder.name,
+                run.method,
+                f"{len(run.predictions) // len(seeds)} x {len(seeds)}",
+                percent(figures["accuracy"]),
+                percent(figures["macro_recall"]),
+                percent(figures["per_class"]["contempt"]["recall"]),
+                percent(figures["per_class"]["fear"]["recall"]),
+                f"{wrong} of {figures['images']}",
+                f"{sum(fold['seconds'] for fold in run.report['per_fold']) / 3600:.1f}",
+            )
+        )
+    return table
+
+
+def differences(runs: Sequence[Run]) -> Table:
+    table = Table(
+        "Pairs on the same images",
+        ("first", "second", "difference in points", "right only by first : second", "p, people", "p, folds"),
+        note="Sign flips over people, and a t test over folds corrected for shared training images.",
+    )
+    for first, second in combinations(runs, 2):
+        if not comparable(first, second):
+            continue
+        found = compare(first, second)
+        only = [
+            sum(seed[side] for seed in found["mcnemar"].values()) for side in ("only_first", "only_second")
+        ]
+        table.rows.append(
+            (
+                first.folder.name,
+                second.folder.name,
+                f"{100 * found['subjects']['mean']:+.2f}",
+                f"{only[0]} : {only[1]}",
+                f"{found['subjects']['p']:.3f}",
+                f"{found['folds']['p']:.3f}",
+            )
+        )
+    return table
+
+
+def origins(runs: Sequence[Run]) -> Table:
+    table = Table("Where they come from", ("kept as", "epochs", "processor", "torch", "commit"))
+    for run in runs:
+        ran_on = run.report["environment"]
+        table.rows.append(
+            (
+                run.folder.name,
+                str(run.config.epochs),
+                ran_on["processor"],
+                ran_on["versions"]["torch"],
+                (ran_on["commit"] or "unknown")[:10],
+            )
+        )
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

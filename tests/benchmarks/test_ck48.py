@@ -1,0 +1,72 @@
+"""What is kept of a cross-validation gives the figures and the paired tests of the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import ck48
+from benchmarks.report import BEGIN, END
+from fer_mtl.evaluation.paired import compare
+from fer_mtl.evaluation.predictions import Predictions
+from fer_mtl.evaluation.runs import Run
+from fer_mtl.training.files import write_json
+from fer_mtl.training.fold_folders import fold_folder
+from fer_mtl.training.presets import preset_config
+
+CLASSES = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
+ENVIRONMENT = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "commit": "0123456789abcdef"}
+
+
+def a_run(folder: Path, seed: int, **model: object) -> Run:
+    """Two folds of random answers."""
+    random = torch.Generator().manual_seed(seed)
+    config = preset_config("ck48", data="ck48:some/where", folds=2, model=model)
+    predictions, per_fold = {}, []
+    for fold in (0, 1):
+        names = [f"{name}/S{fold}{i:02}_face.png" for i, name in enumerate(CLASSES * 3)]
+        predictions[0, fold] = Predictions(
+            CLASSES,
+            names,
+            [f"S{fold}{i % 5}" for i in range(len(names))],
+            torch.arange(7).repeat(3),
+            torch.rand(len(names), 7, generator=random).double().softmax(1),
+        )
+        per_fold.append({"seed": 0, "fold": fold, "n_train": 21, "n_test": 21, "seconds": 1.0})
+        fold_folder(folder, 0, fold).mkdir(parents=True)
+        write_json(fold_folder(folder, 0, fold) / "environment.json", ENVIRONMENT)
+    return Run(folder, config, {"per_fold": per_fold, "parameters": {"total": 5}}, predictions)
+
+
+def test_what_is_kept_gives_the_runs_own_tests_without_its_names(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 2, sharing="nddr")]
+    for run in runs:
+        ck48.keep(run, run.folder.name, tmp_path / "kept")
+    text = "".join(path.read_text() for path in (tmp_path / "kept").iterdir())
+    assert "S00" not in text and "png" not in text and "some/where" not in text
+    kept = ck48.load_all(tmp_path / "kept")
+    assert [run.method for run in kept] == [run.method for run in runs]
+    ours, theirs = compare(*kept), compare(*runs)
+    for found in ours, theirs:
+        del found["first"], found["second"]
+    assert ours == theirs
+    for before, after in zip(runs, kept, strict=True):
+        assert (
+            ck48.figures_of(before.predictions[0, 1])["confusion"]
+            == (ck48.figures_of(after.predictions[0, 1])["confusion"])
+        )
+
+
+def test_the_page_says_what_the_kept_files_say() -> None:
+    kept = ck48.load_all(ck48.KEPT)
+    assert kept, f"nothing is kept in {ck48.KEPT}"
+    shown = ck48.PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
+    assert shown == ck48.page(kept), "run python -m benchmarks.ck48"
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ck48.main(["keep", str(tmp_path), "name"])
+    assert "holds no finished run" in capsys.readouterr().err
