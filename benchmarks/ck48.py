@@ -118,7 +118,7 @@ def results(runs: Sequence[Run]) -> Table:
     table = Table(
         "Recognition",
         ("kept as", "method", "folds x seeds", "accuracy", "recall", "contempt", "fear", "wrong", "hours"),
-        note="Accuracy; mean recall of the seven expressions, and that of two rare ones; images taken for another "
+        note="Mean recall of the seven expressions, and that of two rare ones; images taken for another "
         "expression; hours of one processor core.",
     )
     for run in runs:
