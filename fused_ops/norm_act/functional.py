@@ -299,15 +299,15 @@ def _check_channels(
 
     In small calls checks cost as much as the work, so what is right is found to be so at once.
     """
-    dtype, device, shape = x.dtype, x.device, (x.size(1),)
+    dtype, device, on_cpu, shape = x.dtype, x.device, x.is_cpu, (x.size(1),)
     alike = True
     values = (weight, bias, running_mean, running_var)
     for name, value in zip(("weight", "bias", "running_mean", "running_var"), values, strict=True):
         if value is None or (
             value.__class__ in PLAIN
-            and value.dtype == dtype
+            and value.dtype is dtype
             and value.shape == shape
-            and value.device == device
+            and (value.is_cpu if on_cpu else value.device == device)
         ):
             continue
         _check_small(x, name, value, shape, "[C]")

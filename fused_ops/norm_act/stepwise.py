@@ -8,8 +8,11 @@ to be fast). What is kept for the backward is then what torch keeps; on such ten
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fused_ops import backends, native
@@ -62,16 +65,23 @@ def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
 def quicker_in_steps(x: Tensor, kind: Kind, alone: bool) -> str | None:
     """Why torch's own kernels are quicker for a norm of x on the CPU, or None. ``alone``: with nothing but an
     activation."""
-    size = x.numel()
-    if not size:
-        return None
     library = native.cpu_library()
     if not library.loaded:
-        return library.reason
-    channels = x.size(1)
-    plane, last = size // (x.size(0) * channels), not x.is_contiguous()
+        return library.reason if x.numel() else None
+    return _why_quicker(x.shape, not x.is_contiguous(), x.element_size() == 2, kind, alone)
+
+
+@functools.lru_cache(
+    1024
+)  # a network calls with the same few shapes, and a small call feels every microsecond
+def _why_quicker(shape: torch.Size, last: bool, is_16_bit: bool, kind: Kind, alone: bool) -> str | None:
+    samples, channels, *spatial = shape
+    plane = math.prod(spatial)
+    size = samples * channels * plane
+    if not size:
+        return None
     small = SMALL[kind, last]
-    if not last and kind in SMALL_16_BIT_PLANES and x.element_size() == 2:
+    if not last and is_16_bit and kind in SMALL_16_BIT_PLANES:
         small = SMALL_16_BIT_PLANES[kind]
     if not alone or (last and channels < FEW_CHANNELS):
         small = min(small, SMALL_AT_BEST)
