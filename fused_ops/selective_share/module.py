@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fused_ops.selective_share.op import (
+from fused_ops.selective_share.functional import (
     ConvFLUGates,
     ConvFLUWeights,
     ShareGates,
@@ -26,7 +26,8 @@ class FusedConvFLU(nn.Module):
         y_channels: channels Cy of the source, default Cx.
         kernel_size: an odd number; 1 is the fast path.
         convention: "accept" (x' = (1 - z) x + z h, the paper) or "keep" (x' = z x + (1 - z) h, the public
-        code). recompute: keep only x and y for the backward, compute the gates again there.
+            code).
+        recompute: keep only x and y for the backward, compute the gates again there.
 
     Raises:
         ValueError: channels below 1, an even kernel, an unknown convention.

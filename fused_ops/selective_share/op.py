@@ -1,13 +1,13 @@
-"""``fused_ops::selective_share``: checks, schema, fakes, autograd, autocast, and the functional twins.
+"""``fused_ops::selective_share``: schema, fakes, autograd, autocast, and how each backend is called.
 
 The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns
-``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`gates_format` tells.
+``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`gates_format` tells. It takes
+what :mod:`.functional` has checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from fused_ops import backends, native, triton_support
 from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.selective_share import reference
 
-CONVENTIONS = ("accept", "keep")
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Below, tiles are too narrow for the weights that pass through them: twice torch's time at 16 pixels.
 FEW_PIXELS, MANY_CHANNELS = 32, 512
@@ -34,161 +33,6 @@ _BACKWARD_SCHEMA = (
     "(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, Tensor? gates, "
     f"{_WEIGHTS}, bool keep) -> ({', '.join(['Tensor'] * 10)})"
 )
-
-
-class ConvFLUWeights(NamedTuple):
-    """The four bias-free convolutions of one unit, target of Cx and source of Cy channels, odd kernel k."""
-
-    W_r: Tensor  # [Cy, Cx + Cy, k, k]
-    W: Tensor  # [Cx, Cy, k, k]
-    U: Tensor  # [Cx, Cx, k, k]
-    W_z: Tensor  # [Cx, Cx + Cy, k, k]
-
-
-class ConvFLUGates(NamedTuple):
-    """The gates of one unit: reset r [N, Cy, H, W], candidate h and update z [N, Cx, H, W]."""
-
-    r: Tensor
-    h: Tensor
-    z: Tensor
-
-
-class ShareGates(NamedTuple):
-    """The gates of both units of a pair."""
-
-    x_from_y: ConvFLUGates
-    y_from_x: ConvFLUGates
-
-
-def selective_share(
-    x: Tensor,
-    y: Tensor,
-    x_from_y: Sequence[Tensor],
-    y_from_x: Sequence[Tensor],
-    *,
-    convention: str = "accept",
-    recompute: bool = False,
-    return_gates: bool = False,
-) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:
-    """Let two branches exchange features through gates, both directions from the same x and y.
-
-    The pair of ConvFLU units of Zhao et al., ICPR 2020 (equations in
-    :mod:`fused_ops.selective_share.reference`).
-
-    Args:
-        x: features of the first branch, [N, Cx, H, W]; float32, float64, bfloat16 or float16.
-        y: features of the second branch, [N, Cy, H, W], of the same dtype and device.
-        x_from_y: ``(W_r, W, U, W_z)`` of the unit that updates x, see :class:`ConvFLUWeights`.
-        y_from_x: the same for the unit that updates y (its target is y, its source x).
-        convention: "accept" (the paper: z weighs the candidate) or "keep" (the public code: z weighs the
-        target). recompute: keep only x and y for the backward and compute the gates again there: 2 C instead
-        of 8 C
-            elements per pixel for a pair.
-        return_gates: also return the gates, differentiable.
-
-    Returns:
-        ``(x', y')`` in the shapes of x and y and in the memory format of x, or ``(x', y', ShareGates)``.
-
-    Raises:
-        TypeError, ValueError: an argument's type, dtype, device or shape does not fit; the message names it.
-    """
-    _check(x, y, x_from_y, "x_from_y", convention)
-    _check_weights(y, x, y_from_x, "y_from_x")
-    save = _is_differentiated(x, y, *x_from_y, *y_from_x) and not recompute
-    keep = convention == "keep"
-    x_out, y_out, gates = _forward_op(x, y, *x_from_y, *y_from_x, keep, return_gates or save, save)
-    if not return_gates:
-        return x_out, y_out
-    h_x, r_x, z_x, r_y, z_y, h_y = gates.split(reference.gate_sizes(x.shape[1], y.shape[1], True), dim=1)
-    return x_out, y_out, ShareGates(ConvFLUGates(r_x, h_x, z_x), ConvFLUGates(r_y, h_y, z_y))
-
-
-def conv_flu(
-    x: Tensor,
-    y: Tensor,
-    weights: Sequence[Tensor],
-    *,
-    convention: str = "accept",
-    recompute: bool = False,
-    return_gates: bool = False,
-) -> Tensor | tuple[Tensor, ConvFLUGates]:
-    """One ConvFLU unit: target x receives from source y; arguments and errors as in :func:`selective_share`.
-
-    Returns:
-        x' [N, Cx, H, W], or ``(x', ConvFLUGates)``.
-    """
-    _check(x, y, weights, "weights", convention)
-    save = _is_differentiated(x, y, *weights) and not recompute
-    keep = convention == "keep"
-    x_out, _, gates = _forward_op(x, y, *weights, None, None, None, None, keep, return_gates or save, save)
-    if not return_gates:
-        return x_out
-    h, r, z = gates.split(reference.gate_sizes(x.shape[1], y.shape[1], False), dim=1)
-    return x_out, ConvFLUGates(r, h, z)
-
-
-# --- checks -------------------------------------------------------------------------------------------------
-
-
-def check_convention(convention: str) -> None:
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention is {convention!r}; allowed are {', '.join(map(repr, CONVENTIONS))}")
-
-
-def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, convention: str) -> None:
-    check_convention(convention)
-    for argument, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument} must be a Tensor [N, C, H, W], got {type(value).__name__}")
-        if value.dim() != 4:
-            raise ValueError(f"{argument} must have 4 dimensions [N, C, H, W], got shape {list(value.shape)}")
-        if not value.dtype.is_floating_point:
-            raise TypeError(f"{argument} must be of a floating point dtype, got {value.dtype}")
-    if x.shape[0] != y.shape[0] or x.shape[2:] != y.shape[2:]:
-        raise ValueError(
-            f"x and y must agree in N, H and W, got {list(x.shape)} and {list(y.shape)}; "
-            "resize or project one first"
-        )
-    if y.device != x.device:
-        raise ValueError(f"y is on {y.device} and x on {x.device}; both must be on one device")
-    if y.dtype != x.dtype and not _is_autocast(x):
-        raise TypeError(f"y is {y.dtype} and x is {x.dtype}; both must be of one dtype")
-    _check_weights(x, y, weights, name)
-
-
-def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], name: str) -> None:
-    if len(weights) != 4:
-        raise ValueError(f"{name} must hold the four weights W_r, W, U, W_z, got {len(weights)}")
-    t, s = target.shape[1], source.shape[1]
-    shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
-    kernel = tuple(weights[0].shape[2:])
-    for field, weight, (outputs, inputs) in zip(ConvFLUWeights._fields, weights, shapes, strict=True):
-        if (
-            weight.dim() != 4
-            or weight.shape[0] != outputs
-            or weight.shape[1] != inputs
-            or weight.shape[2:] != kernel
-        ):
-            raise ValueError(
-                f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a "
-                f"source of {s} channels, k the same in all four, got {list(weight.shape)}"
-            )
-        if weight.dtype != target.dtype and not _is_autocast(target):
-            raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {target.dtype}")
-        if weight.device != target.device:
-            raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {target.device}")
-    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-        raise ValueError(
-            f"{name} has a kernel of {kernel[0]} x {kernel[1]}; only odd kernels keep the image's size"
-        )
-
-
-def _is_autocast(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
-
-
-def _is_differentiated(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 # --- layouts ------------------------------------------------------------------------------------------------
@@ -257,7 +101,7 @@ def _backward(
         grad_gates = None
     if grad_y_out is None and pair:
         grad_y_out = torch.zeros_like(y)
-    grads = _backward_op(
+    grads = selective_share_backward_op(
         grad_x_out, grad_y_out if pair else None, grad_gates, x, y, gates, *weights, ctx.keep
     )
     present = (x, y, *weights)
@@ -402,13 +246,13 @@ def _triton_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     return None
 
 
-_backward_op = define_op(
+selective_share_backward_op = define_op(
     "selective_share_backward",
     _BACKWARD_SCHEMA,
     fake=_fake_backward,
     **differentiate_by_reference(reference.backward),
 )
-_forward_op = define_op(
+selective_share_op = define_op(
     "selective_share",
     _FORWARD_SCHEMA,
     fake=_fake_forward,

@@ -27,7 +27,7 @@ from fused_ops import (
 )
 from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.op import norm_act_backward_op
-from fused_ops.selective_share.op import _backward_op
+from fused_ops.selective_share.op import selective_share_backward_op
 from fused_ops.tuning import inductor
 from tests.fused_ops.compiling import (
     H100,
@@ -108,7 +108,7 @@ def norm_backward(grad: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, var: Ten
 
 def pair(x: Tensor, y: Tensor, *weights: Tensor) -> Any:
     outputs = fused_ops.selective_share(x, y, weights[:4], weights[4:], return_gates=False)
-    return *outputs, *_backward_op(x, y, None, x, y, None, *weights, False)
+    return *outputs, *selective_share_backward_op(x, y, None, x, y, None, *weights, False)
 
 
 LARGE, CHANNELS = (8, 64, 64, 64), (64,)

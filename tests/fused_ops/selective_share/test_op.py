@@ -370,35 +370,6 @@ def test_the_plainer_instruction_sets_agree(isa: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-# --- bad input ----------------------------------------------------------------------------------------------
-
-
-def good() -> dict[str, object]:
-    x, y, *weights = pair(4, 3, 2, 5, 5)
-    return {"x": x, "y": y, "x_from_y": weights[:4], "y_from_x": weights[4:]}
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"x": 3}, TypeError, "x must be a Tensor .*, got int"),
-        ({"x": torch.randn(4, 5, 5)}, ValueError, r"x must have 4 dimensions .*\[4, 5, 5\]"),
-        ({"x": torch.ones(2, 4, 5, 5, dtype=torch.int64)}, TypeError, "x must be of a floating point dtype"),
-        ({"y": torch.randn(2, 3, 5, 6)}, ValueError, "must agree in N, H and W"),
-        ({"y": torch.randn(2, 3, 5, 5).double()}, TypeError, "y is torch.float64 and x is torch.float32"),
-        ({"y": torch.randn(2, 3, 5, 5, device="meta")}, ValueError, "y is on meta and x on cpu"),
-        ({"y": torch.randn(2, 5, 5, 5)}, ValueError, r"x_from_y.W_r must have shape \[5, 9, k, k\]"),
-        ({"x_from_y": unit(4, 3, kernel=2)}, ValueError, "kernel of 2 x 2; only odd kernels"),
-        ({"x_from_y": unit(4, 3)[:3]}, ValueError, "x_from_y must hold the four weights"),
-        ({"y_from_x": [w.double() for w in unit(3, 4)]}, TypeError, "y_from_x.W_r is torch.float64"),
-        ({"convention": "both"}, ValueError, "convention is 'both'; allowed are 'accept', 'keep'"),
-    ],
-)
-def test_bad_input_is_named(change: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        fused_ops.selective_share(**{**good(), **change})  # type: ignore[arg-type]
-
-
 @pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
 def test_few_pixels_of_many_channels_are_left_to_torch() -> None:
     share = fused_ops.FusedSelectiveShare(256)

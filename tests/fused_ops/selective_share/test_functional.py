@@ -1,0 +1,40 @@
+"""Bad input to the functional twins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fused_ops
+
+
+def unit(target: int, source: int, kernel: int = 1) -> list[Tensor]:
+    shapes = ((source, target + source), (target, source), (target, target), (target, target + source))
+    return [torch.randn(*shape, kernel, kernel) for shape in shapes]
+
+
+def good() -> dict[str, object]:
+    x, y = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 5, 5)
+    return {"x": x, "y": y, "x_from_y": unit(4, 3), "y_from_x": unit(3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": 3}, TypeError, "x must be a Tensor .*, got int"),
+        ({"x": torch.randn(4, 5, 5)}, ValueError, r"x must have 4 dimensions .*\[4, 5, 5\]"),
+        ({"x": torch.ones(2, 4, 5, 5, dtype=torch.int64)}, TypeError, "x must be of a floating point dtype"),
+        ({"y": torch.randn(2, 3, 5, 6)}, ValueError, "must agree in N, H and W"),
+        ({"y": torch.randn(2, 3, 5, 5).double()}, TypeError, "y is torch.float64 and x is torch.float32"),
+        ({"y": torch.randn(2, 3, 5, 5, device="meta")}, ValueError, "y is on meta and x on cpu"),
+        ({"y": torch.randn(2, 5, 5, 5)}, ValueError, r"x_from_y.W_r must have shape \[5, 9, k, k\]"),
+        ({"x_from_y": unit(4, 3, kernel=2)}, ValueError, "kernel of 2 x 2; only odd kernels"),
+        ({"x_from_y": unit(4, 3)[:3]}, ValueError, "x_from_y must hold the four weights"),
+        ({"y_from_x": [w.double() for w in unit(3, 4)]}, TypeError, "y_from_x.W_r is torch.float64"),
+        ({"convention": "both"}, ValueError, "convention is 'both'; allowed are 'accept', 'keep'"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fused_ops.selective_share(**{**good(), **change})  # type: ignore[arg-type]
