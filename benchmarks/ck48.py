@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def keep(run: Run, name: str, folder: Path) -> None:
     """Write ``folder/name.csv``, a line for every tested image, and ``folder/name.json``: settings, machine,
-    versions, commit, and what each fold took."""
+    versions, commit, and how many images each fold trained and tested on."""
     numbers = [
         {text: number for number, text in enumerate(sorted(texts))}
         for texts in (
@@ -74,7 +74,7 @@ def keep(run: Run, name: str, folder: Path) -> None:
         "environment": RunFolder(fold_folder(run.folder, seed, fold)).read_environment(),
         "parameters": run.report["parameters"]["total"],
         "per_fold": [
-            {key: entry[key] for key in ("seed", "fold", "n_train", "n_test", "seconds")}
+            {key: entry[key] for key in ("seed", "fold", "n_train", "n_test")}
             for entry in run.report["per_fold"]
         ],
     }
@@ -117,9 +117,8 @@ def page(runs: Sequence[Run]) -> str:
 def results(runs: Sequence[Run]) -> Table:
     table = Table(
         "Recognition",
-        ("kept as", "method", "folds x seeds", "accuracy", "recall", "contempt", "fear", "wrong", "hours"),
-        note="Mean recall of the seven expressions, and that of two rare ones; images taken for another "
-        "expression; hours of one processor core.",
+        ("kept as", "method", "folds x seeds", "accuracy", "recall", "contempt", "fear", "wrong"),
+        note="Mean recall of the seven expressions, and that of two rare ones; images taken for another.",
     )
     for run in runs:
         seeds = list(dict.fromkeys(seed for seed, _ in run.predictions))
@@ -135,7 +134,6 @@ def results(runs: Sequence[Run]) -> Table:
                 percent(figures["per_class"]["contempt"]["recall"]),
                 percent(figures["per_class"]["fear"]["recall"]),
                 f"{wrong} of {figures['images']}",
-                f"{sum(fold['seconds'] for fold in run.report['per_fold']) / 3600:.1f}",
             )
         )
     return table

@@ -61,6 +61,7 @@ def test_what_is_kept_gives_the_runs_own_tests_without_its_names(tmp_path: Path)
 
 def test_the_page_says_what_the_kept_files_say() -> None:
     kept = ck48.load_all(ck48.KEPT)
+    assert kept, f"nothing is kept in {ck48.KEPT}"
     shown = ck48.PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
     assert shown == ck48.page(kept), "run python -m benchmarks.ck48"
 
