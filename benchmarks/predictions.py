@@ -44,15 +44,18 @@ def norm_call(case: Case) -> NormCall:
     return NormCall(*sizes, channels_last=case.layout == "channels_last", **facts)  # type: ignore[arg-type]
 
 
-def kernels(case: Case, card: Card = H100) -> dict[str, list[Kernel]]:
-    """The launches of a case by each GPU backend; empty for FERSNet's steps."""
+def kernels(case: Case, card: Card = H100, products: str = "") -> dict[str, list[Kernel]]:
+    """The launches of a case by each GPU backend; empty for FERSNet's steps.
+
+    ``products`` are computed in this precision, else in that of :func:`precision`.
+    """
     passes = {"forward": (False,), "backward": (True,), "full": (False, True)}.get(case.mode, ())
     found: dict[str, list[Kernel]] = {}
     for backward in passes:
         if OPS[case.op].suite == "selective_share":
             again = backward and case.op.endswith("recompute")
             call = share_call(case, backward)
-            launches = dispatch.share_kernels(card, call, precision(case), backward, again)
+            launches = dispatch.share_kernels(card, call, products or precision(case), backward, again)
         else:
             launches = dispatch.norm_kernels(card, norm_call(case), backward)
         for backend, more in launches.items():

@@ -7,10 +7,12 @@ the reason on.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,7 +67,10 @@ def why_not_card(index: int) -> str | None:
     library = cuda_library()
     if not library.loaded:
         return library.reason
-    return why_not_capability(torch.cuda.get_device_capability(index), library.build)
+    capability = torch.cuda.get_device_capability(index)
+    return why_not_capability(capability, library.build) or why_not_driver(
+        capability, library.build, driver_cuda()
+    )
 
 
 def why_not_cuda(tensor: Tensor) -> str | None:
@@ -85,14 +90,49 @@ def why_not_capability(capability: tuple[int, int], build: Mapping[str, Any]) ->
     Machine code runs on cards of its own generation from its own revision up; PTX is made into machine code
     for any later card.
     """
-    major, minor = capability
-    built = [divmod(int(code), 10) for code in build["architectures"]]
-    if any(major == code_major and minor >= code_minor for code_major, code_minor in built):
-        return None
-    if capability >= divmod(int(build["ptx"]), 10):
+    if _has_machine_code(capability, build) or capability >= divmod(int(build["ptx"]), 10):
         return None
     names = ", ".join(f"sm_{code}" for code in build["architectures"])
+    major, minor = capability
     return f"the CUDA library was built for {names}; this card is sm_{major}{minor}"
+
+
+def _has_machine_code(capability: tuple[int, int], build: Mapping[str, Any]) -> bool:
+    major, minor = capability
+    built = (divmod(int(code), 10) for code in build["architectures"])
+    return any(major == code_major and minor >= code_minor for code_major, code_minor in built)
+
+
+def why_not_driver(
+    capability: tuple[int, int], build: Mapping[str, Any], newest: tuple[int, int] | None
+) -> str | None:
+    """Why a build does not run under a driver that serves CUDA up to ``newest``, or None when it does.
+
+    A driver runs machine code that any CUDA of its own major version made, but makes some only of PTX that
+    is no newer than itself. What is not known stands in nobody's way.
+    """
+    made = re.search(r"release (\d+)\.(\d+)", build.get("compiler", ""))
+    if made is None or newest is None:
+        return None
+    by = int(made[1]), int(made[2])
+    if newest >= by or (newest[0] == by[0] and _has_machine_code(capability, build)):
+        return None
+    return (
+        f"the CUDA library was built by CUDA {by[0]}.{by[1]}; "
+        f"this driver serves CUDA up to {newest[0]}.{newest[1]}"
+    )
+
+
+@functools.cache
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that this machine's driver serves; None where there is no driver."""
+    version = ctypes.c_int()
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except OSError:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 @functools.cache

@@ -15,7 +15,8 @@ from benchmarks.gpu.tuning import tuned
 from benchmarks.measure import Runner
 from benchmarks.problems import make_problem
 from benchmarks.providers import OpProviders, Unavailable
-from fused_ops.tuning.cost_model import CEILINGS
+from fused_ops.triton_support import card_of
+from fused_ops.tuning.cost_model import ceilings_of
 
 # In FERSNet's shapes, batch 64; what the targets are about comes first.
 SHARES = (Shape(64, 64, 48), Shape(64, 128, 24), Shape(64, 256, 12), Shape(64, 512, 6))
@@ -124,7 +125,8 @@ def measure(
     timed, errors = time_all(runners, context.device, context.dry)
     cost = case.cost()
     precision = "half" if DTYPES[case.dtype].itemsize == 2 else "tf32"
-    launches = predictions.kernels(case)
+    card = card_of(torch.device(context.device, 0))
+    launches = predictions.kernels(case, card, precision)
     for name, record in records.items():
         if name in errors:
             record["error"] = errors[name]
@@ -133,7 +135,8 @@ def measure(
         record |= timed[name].record()
         cold = record.get("cold_us")
         if name in launches:
-            record["predicted_us"] = float(f"{1e6 * CEILINGS['H100'].seconds(launches[name], precision):.4g}")
+            predicted = ceilings_of(card).seconds(launches[name], precision)
+            record["predicted_us"] = float(f"{1e6 * predicted:.4g}")
         # The larger of the fewest bytes over the copy's rate and the FLOPs over the product's.
         least = (cost.bytes or 0) / ceilings["copy"]
         if cost.flops:

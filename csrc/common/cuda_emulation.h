@@ -4,8 +4,8 @@
 // wait for each other: at barriers and shuffles. So a value that is read without a barrier before it is not there yet
 // (in one of the two orders in which fibers can be run), and shared memory holds NaN until it is written. Every access
 // to global memory is checked: it must lie within one of the tensors of the call (allow()) and be aligned; threads
-// that wait at different barriers, or for threads that have left, are found. The first such finding is kept in `error`
-// and ends the launch.
+// that wait at different barriers, or for threads that have left, are found, and so is a launch that no card makes. The
+// first such finding is kept in `error` and ends the launch.
 #pragma once
 
 #include <ucontext.h>
@@ -63,6 +63,10 @@ class Machine {
     ++launches;
     if (!error.empty()) return;
     if (threads % 32 != 0 || threads > 1024) return fail("a block has " + std::to_string(threads) + " threads");
+    if (blocks < 1 || blocks > kMostBlocks) return fail("a grid has " + std::to_string(blocks) + " blocks");
+    if (shared_bytes > kMostShared) {
+      return fail("a block has " + std::to_string(shared_bytes) + " bytes of shared memory");
+    }
     while (int(fibers_.size()) < threads) add_fiber();
     shared_.assign(size_t(shared_bytes + kGuard) / sizeof(Line) + 2, Line{});
     body_ = &body;
@@ -92,6 +96,7 @@ class Machine {
 
  private:
   static constexpr int64_t kGuard = 256, kStack = 128 << 10;
+  static constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1, kMostShared = 48 << 10;  // of any card, unless asked
   struct alignas(16) Line {
     char bytes[16];
     Line() { std::memset(bytes, 0xff, sizeof(bytes)); }  // NaN, in any floating point format

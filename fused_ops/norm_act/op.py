@@ -265,8 +265,14 @@ def _without_restore(args: tuple[Any, ...]) -> tuple[Any, ...]:
 def triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if reason := triton_support.why_not(x) or _gpu_refuses(gamma, beta, groups):
         return reason
-    if x.numel() // x.size(1) > 2**31 - 2**16:  # the last program may count so much further
-        return "it counts the pixels of a tensor in 31 bits"
+    planes = x.size(0) * x.size(1) if groups else 0  # each has statistics, and a place in 32 bits
+    return beyond_triton(x.numel() // x.size(1), planes)
+
+
+def beyond_triton(pixels: int, planes: int = 0) -> str | None:
+    """Why Triton's kernels cannot count so many pixels or planes, or None where they can."""
+    if max(pixels, planes) > 2**31 - 2**16:  # the last program may count so much further
+        return "it counts the pixels and the planes of a tensor in 31 bits"
     return None
 
 

@@ -21,6 +21,7 @@ from fused_ops.activations import ACTIVATIONS, BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
 from fused_ops.norm_act.op import (
+    beyond_triton,
     cuda_refuses,
     fitting,
     native_refuses,
@@ -168,6 +169,13 @@ def _unpool_refuses(grad: Tensor, *_: Any) -> str | None:
     return native_refuses(grad, None, None, 0)
 
 
+def _triton_unpool_refuses(
+    grad: Tensor, y: Tensor | None, winner: Tensor, height: int, width: int, *_: Any
+) -> str | None:
+    """The gradient of z, which is written, has four times the pixels of the one that comes."""
+    return triton_refuses(grad, None, None, 0) or beyond_triton(grad.size(0) * height * width)
+
+
 backends.register(
     "norm_act_pool",
     "cpu",
@@ -202,5 +210,5 @@ backends.register(
     "norm_act_pool_backward",
     "triton",
     lambda *args: triton_call("triton_pool", "unpool", *args),
-    lambda grad, *_: triton_refuses(grad, None, None, 0),
+    _triton_unpool_refuses,
 )

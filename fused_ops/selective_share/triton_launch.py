@@ -20,7 +20,7 @@ from fused_ops.selective_share import triton_backward_kernels as backward_kernel
 from fused_ops.selective_share import triton_backward_products as backward_products
 from fused_ops.selective_share import triton_backward_weights as backward_weights
 from fused_ops.selective_share import triton_kernels, triton_products
-from fused_ops.selective_share.triton_plan import Call, slice_of
+from fused_ops.selective_share.triton_plan import LARGEST_TILE, Call, slice_of
 from fused_ops.triton_support import (
     card_for,
     ceil_div,
@@ -159,13 +159,15 @@ def _input_gradients_by_products(
     grad_x, grad_y = grads
     W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y = weights
     shapes = call.shape_constants()
-    # Per element: tiles of 4096, longest where memory is contiguous.
+    # Per element: tiles of 4096, longest where memory is contiguous; a warp has 512.
     columns = min(128 if shapes["LAST"] else 32, next_power_of_two(max(call.channels)))
-    tiles, of_x, of_y = _tiles(call, 4096 // columns, columns)
+    pixels = min(LARGEST_TILE, 4096 // columns)
+    tiles, of_x, of_y = _tiles(call, pixels, columns)
     launch(
         backward_products.gate_gradients, (tiles * (of_x + (of_y if call.pair else 0)),),
         call.x, call.y, grad_x_out, grad_y_out, gates, grad_gates, pre, *call.sizes,
-        **call.constants(), **grads_of, KEEP=call.keep, BLOCK_P=4096 // columns, BLOCK_N=columns, num_warps=8,
+        **call.constants(), **grads_of, KEEP=call.keep, BLOCK_P=pixels, BLOCK_N=columns,
+        num_warps=max(1, pixels * columns // 512),
     )  # fmt: skip
 
     def blocks(columns: int) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from fused_ops import tuning
 from fused_ops.selective_share import reference
 from fused_ops.triton_support import card_for, interpreting, lay_out, next_power_of_two
 
+LARGEST_TILE = 256  # pixels of a program's tile; no row of the launch tables asks for more
+
 
 def precision_of(dtype: torch.dtype) -> str:
     """What float32 factors are rounded to: TF32 where torch's own setting for matrix products allows it."""
@@ -120,7 +122,9 @@ def slice_of(tensor: Tensor, layout: torch.memory_format) -> tuple[Tensor, int]:
     last = is_last(tensor, layout)
     tensor, step = lay_out(tensor, last, layout)
     plane = 1 if last else tensor.size(2) * tensor.size(3)
-    width = step if not last else step * tensor.size(2) * tensor.size(3)
-    if step % plane or step < plane * tensor.size(1) or width >= 2**31:  # kernels count so far in an image
+    of = step // plane
+    # Kernels count from the image in which a tile begins to the last pixel of the tile, in 31 bits.
+    reach = (tensor.size(2) * tensor.size(3) + LARGEST_TILE) * of
+    if step % plane or of < tensor.size(1) or reach >= 2**31:
         return tensor.contiguous(memory_format=layout).clone(memory_format=layout), tensor.size(1)
-    return tensor, step // plane
+    return tensor, of

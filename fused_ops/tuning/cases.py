@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -81,6 +81,11 @@ _NORMS = {
     "style": ("adain", "identity", 64, 256, 12, False),
     "large style": ("adain", "identity", 64, 64, 48, False),
 }
+_NORMS_OF: Mapping[torch.dtype, Iterable[str]] = {
+    torch.bfloat16: _NORMS,
+    torch.float32: ("block", "image", "groups", "large style"),
+    torch.float16: ("block", "groups"),
+}
 
 _POOL_CASES: Mapping[str, Call] = {
     f"norm_act_pool {name} {NAMES[dtype]} {layout}": partial(
@@ -89,17 +94,18 @@ _POOL_CASES: Mapping[str, Call] = {
     for name, (norm, n, c, size) in {
         "stem": ("batch", 64, 64, 96), "block": ("batch", 64, 128, 48), "map": ("instance", 64, 256, 24),
     }.items()
-    for dtype in (torch.bfloat16, torch.float32)
+    for dtype in NAMES
     for layout in LAYOUTS
+    if dtype != torch.float16 or name == "block"
 }  # fmt: skip
 _NORM_CASES: Mapping[str, Call] = {
     f"norm_act {name} {NAMES[dtype]} {layout}": partial(
         norm_act, norm, activation, n, c, size, dtype, layout, residual
     )
+    for dtype, names in _NORMS_OF.items()
     for name, (norm, activation, n, c, size, residual) in _NORMS.items()
-    for dtype in (torch.bfloat16, torch.float32)
     for layout in LAYOUTS
-    if dtype == torch.bfloat16 or name in ("block", "image", "groups", "large style")
+    if name in names
 } | {
     f"norm_act activation {name}": partial(norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True)
     for name in ACTIVATIONS
@@ -172,7 +178,7 @@ def _share_cases() -> Iterator[tuple[str, Call]]:
             yield case(name, torch.float32, layout, "train")
     for name in ("64", "128", "256", "200 and 300"):
         yield case(name, torch.float32, "last", "train", tf32=True)
-    for name in ("64", "256"):
+    for name in ("64", "128", "256"):
         yield case(name, torch.float16, "last", "train")
     yield case("256", torch.bfloat16, "last", "recompute")
 

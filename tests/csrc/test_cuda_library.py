@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from build_support import toolchain
 from build_support.native_build import CUDA_ARCHITECTURES
-from fused_ops import native
+from fused_ops import backends, native
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # How many large tensors a kernel moves at least, each thread one 16-byte access for each.
 MOVED = {
@@ -93,8 +97,7 @@ _STAND_IN = """
 import ctypes, sys, torch
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 torch.ops.load_library(sys.argv[2])
-ops = ("norm_act", "norm_act_backward", "norm_act_pool", "norm_act_pool_backward")
-for op in (*ops, "selective_share", "selective_share_backward"):
+for op in sys.argv[3:]:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_ops_cuda::{op}", "CUDA"), op
 try:
     torch.ops.fused_ops_cuda.norm_act(torch.ones(1, 1, 2), *[None] * 7, 1, 1e-5, 0, 0.0)
@@ -123,6 +126,28 @@ def test_it_loads_without_a_card(library: Path, tmp_path: Path) -> None:
     flags = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", "-x", "c++", str(tmp_path / "stand_in.cpp")]
     subprocess.run([*cxx.command, *flags, "-o", str(stand_in)], check=True)
     done = subprocess.run(
-        [sys.executable, "-c", _STAND_IN, str(stand_in), str(library)], capture_output=True, text=True
+        [sys.executable, "-c", _STAND_IN, str(stand_in), str(library), *backends.ops("cuda")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("missing", ["norm_act", "norm_act_pool_backward", "selective_share_backward"])
+def test_the_check_of_loading_asks_for_every_op(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make check-cuda-load` runs."""
+    monkeypatch.setattr(native, "cuda_library", lambda: native.Status(True))
+    monkeypatch.setattr(
+        torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: op != f"fused_ops_cuda::{missing}"
+    )
+    with pytest.raises(SystemExit, match=f"^fused_ops_cuda::{missing} has no kernel for CUDA$"):
+        runpy.run_path(str(ROOT / "tests/packaging/cuda_load.py"))
+
+
+def test_the_host_code_neither_waits_nor_allocates() -> None:
+    """So that a call can be captured in a CUDA graph: it asks, and starts kernels; memory is torch's."""
+    called: set[str] = set()
+    for path in [*ROOT.glob("csrc/*/cuda*"), *ROOT.glob("csrc/*/kernels.h")]:
+        if path.name != "cuda_emulation.h":
+            called |= set(re.findall(r"\b(cu(?:da)?[A-Z]\w*)\(", path.read_text()))
+    assert called == {"cudaSetDevice", "cudaGetLastError", "cudaGetErrorString", "cudaDeviceGetAttribute"}

@@ -105,6 +105,53 @@ def test_cards(capability: tuple[int, int], served: bool) -> None:
         assert reason == "the CUDA library was built for sm_80, sm_90, sm_100; this card is sm_75"
 
 
+BY_CUDA_13 = {
+    "architectures": [80, 90, 100], "ptx": 100, "compiler": "Cuda compilation tools, release 13.1, V13.1.9",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "served"),
+    [
+        ((9, 0), (13, 1), True),
+        ((9, 0), (14, 0), True),
+        ((9, 0), (13, 0), True),  # machine code of the same major version
+        ((9, 0), (12, 8), False),
+        ((12, 0), (13, 1), True),
+        ((12, 0), (13, 0), False),  # PTX that is newer than the driver
+        ((9, 0), None, True),
+    ],
+)
+def test_drivers(capability: tuple[int, int], driver: tuple[int, int] | None, served: bool) -> None:
+    reason = native.why_not_driver(capability, BY_CUDA_13, driver)
+    if served:
+        assert reason is None
+    else:
+        assert driver is not None and reason == (
+            f"the CUDA library was built by CUDA 13.1; this driver serves CUDA up to {driver[0]}.{driver[1]}"
+        )
+    assert native.why_not_driver(capability, {**BY_CUDA_13, "compiler": "unknown version"}, driver) is None
+
+
+@pytest.mark.parametrize(("answer", "found"), [(12080, (12, 8)), (13000, (13, 0)), (None, None)])
+def test_the_driver_is_asked(
+    answer: int | None, found: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get_version(to: Any) -> int:
+        to._obj.value = answer
+        return 0
+
+    def load(name: str) -> Any:
+        if answer is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return SimpleNamespace(cuDriverGetVersion=get_version)
+
+    monkeypatch.setattr(native.ctypes, "CDLL", load)
+    native.driver_cuda.cache_clear()
+    assert native.driver_cuda() == found
+    native.driver_cuda.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("library", "reason"),
     [
@@ -116,13 +163,18 @@ def test_cards(capability: tuple[int, int], served: bool) -> None:
             native.Status(True, build={"architectures": [80, 90, 100], "ptx": 100}),
             "the CUDA library was built for sm_80, sm_90, sm_100; this card is sm_75",
         ),
+        (
+            native.Status(True, build={**BY_CUDA_13, "architectures": [75]}),
+            "the CUDA library was built by CUDA 13.1; this driver serves CUDA up to 12.8",
+        ),
     ],
-    ids=["no library", "older card"],
+    ids=["no library", "older card", "older driver"],
 )
 def test_a_wish_for_cuda_that_cannot_be_met_raises_one_line(
     library: native.Status, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "cuda_library", lambda: library)
+    monkeypatch.setattr(native, "driver_cuda", lambda: (12, 8))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     monkeypatch.setattr(backends, "_implementations", {})
     native.why_not_card.cache_clear()

@@ -66,6 +66,20 @@ def test_mistakes_are_found(toys: ctypes.CDLL, name: str, message: str) -> None:
     assert message in run(toys, name, source, target)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_block", "a grid has 0 blocks"),
+        ("many_blocks", "a grid has 2147483648 blocks"),
+        ("uneven_block", "a block has 48 threads"),
+        ("large_block", "a block has 2048 threads"),
+        ("much_shared", "a block has 49156 bytes of shared memory"),
+    ],
+)
+def test_launches_that_no_card_makes_are_found(toys: ctypes.CDLL, name: str, message: str) -> None:
+    assert run(toys, name, torch.randn(64), torch.empty(64)).endswith(message)
+
+
 def test_threads_at_different_barriers_are_found(toys: ctypes.CDLL) -> None:
     said = run(toys, "wait_apart", torch.randn(64), torch.empty(64))
     assert "block 0, thread 32: waits at line" in said

@@ -58,6 +58,13 @@ constexpr struct {
                 {"some_wait", some_wait},
                 {"wait_apart", wait_apart},
                 {"beyond_shared", beyond_shared}};
+constexpr struct {
+  const char* name;
+  int64_t blocks;
+  int threads;
+  int64_t shared;  // floats
+} kLaunches[] = {{"no_block", 0, 64, 0}, {"many_blocks", int64_t(1) << 31, 64, 0}, {"uneven_block", 1, 48, 0},
+                 {"large_block", 1, 2048, 0}, {"much_shared", 1, 64, 12 * 1024 + 1}};
 
 template <typename T>
 void round_all(const float* from, uint16_t* bits, float* back, int count) {
@@ -86,6 +93,9 @@ EXPORT const char* run_toy(const char* name, const float* from, float* to, int c
     if (std::string(own) == name) {
       launch(Device{}, kernel, (count + threads - 1) / threads, threads, threads, Arguments{{from}, {to}, count});
     }
+  }
+  for (const auto& [own, blocks, block, shared] : kLaunches) {
+    if (std::string(own) == name) launch(Device{}, add_up, blocks, block, shared, Arguments{{from}, {to}, count});
   }
   return machine.error.c_str();
 }

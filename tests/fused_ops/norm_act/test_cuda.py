@@ -91,6 +91,12 @@ def test_wide_groups(channels_last: bool, order: bool) -> None:
                 check(case, (2, 2 * 65, 2, 2), channels_last, torch.bfloat16)
 
 
+def test_the_widest_groups_fill_shared_memory() -> None:
+    """All of what a block has without asking for more: the emulated device refuses a byte beyond."""
+    with emulated.device():
+        check(Case("group", "silu"), (1, 2 * 512, 8, 4), True, torch.bfloat16)
+
+
 @SIZES
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str, most_threads: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fused_ops
-from fused_ops import explain, triton_support, use
+from fused_ops import backends, explain, triton_support, use
 from fused_ops.norm_act import op
 from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
 
@@ -35,12 +35,25 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         triton_support._why_no_triton.cache_clear()
 
 
-def test_more_pixels_than_are_counted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_pixels_or_planes_than_are_counted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_support, "why_not", lambda *tensors: None)
     most, longest_chunk = 2**31 - 1, 2**16
-    for pixels, refused in ((most - longest_chunk + 1, False), (most - longest_chunk // 2, True)):
-        x = torch.empty((1, 1, pixels), device="meta")
-        assert (op.triton_refuses(x, None, None, 0) is not None) == refused
+    for count, refused in ((most - longest_chunk + 1, False), (most - longest_chunk // 2, True)):
+        pixels, planes = (torch.empty(shape, device="meta") for shape in ((1, 1, count), (count, 1, 1)))
+        planes = planes.expand(-1, 2, -1)[: count // 2]
+        assert (op.triton_refuses(pixels, None, None, 0) is not None) == refused
+        assert (op.triton_refuses(planes, None, None, 2) is not None) == refused
+        assert op.triton_refuses(planes, None, None, 0) is None  # statistics of a batch have no planes
+
+
+def test_the_pixels_that_an_unpooling_writes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are four times those of the gradient that comes."""
+    monkeypatch.setattr(triton_support, "why_not", lambda *tensors: None)
+    refuses = backends._implementations["norm_act_pool_backward"]["triton"].refuses
+    for side, refused in ((2**13, False), (2**14, True)):
+        grad = torch.empty((2, 1, side, side), device="meta")
+        reason = refuses(grad, None, grad, 2 * side, 2 * side, 0, 0.0)
+        assert (reason == "it counts the pixels and the planes of a tensor in 31 bits") == refused
 
 
 def test_an_old_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act import triton_launch
 from fused_ops.norm_act.triton_plan import Geometry
 from fused_ops.triton_support import Card
+from tests.fused_ops.far_apart import far_apart
 from tests.fused_ops.norm_act import gpu_checks
-from tests.fused_ops.norm_act.cases import CASES, POOLED, Case
+from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
 
 SMALL_TILES = {"row": 1, "wanted": 16, "tile": 256, "tiles": 4, "per_thread": 16}
@@ -39,7 +41,8 @@ def test_values_and_gradients(case: Case) -> None:
         if case.serves(shape):
             check(case, shape, False, torch.float32)
     check(case, SHAPES[0], True, torch.float32)
-    check(case, SHAPES[0], False, torch.float16)
+    for channels_last in (False, True):
+        check(case, SHAPES[0], channels_last, torch.float16)
 
 
 @pytest.mark.usefixtures("split")
@@ -59,6 +62,9 @@ def test_odd_shapes_of_rows_that_do_not_fit_on_chip() -> None:
 @pytest.mark.parametrize("case", POOLED, ids=str)
 def test_pooling(case: Case) -> None:
     gpu_checks.check_pooling(case)
+    if case.activation != "silu":  # pooled in a second step, among rounded values
+        for channels_last in (False, True):
+            check(case, (2, 6, 6, 8), channels_last, torch.float16)
 
 
 @pytest.mark.usefixtures("split")
@@ -105,6 +111,47 @@ def test_slices_are_read_where_they_lie() -> None:
             )
             if residual is None:
                 torch.testing.assert_close(found, expected)
+
+
+@pytest.fixture(params=[True, False], ids=["whole", "split"])
+def rows(request: pytest.FixtureRequest) -> None:
+    """Rows that fit on chip, and such that do not."""
+    if not request.param:
+        request.getfixturevalue("split")
+
+
+# Of [2, 4, 6, 4], by whether channels are adjacent.
+FAR_STRIDES = {False: ((1 << 31) + 64, 24, 4, 1), True: (24 << 26, 1, 4 << 26, 1 << 26)}
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("channels_last", FAR_STRIDES)
+def test_offsets_beyond_31_bits(channels_last: bool) -> None:
+    residual = Case("batch", "relu", residual=True)
+    for case in (residual, Case("group", "silu"), replace(residual, pool=2)):
+        tensors = case.tensors((2, 4, 6, 4))
+        expected = results(case.eager, tensors)
+        large = [tensor for tensor in tensors if tensor.dim() == 4]
+        far = far_apart(large, FAR_STRIDES[channels_last])
+        for tensor in far:
+            assert Geometry.of(tensor, 0, False).rows(tensor)[0] is tensor
+        moved = dict(zip(map(id, large), far, strict=True))
+        ours = results(case.fused, [moved.get(id(tensor), tensor) for tensor in tensors])
+        for our, their in zip(ours, expected, strict=True):
+            torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("channels_last", FAR_STRIDES)
+@pytest.mark.parametrize("pool", [1, 2])
+def test_gradients_beyond_31_bits(pool: int, channels_last: bool) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 4, 6 * pool, 4 * pool).contiguous(memory_format=layout).requires_grad_()
+    grad = torch.randn(2, 4, 6, 4)
+    (far,) = far_apart([grad], FAR_STRIDES[channels_last])
+    y = fused_ops.group_norm_act(x, 2, activation="relu", pool=pool)
+    found, expected = (torch.autograd.grad(y, x, each, retain_graph=True)[0] for each in (far, grad))
+    assert torch.equal(found, expected)
 
 
 def test_any_strides() -> None:

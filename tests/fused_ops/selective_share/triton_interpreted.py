@@ -14,6 +14,7 @@ import fused_ops
 from fused_ops import explain, tuning, use
 from fused_ops.selective_share import reference, triton_launch, triton_plan
 from fused_ops.triton_support import Card
+from tests.fused_ops.far_apart import far_apart
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
     pair,
@@ -218,6 +219,28 @@ def test_slices_are_read_where_they_lie(memory_format: str, kernels: str) -> Non
         torch.testing.assert_close(our, their)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.usefixtures("kernels")
+def test_offsets_beyond_31_bits(memory_format: str) -> None:
+    of, (n, c, height, width) = 7 << 20, (11, 2, 4, 8)
+    strides = (height * width * of, 1, width * of, of)
+    if memory_format == "contiguous":
+        strides = (of * height * width, height * width, width, 1)
+    tensors = pair(c, c, n, height, width)
+    grads = [torch.randn(tensor.shape) for tensor in tensors[:2]]
+    x, y, *far_grads = far_apart([*tensors[:2], *grads], strides)
+    assert triton_plan.slice_of(x, FORMATS[memory_format])[0] is x
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, y, *tensors[2:])]
+    with use("triton"):
+        outs = Options().fused(*leaves)
+        ours = torch.autograd.grad(outs, leaves, far_grads)
+    dense = [tensor.detach().requires_grad_() for tensor in tensors]
+    expected_outs = Options().eager(*dense)
+    expected = torch.autograd.grad(expected_outs, dense, grads)
+    for our, their in zip((*outs, *ours), (*expected_outs, *expected), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.usefixtures("kernels")
 def test_any_strides() -> None:
     options = Options(gates=True)
@@ -239,6 +262,11 @@ def test_a_slice_of_more_memory_than_kernels_count_is_copied() -> None:
         found, of = triton_plan.slice_of(x, torch.channels_last)
         assert (found is x and of == channels) == (channels == 2**10)
         assert found is x or of == 2
+    # A tile of 256 single pixels reaches over as many images.
+    for channels in (2**20, 2**24):
+        x = torch.empty_strided((300, 2, 1, 1), (channels, 1, 1, 1), device="meta")
+        found, of = triton_plan.slice_of(x, torch.contiguous_format)
+        assert (found is x and of == channels) == (channels == 2**20)
 
 
 def test_expanded_gradients() -> None:

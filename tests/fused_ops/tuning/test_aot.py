@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import types
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from fused_ops import tuning
 from fused_ops.triton_support import CARDS
 from fused_ops.tuning import aot, aot_table, cases
 from fused_ops.tuning.cases import CASES
@@ -21,16 +25,6 @@ pytestmark = [
         os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter's kernels cannot be compiled"
     ),
 ]
-
-# The large tensors that each memory-bound kernel reads or writes in "block": batch norm + residual + relu.
-LARGE_TENSORS = {
-    "partial_statistics": 1,
-    "forward_apply": 3,
-    "partial_sums": 3,
-    "backward_apply": 5,
-    "finish_statistics": 0,
-    "finish_sums": 0,
-}
 
 
 def reports(name: str, architecture: str) -> list[aot.Report]:
@@ -44,19 +38,6 @@ def reports(name: str, architecture: str) -> list[aot.Report]:
         assert report.spills == 0, f"{where}: {report.spills} accesses to local memory"
         assert report.shared_bytes <= report.shared_limit, f"{where}: {report.shared_bytes} bytes shared"
     return found
-
-
-@pytest.mark.parametrize("architecture", CARDS)
-@pytest.mark.parametrize("layout", ["planes", "last"])
-def test_norm_act_moves_16_bytes_at_a_time(layout: str, architecture: str) -> None:
-    for report in reports(f"norm_act block bfloat16 {layout}", architecture):
-        elements = (
-            report.constants["BLOCK_C"]
-            * report.constants.get("BLOCK_K", 0)
-            * report.constants.get("TILES", 1)
-        )
-        per_tensor = elements * 2 // (16 * 32 * report.num_warps)
-        assert report.widths.get(128, 0) >= LARGE_TENSORS[report.kernel] * per_tensor, report.kernel
 
 
 @pytest.mark.parametrize("architecture", CARDS)
@@ -102,6 +83,33 @@ def test_every_kernel_and_configuration_is_in_the_table_and_well(
             assert row["tensor_core"], f"{where}: no tensor cores"
 
 
+def test_every_row_of_the_launch_tables_is_compiled() -> None:
+    asked = set()
+    for card in CARDS.values():
+        with tuning.asked() as rows:
+            aot.wanted(card)
+        asked |= {row.place for _, _, row in rows}
+    for name in (tuning.DEFAULTS, *CARDS):
+        for family, rows_of_family in tuning.table(name).items():
+            for index in range(1, len(rows_of_family) + 1):
+                place = f"{family}: row {index} of {name}.json"
+                assert family.endswith(".backend") or place in asked, f"no case of cases.py asks for {place}"
+
+
+@pytest.mark.parametrize("architecture", CARDS)
+def test_every_kernel_is_compiled_for_both_dtypes_of_16_bits(architecture: str) -> None:
+    found: dict[str, set[torch.dtype]] = {}
+    for _, launch in aot.wanted(CARDS[architecture]).values():
+        dtypes = {arg.dtype for arg in launch.args if isinstance(arg, Tensor)}
+        found.setdefault(launch.kernel.__name__, set()).update(dtypes)
+    half = {torch.float16, torch.bfloat16}
+    assert {name for name, dtypes in found.items() if not dtypes & half} == {
+        "finish_statistics",
+        "finish_sums",  # of float32 alone
+    }
+    assert not [name for name, dtypes in found.items() if dtypes & half and not dtypes >= half]
+
+
 @pytest.mark.parametrize(
     ("architecture", "instruction"), [("sm_80", "HMMA"), ("sm_90", "HGMMA"), ("sm_100", "UTCHMMA")]
 )
@@ -112,12 +120,34 @@ def test_products_of_many_channels_use_each_cards_own_instructions(
         row
         for row in table.values()
         if row["architecture"] == architecture
-        and re.match(r"selective_share (64|128|256|512) bf", row["case"])
+        and re.match(r"selective_share (64|128|256|512) b?float16", row["case"])
     ]
     products = [row for row in rows if row["kernel"] not in ("gate_gradients", "add_weight_parts")]
     assert {row["kernel"] for row in products} >= {"update_gates", "input_gradients_unit", "weight_gradients"}
     for row in products:
         assert instruction in row["tensor_core"].split(), row
+
+
+@pytest.mark.parametrize("architecture", CARDS)
+def test_norm_act_moves_16_bytes_at_a_time(architecture: str, table: dict[str, aot_table.Row]) -> None:
+    """All kernels that see large tensors, wherever channels are adjacent or whole planes are so wide."""
+    seen = set()
+    for key, (name, launch) in aot.wanted(CARDS[architecture], "norm_act ").items():
+        large = [arg for arg in launch.args if isinstance(arg, Tensor) and arg.dim() == 4 and arg.size(1) > 1]
+        if not large or "frozen" in name:  # with given statistics the backward does not read its x
+            continue
+        size, plane = large[0].element_size(), large[0].size(2) * large[0].size(3)
+        if launch.constants["CHANNELS_LAST"] or plane * size % 16 == 0:
+            elements = math.prod(launch.constants.get(of, 1) for of in ("BLOCK_C", "BLOCK_K", "TILES"))
+            of_each = elements * size // (16 * 32 * launch.num_warps)
+            wide = re.search(r"(\d+)x128", table[key]["access_bits"])
+            where = f"{launch.kernel.__name__} of {name}: {table[key]['access_bits']}"
+            assert wide is not None and int(wide[1]) >= len(large) * of_each > 0, where
+            seen.add(launch.kernel.__name__)
+    assert seen == {
+        *("forward_row", "backward_row"),
+        *("partial_statistics", "forward_apply", "partial_sums", "backward_apply"),
+    }
 
 
 def test_selective_share_moves_16_bytes_at_a_time(table: dict[str, aot_table.Row]) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from fused_ops import tuning
+from fused_ops.selective_share.triton_plan import LARGEST_TILE
+from fused_ops.triton_support import CARDS
+from fused_ops.tuning import tune
 
 
 @pytest.fixture
@@ -58,3 +61,14 @@ def test_the_shipped_tables_are_well_formed() -> None:
                 assert set(row) <= {"when", "launch", "note"} and row["launch"]
             if path.stem == tuning.DEFAULTS:
                 assert rows[-1]["when"] == {}, "the last default serves whatever no other row does"
+
+
+def test_no_tile_has_more_pixels_than_offsets_reach() -> None:
+    families = [family for name in ("default", *CARDS) for family in tuning.table(name).items()]
+    pixels = [
+        row["launch"]["pixels"]
+        for family, rows in families
+        if family.startswith("selective_share") and not family.endswith("backend")
+        for row in rows
+    ]
+    assert pixels and max(pixels) <= LARGEST_TILE and max(tune.STEPS["pixels"]) <= LARGEST_TILE
