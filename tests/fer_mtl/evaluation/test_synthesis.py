@@ -32,7 +32,8 @@ def test_the_way_between_two_expressions_ends_at_both(model: FERSNet, faces: Fac
     assert found.made.shape == (3, 5, 3, 32, 32)
     assert not (found.start == found.end).any()
     for k, expression in ((0, found.start), (-1, found.end)):
-        torch.testing.assert_close(found.made[:, k], synthesise(model, found.source, expression))
+        drawn = synthesise(model, found.source, expression)  # in other batches: other rounding
+        torch.testing.assert_close(found.made[:, k], drawn, atol=1e-4, rtol=0)
     middle = torch.zeros(3, 7)
     middle[torch.arange(3), found.start] = middle[torch.arange(3), found.end] = 0.5
     torch.testing.assert_close(found.made[:, 2], synthesise(model, found.source, middle))
