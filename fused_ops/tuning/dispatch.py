@@ -83,15 +83,20 @@ def share_kernels(
     if not backward:
         return forward()
     outside = int(call.outside)
-    way, of_weights = row("backward", outside=outside), row("weights", outside=outside)
-    parts = cost_share.chunks(call, of_weights, card.processors)
-    split = ShareCall(**{**vars(call), "chunks": parts})
-    # After the backward's products only those of the weights serve.
-    found = {
-        "triton": cost_share.backward(split, way["kernel"], of_weights["kernel"]),
-        "cuda": cost_share.backward(call, "cuda"),
-    }
-    return {name: [*again, *found[name]] for name, again in forward().items()} if recompute else found
+
+    def of_backward(gates: int) -> dict[str, list[Kernel]]:
+        way, of_weights = (row(family, outside=outside, gates=gates) for family in ("backward", "weights"))
+        parts = cost_share.chunks(call, of_weights, card.processors)
+        split = ShareCall(**{**vars(call), "chunks": parts})
+        # After the backward's products only those of the weights serve.
+        return {"triton": cost_share.backward(split, way["kernel"], of_weights["kernel"])}
+
+    found = {**of_backward(1), "cuda": cost_share.backward(call, "cuda")}
+    if not recompute:
+        return found
+    found = {name: [*again, *found[name]] for name, again in forward().items()}
+    on_chip = [row(family, outside=outside, gates=0)["kernel"] for family in ("backward", "weights")]
+    return found if outside or on_chip != ["pair", "unit"] else {**found, **of_backward(0)}
 
 
 def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[Kernel]]:
