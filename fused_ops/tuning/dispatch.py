@@ -47,9 +47,9 @@ def choose(op: str, args: tuple[Any, ...]) -> Choice | None:
 
 def measured_row(op: str, args: tuple[Any, ...]) -> tuple[str, dict[str, int | str]]:
     """The family and the facts of the row that a measured choice for a call would stand in."""
-    function, (card, precision, backward, _, *call) = _CALLS[op](*args)
+    function, (card, precision, backward, recompute, *call) = _CALLS[op](*args)
     if function is _share_choice:
-        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward)
+        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward, recompute)
     return "norm_act.backend", norm_facts(card, NormCall(*call), backward)
 
 
@@ -110,11 +110,14 @@ def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[K
 # --- the choice ---------------------------------------------------------------------------------------------
 
 
-def share_facts(card: Card, call: ShareCall, precision: Precision, backward: bool) -> dict[str, int | str]:
+def share_facts(
+    card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
+) -> dict[str, int | str]:
     """What rows of measured choices may ask of a pair."""
     return {
         "channels": max(call.cx, call.cy), "pixels": call.pixels, "itemsize": call.itemsize,
-        "precision": precision, "last": int(call.channels_last), "pass": PASSES[backward], "card": card.name,
+        "precision": precision, "last": int(call.channels_last), "pass": PASSES[backward],
+        "gates": int(call.gates and not recompute), "outside": int(call.outside), "card": card.name,
     }  # fmt: skip
 
 
@@ -132,7 +135,7 @@ def choose_for_share(
     card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
 ) -> Choice:
     """The choice for a pair."""
-    facts = share_facts(card, call, precision, backward)
+    facts = share_facts(card, call, precision, backward, recompute)
     return _measured(card, "selective_share.backend", facts) or _predicted(
         card, share_kernels(card, call, precision, backward, recompute), precision
     )

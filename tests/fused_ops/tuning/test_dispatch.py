@@ -107,10 +107,17 @@ def test_what_was_measured_goes_before_what_is_predicted(measured: Path) -> None
     choice = dispatch.choose_for_share(H100, call, "half", False)
     assert choice.order == ("cuda", "triton")
     assert choice.reason == f"selective_share.backend: row 1 of sm_90.json ({note})"
-    # another pass, or another card of the architecture, has not been measured
+    # another pass, one that keeps no gates, or another card of the architecture has not been measured
     assert dispatch.choose_for_share(H100, call, "half", True).order[0] == "triton"
+    without = ShareCall(64, 64, 64 * 48**2, 2, gates=False)
+    assert "predicts" in dispatch.choose_for_share(H100, without, "half", False).reason
     other = triton_support.Card("NVIDIA H200", (9, 0), 132, 232_448)
     assert "predicts on H200" in dispatch.choose_for_share(other, call, "half", False).reason
+
+    facts = dispatch.share_facts(H100, call, "half", True)
+    add_row(measured, "selective_share.backend", {"when": facts, "launch": {"backend": "cuda"}, "note": note})
+    assert dispatch.choose_for_share(H100, call, "half", True).order[0] == "cuda"
+    assert "predicts" in dispatch.choose_for_share(H100, call, "half", True, recompute=True).reason
 
     norm = NormCall(8, 64, 96 * 96, 2)
     facts = dispatch.norm_facts(H100, norm, True)
