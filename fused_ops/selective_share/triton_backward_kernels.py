@@ -1,5 +1,8 @@
 """The backward of ``selective_share`` (1x1) with few channels in Triton.
 
+    input_gradients_pair    up to 16 channels, where no gates were kept: they are made again on chip, by
+                            weights that stay there while a program goes through many tiles; x, y and both
+                            gradients are read once, and the gradients of x and y written once
     input_gradients_unit    up to 128 channels: the gradient of x or of y of a tile of pixels, in one pass
                             over the channels; with pre_ptr it leaves the gradients before the gates to the
                             products that make those of the weights (:mod:`.triton_backward_weights`)
@@ -16,6 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fused_ops.selective_share.triton_kernels import unit_gates
 from fused_ops.selective_share.triton_tiles import (
     gate_channels,
     load_part,
@@ -28,7 +32,77 @@ from fused_ops.selective_share.triton_tiles import (
     slots_of_y,
     store_part,
     store_tile,
+    unit_weights,
 )
+
+# --- gates made again on chip -------------------------------------------------------------------------------
+
+
+@triton.jit
+def gradients_before_gates(
+    t, s, g, weights, w, KEEP: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr
+):  # fmt: skip
+    """Of a unit, from the gradient g of t': a_h, a_r, a_z in t's dtype; d(r.s), r and z in float32.
+
+    weights as of unit_weights for the forward; w is W once more, [out, in].
+    """
+    h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
+    a_h, a_z = pre_gate_gradients(g, t, h, z, None, None, KEEP)
+    a_h = a_h.to(t.dtype)
+    grad_passed = tl.dot(a_h, w, input_precision=PRECISION)
+    a_r = grad_passed * s.to(tl.float32) * r * (1 - r)
+    return a_h, a_r.to(t.dtype), a_z.to(t.dtype), grad_passed, r, z
+
+
+@triton.jit
+def add_of_unit(
+    grad_t, grad_s, t, s, g, weights, back, KEEP: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr
+):  # fmt: skip
+    """The gradients of a unit's target and source, added to what they are so far."""
+    r_t, r_s, w, u, z_t, z_s = back
+    a_h, a_r, a_z, grad_passed, r, z = gradients_before_gates(t, s, g, weights, w, KEEP, PRECISION, FAST)
+    grad_t = tl.dot(a_h, u, grad_t, input_precision=PRECISION)
+    grad_t = tl.dot(a_r, r_t, grad_t, input_precision=PRECISION)
+    grad_t = tl.dot(a_z, z_t, grad_t, input_precision=PRECISION)
+    grad_s = tl.dot(a_r, r_s, grad_s, input_precision=PRECISION)
+    grad_s = tl.dot(a_z, z_s, grad_s, input_precision=PRECISION)
+    g = g.to(tl.float32)
+    return grad_t + (g * z if KEEP else g * (1 - z)), grad_s + grad_passed * r
+
+
+@triton.jit
+def input_gradients_pair(
+    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, grad_x_ptr, grad_y_ptr,
+    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units, tiles,
+    UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
+    CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
+    PRECISION: tl.constexpr, FAST: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The gradients of x and y. Grid: as many programs as run at once."""
+    plane = units * UNIT
+    x_weights = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, True)
+    x_back = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, False)
+    if PAIR:
+        y_weights = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, True)
+        y_back = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, False)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
+        place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
+        inside = place[0] + place[1] < pixels
+        x = load_tile(x_ptr, place, inside, 0, X_OF, CX, BLOCK_X, LAST)
+        y = load_tile(y_ptr, place, inside, 0, Y_OF, CY, BLOCK_Y, LAST)
+        g = load_tile(grad_x_out_ptr, place, inside, 0, GX_OF, CX, BLOCK_X, LAST)
+        grad_x = tl.zeros((BLOCK_P, BLOCK_X), tl.float32)
+        grad_y = tl.zeros((BLOCK_P, BLOCK_Y), tl.float32)
+        grad_x, grad_y = add_of_unit(grad_x, grad_y, x, y, g, x_weights, x_back, KEEP, PRECISION, FAST)
+        if PAIR:
+            g = load_tile(grad_y_out_ptr, place, inside, 0, GY_OF, CY, BLOCK_Y, LAST)
+            grad_y, grad_x = add_of_unit(grad_y, grad_x, y, x, g, y_weights, y_back, KEEP, PRECISION, FAST)
+        store_tile(grad_x_ptr, grad_x, place, inside, 0, CX, CX, BLOCK_X, LAST)
+        store_tile(grad_y_ptr, grad_y, place, inside, 0, CY, CY, BLOCK_Y, LAST)
+
+
+# --- gates that were kept -----------------------------------------------------------------------------------
 
 
 @triton.jit

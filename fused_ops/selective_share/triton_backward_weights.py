@@ -1,7 +1,8 @@
 """The gradients of the weights of ``selective_share`` (1x1) in Triton.
 
     weight_gradients_unit   up to 64 channels: the gradients of all weights of a unit, kept in registers while
-                            a program goes through many tiles; the gradients before the gates are made again
+                            a program goes through many tiles; the gradients before the gates are made again,
+                            and where there are no gates (gates_ptr is None) these, too
     weight_gradients        any number: products over pixels of the gradients before the gates (a_), which the
                             kernels for x and y left, with t, s and r.s
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fused_ops.selective_share.triton_backward_kernels import gradients_before_gates
 from fused_ops.selective_share.triton_tiles import (
     gate_channels,
     load_part,
@@ -28,6 +30,7 @@ from fused_ops.selective_share.triton_tiles import (
     slots_of_x,
     slots_of_y,
     tiles_of,
+    unit_weights,
 )
 
 
@@ -55,16 +58,18 @@ def store_weight(
 
 @triton.jit
 def unit_weight_gradients(
-    t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, part_ptr, W, slots, chunk, pixels, plane,
+    t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_r, W, U, W_z, slots, chunk, pixels, plane,
     T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr, G_OF: tl.constexpr,
     T: tl.constexpr, S: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
     LOOPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     EVEN: tl.constexpr = BLOCK_T == T and BLOCK_S == S
     lane_t, lane_s = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_S)
     w = load_weight(W, S, lane_t, lane_s, T, S, EVEN, False)
+    if gates_ptr is None:
+        weights = unit_weights(W_r, W, U, W_z, T, S, BLOCK_T, BLOCK_S, True)
     r_t = tl.zeros((BLOCK_S, BLOCK_T), tl.float32)
     r_s = tl.zeros((BLOCK_S, BLOCK_S), tl.float32)
     of_w = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
@@ -77,21 +82,26 @@ def unit_weight_gradients(
         t = load_tile(t_ptr, place, inside, 0, T_OF, T, BLOCK_T, LAST)
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
         g = load_tile(g_ptr, place, inside, 0, GRAD_OF, T, BLOCK_T, LAST)
-        h, r, z = load_gates(gates_ptr, slots, place, inside, G_OF, T, S, LAST, BLOCK_T, BLOCK_S)
-        grad_h = None
-        grad_z = None
-        if grad_gates_ptr is not None:
-            grad_h, grad_r, grad_z = load_gates(
-                grad_gates_ptr, slots, place, inside, G_OF, T, S, LAST, BLOCK_T, BLOCK_S
-            )  # fmt: skip
-        a_h, a_z = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
-        a_h = a_h.to(t.dtype)
-        a_r = tl.dot(a_h, w, input_precision=PRECISION) * s.to(tl.float32)
-        if grad_gates_ptr is not None:
-            a_r += grad_r
+        if gates_ptr is not None:
+            h, r, z = load_gates(gates_ptr, slots, place, inside, G_OF, T, S, LAST, BLOCK_T, BLOCK_S)
+            grad_h = None
+            grad_z = None
+            if grad_gates_ptr is not None:
+                grad_h, grad_r, grad_z = load_gates(
+                    grad_gates_ptr, slots, place, inside, G_OF, T, S, LAST, BLOCK_T, BLOCK_S
+                )  # fmt: skip
+            a_h, a_z = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
+            a_h = a_h.to(t.dtype)
+            a_r = tl.dot(a_h, w, input_precision=PRECISION) * s.to(tl.float32)
+            if grad_gates_ptr is not None:
+                a_r += grad_r
+            a_r = (a_r * r * (1 - r)).to(t.dtype)
+            a_z = a_z.to(t.dtype)
+        else:
+            a_h, a_r, a_z, _, r, _ = gradients_before_gates(t, s, g, weights, w, KEEP, PRECISION, FAST)
         a_h = tl.trans(a_h)
-        a_r = tl.trans((a_r * r * (1 - r)).to(t.dtype))
-        a_z = tl.trans(a_z.to(t.dtype))
+        a_r = tl.trans(a_r)
+        a_z = tl.trans(a_z)
         passed = (r * s.to(tl.float32)).to(t.dtype)
         of_w = tl.dot(a_h, passed, of_w, input_precision=PRECISION)
         of_u = tl.dot(a_h, t, of_u, input_precision=PRECISION)
@@ -111,10 +121,10 @@ def unit_weight_gradients(
 @triton.jit
 def weight_gradients_unit(
     x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, part_ptr,
-    W_x, W_y, pixels, units,
+    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units,
     UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
     CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
     LOOPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -133,28 +143,31 @@ def weight_gradients_unit(
     part_ptr += chunk.to(tl.int64) * SIZE
     if ALIKE:
         if of_x:
-            t_ptr, s_ptr, g_ptr, W = x_ptr, y_ptr, grad_x_out_ptr, W_x
+            t_ptr, s_ptr, g_ptr = x_ptr, y_ptr, grad_x_out_ptr
+            W_r, W, U, W_z = W_r_x, W_x, U_x, W_z_x
             at_h, at_r, at_z = slots_of_x(CX, CY)
         else:
-            t_ptr, s_ptr, g_ptr, W = y_ptr, x_ptr, grad_y_out_ptr, W_y
+            t_ptr, s_ptr, g_ptr = y_ptr, x_ptr, grad_y_out_ptr
+            W_r, W, U, W_z = W_r_y, W_y, U_y, W_z_y
             at_h, at_r, at_z = slots_of_y(CX, CY)
         part_ptr += tl.program_id(0) % UNITS * SIZE_X
         unit_weight_gradients(
-            t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, part_ptr, W, (at_h, at_r, at_z),
-            chunk, pixels, plane, X_OF, Y_OF, GX_OF, G_OF, CX, CY, KEEP, LAST, PRECISION,
+            t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_r, W, U, W_z, (at_h, at_r, at_z),
+            chunk, pixels, plane, X_OF, Y_OF, GX_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST,
             BLOCK_P, BLOCK_X, BLOCK_Y, LOOPS, STAGES,
         )  # fmt: skip
     elif of_x:
         unit_weight_gradients(
-            x_ptr, y_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_x,
+            x_ptr, y_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_r_x, W_x, U_x, W_z_x,
             slots_of_x(CX, CY), chunk, pixels, plane, X_OF, Y_OF, GX_OF, G_OF, CX, CY, KEEP, LAST,
-            PRECISION, BLOCK_P, BLOCK_X, BLOCK_Y, LOOPS, STAGES,
+            PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, LOOPS, STAGES,
         )  # fmt: skip
     elif PAIR:
         unit_weight_gradients(
-            y_ptr, x_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, part_ptr + SIZE_X, W_y,
-            slots_of_y(CX, CY), chunk, pixels, plane, Y_OF, X_OF, GY_OF, G_OF, CY, CX, KEEP, LAST,
-            PRECISION, BLOCK_P, BLOCK_Y, BLOCK_X, LOOPS, STAGES,
+            y_ptr, x_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, part_ptr + SIZE_X,
+            W_r_y, W_y, U_y, W_z_y, slots_of_y(CX, CY), chunk, pixels, plane,
+            Y_OF, X_OF, GY_OF, G_OF, CY, CX, KEEP, LAST, PRECISION, FAST,
+            BLOCK_P, BLOCK_Y, BLOCK_X, LOOPS, STAGES,
         )  # fmt: skip
 
 

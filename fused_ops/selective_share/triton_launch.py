@@ -4,8 +4,12 @@ Imported when the backend is first used. What is chosen is in the launch tables 
 families ``selective_share.forward``, ``.backward`` and ``.weights``; ``kernel`` in them is
 
     forward     "pair", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
-    backward    "unit" (:mod:`.triton_backward_kernels`) or "products" (:mod:`.triton_backward_products`)
+    backward    "pair", "unit" (:mod:`.triton_backward_kernels`)
+                or "products" (:mod:`.triton_backward_products`)
     weights     "unit" or "products" (:mod:`.triton_backward_weights`); after backward's products only these
+
+Where no gates were kept (the fact ``gates`` is 0) backward's "pair" and weights' "unit" make them again on
+chip, each for itself; before any other kernels the forward makes them, in memory.
 """
 
 from __future__ import annotations
@@ -114,8 +118,7 @@ def backward(
 ) -> None:
     """``reference.backward`` in Triton, into the ten ``grads``: of x, y and the eight weights."""
     call = Call.of(x, y, weights[4] is not None, keep, layout)
-    choice = call.choose("backward", outside=int(grad_gates is not None))
-    by_products = choice["kernel"] == "products"
+    outside = int(grad_gates is not None)
     weights = [None if weight is None else weight.contiguous() for weight in weights]
     grad_gates, gates = (
         value if value is None else value.contiguous(memory_format=layout) for value in (grad_gates, gates)
@@ -127,9 +130,16 @@ def backward(
     grads_of = {"GX_OF": gx_of, "GY_OF": gy_of}
     with on_device(x):
         if gates is None:
+            choices = [call.choose(family, outside=outside, gates=0) for family in ("backward", "weights")]
+            if not outside and [choice["kernel"] for choice in choices] == ["pair", "unit"]:
+                _backward_on_chip(call, choices, (grad_x_out, grad_y_out), weights, grads, grads_of)
+                return
             gates = call.empty(call.gate_channels)
             forward(x, y, weights, keep, gates, None, layout)
-        weight_choice = call.choose("weights", outside=int(grad_gates is not None))
+        choice, weight_choice = (
+            call.choose(family, outside=outside, gates=1) for family in ("backward", "weights")
+        )
+        by_products = choice["kernel"] == "products"
         pre = None
         if by_products or weight_choice["kernel"] == "products":
             pre = call.empty(call.gate_channels + (sum(call.channels) if call.pair else y.size(1)))
@@ -149,6 +159,24 @@ def backward(
         else:
             parts = _weight_parts_by_unit(call, weight_choice, given, weights, grads_of)
         _add_weight_parts(call, parts, grads[2:])
+
+
+def _backward_on_chip(
+    call: Call, choices: Sequence[Mapping[str, Any]], grads_out: tuple[Tensor, Tensor | None],
+    weights: Weights, grads: Sequence[Tensor], grads_of: Mapping[str, int],
+) -> None:  # fmt: skip
+    choice, weight_choice = choices
+    tiles = ceil_div(call.pixels, choice["pixels"])
+    launch(
+        backward_kernels.input_gradients_pair,
+        (min(tiles, choice["programs"] * card_for(call.x).processors),),
+        call.x, call.y, *grads_out, *grads[:2], *weights, *call.sizes, tiles,
+        **call.constants(), **grads_of, **call.gate_arithmetic(), **call.channel_blocks(), KEEP=call.keep,
+        BLOCK_P=choice["pixels"], STAGES=choice["stages"], num_stages=choice["stages"],
+        num_warps=choice["warps"],
+    )  # fmt: skip
+    parts = _weight_parts_by_unit(call, weight_choice, (*grads_out, None, None), weights, grads_of)
+    _add_weight_parts(call, parts, grads[2:])
 
 
 def _input_gradients_by_products(
@@ -233,8 +261,8 @@ def _weight_parts_by_unit(
     parts = torch.empty((chunks, _all_weights(call)), dtype=torch.float32, device=call.x.device)
     launch(
         backward_weights.weight_gradients_unit, (chunks * units,),
-        call.x, call.y, *given, parts, weights[1], weights[5], *call.sizes,
-        **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), KEEP=call.keep,
+        call.x, call.y, *given, parts, *weights, *call.sizes,
+        **call.constants(), **grads_of, **call.gate_arithmetic(), **call.channel_blocks(), KEEP=call.keep,
         BLOCK_P=choice["pixels"], LOOPS=loops, STAGES=choice["stages"], num_stages=choice["stages"],
         num_warps=choice["warps"],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from fused_ops.triton_support import ceil_div, next_power_of_two
 from fused_ops.tuning.cost_model import Kernel
 
 FORWARD_WAYS = ("pair", "unit", "products", "cuda")
-BACKWARD_WAYS = ("unit", "products", "cuda")
+BACKWARD_WAYS = ("pair", "unit", "products", "cuda")
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,22 @@ def forward(call: ShareCall, way: str) -> list[Kernel]:
 
 
 def backward(call: ShareCall, way: str, weights_way: str = "products") -> list[Kernel]:
-    """The launches of a backward whose gates were kept; ``weights_way`` is of the weights' gradients."""
+    """The launches of a backward whose gates were kept; ``weights_way`` is of the weights' gradients.
+
+    "pair" is of one whose gates were not: it makes them again on chip, and so do the weights' gradients.
+    """
     if way == "cuda":
         return _cuda_backward(call)
     both, cx, cy = call.both, call.cx, call.cy
+    if way == "pair":
+        return [
+            call.kernel("input_gradients_pair", 3 * both, 2 * call.weights, call.weights),
+            call.kernel(
+                "weight_gradients_unit", 2 * both, 2 * call.weights + 2 * cx * cy, call.weights,
+                parts=call.chunks * call.weights,
+            ),
+            _sum_of_parts(call),
+        ]  # fmt: skip
     outside = call.outside
     if way == "unit":
         leaves = weights_way == "products"

@@ -47,9 +47,9 @@ def choose(op: str, args: tuple[Any, ...]) -> Choice | None:
 
 def measured_row(op: str, args: tuple[Any, ...]) -> tuple[str, dict[str, int | str]]:
     """The family and the facts of the row that a measured choice for a call would stand in."""
-    function, (card, precision, backward, _, *call) = _CALLS[op](*args)
+    function, (card, precision, backward, recompute, *call) = _CALLS[op](*args)
     if function is _share_choice:
-        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward)
+        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward, recompute)
     return "norm_act.backend", norm_facts(card, NormCall(*call), backward)
 
 
@@ -83,15 +83,20 @@ def share_kernels(
     if not backward:
         return forward()
     outside = int(call.outside)
-    way, of_weights = row("backward", outside=outside), row("weights", outside=outside)
-    parts = cost_share.chunks(call, of_weights, card.processors)
-    split = ShareCall(**{**vars(call), "chunks": parts})
-    # After the backward's products only those of the weights serve.
-    found = {
-        "triton": cost_share.backward(split, way["kernel"], of_weights["kernel"]),
-        "cuda": cost_share.backward(call, "cuda"),
-    }
-    return {name: [*again, *found[name]] for name, again in forward().items()} if recompute else found
+
+    def of_backward(gates: int) -> dict[str, list[Kernel]]:
+        way, of_weights = (row(family, outside=outside, gates=gates) for family in ("backward", "weights"))
+        parts = cost_share.chunks(call, of_weights, card.processors)
+        split = ShareCall(**{**vars(call), "chunks": parts})
+        # After the backward's products only those of the weights serve.
+        return {"triton": cost_share.backward(split, way["kernel"], of_weights["kernel"])}
+
+    found = {**of_backward(1), "cuda": cost_share.backward(call, "cuda")}
+    if not recompute:
+        return found
+    found = {name: [*again, *found[name]] for name, again in forward().items()}
+    on_chip = [row(family, outside=outside, gates=0)["kernel"] for family in ("backward", "weights")]
+    return found if outside or on_chip != ["pair", "unit"] else {**found, **of_backward(0)}
 
 
 def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[Kernel]]:
@@ -105,11 +110,14 @@ def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[K
 # --- the choice ---------------------------------------------------------------------------------------------
 
 
-def share_facts(card: Card, call: ShareCall, precision: Precision, backward: bool) -> dict[str, int | str]:
+def share_facts(
+    card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
+) -> dict[str, int | str]:
     """What rows of measured choices may ask of a pair."""
     return {
         "channels": max(call.cx, call.cy), "pixels": call.pixels, "itemsize": call.itemsize,
-        "precision": precision, "last": int(call.channels_last), "pass": PASSES[backward], "card": card.name,
+        "precision": precision, "last": int(call.channels_last), "pass": PASSES[backward],
+        "gates": int(call.gates and not recompute), "outside": int(call.outside), "card": card.name,
     }  # fmt: skip
 
 
@@ -127,7 +135,7 @@ def choose_for_share(
     card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
 ) -> Choice:
     """The choice for a pair."""
-    facts = share_facts(card, call, precision, backward)
+    facts = share_facts(card, call, precision, backward, recompute)
     return _measured(card, "selective_share.backend", facts) or _predicted(
         card, share_kernels(card, call, precision, backward, recompute), precision
     )

@@ -54,6 +54,21 @@ KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "products": {"forward": PRODUCTS, "backward": PRODUCTS, "weights": PRODUCTS},
 }
+# Of "pair" in a backward that has no gates.
+ON_CHIP: Mapping[str, Mapping[str, Any]] = {
+    "backward": {**SMALL, "kernel": "pair", "pixels": 32, "programs": 1},
+    "weights": {**SMALL, "kernel": "unit", "pixels": 32},
+}
+
+
+def row_of(kernels: str, family: str, facts: Mapping[str, int]) -> Mapping[str, Any]:
+    """What is launched with a set of kernels."""
+    name = family.rpartition(".")[2]
+    if kernels == "pair" and name in ON_CHIP and not facts["gates"] and not facts["outside"]:
+        return ON_CHIP[name]
+    return KERNELS[kernels][name]
+
+
 SHAPES = [  # x channels, y channels, images, height, width
     (16, 16, 2, 9, 7),
     (3, 2, 3, 1, 1),
@@ -70,8 +85,7 @@ def backend() -> str:
 @pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """One set of kernels for all calls, on a card so small that its programs go through several tiles."""
-    rows = KERNELS[request.param]
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: rows[family.rpartition(".")[2]])
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(request.param, family, facts))
     monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
     return str(request.param)
 
@@ -154,6 +168,7 @@ def test_values_and_gradients(memory_format: str, dtype: torch.dtype) -> None:
     [
         Options(keep=True, recompute=True),
         Options(recompute=True, gates=True),
+        Options(recompute=True),
         Options(pair=False),
         Options(keep=True, gates=True, pair=False),
         Options(recompute=True, pair=False),
@@ -173,6 +188,28 @@ def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.d
     """Also where a tile or a step is wider than the narrower tensor."""
     gates = dtype == torch.float16
     Options(gates=gates).check(cast(pair(*channels, 1, 5, 6), dtype, "channels_last"))
+
+
+def test_gates_that_were_not_kept_are_made_again_on_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the launch tables say: not of many channels, nor where a gradient reaches the gates from outside."""
+    started: list[str] = []
+    launch = triton_launch.launch
+
+    def noted(kernel: Any, *args: Any, **how: Any) -> None:
+        started.append(kernel.fn.__name__)
+        launch(kernel, *args, **how)
+
+    monkeypatch.setattr(triton_launch, "launch", noted)
+    for channels, gates, on_chip in ((16, False, True), (32, False, False), (16, True, False)):
+        started.clear()
+        tensors = cast(pair(channels, 16, 1, 5, 6), torch.float16, "channels_last")
+        Options(recompute=True, gates=gates).check(tensors)
+        assert started[0] == "forward_pair" and started[-1] == "add_weight_parts"
+        assert started[1:-1] == (
+            ["input_gradients_pair", "weight_gradients_unit"]
+            if on_chip
+            else ["forward_pair", "input_gradients_unit", "weight_gradients_unit"]
+        )
 
 
 @pytest.mark.usefixtures("kernels")

@@ -25,7 +25,7 @@ from fused_ops.tuning import cost_norm, cost_share
 from fused_ops.tuning.cost_model import Kernel
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
-from tests.fused_ops.selective_share.triton_interpreted import KERNELS
+from tests.fused_ops.selective_share.triton_interpreted import KERNELS, ON_CHIP, row_of
 
 TINY = Card("tiny", (9, 0), 1, 0)
 
@@ -108,7 +108,7 @@ def test_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = KERNELS[way]
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: rows[family.rpartition(".")[2]])
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(way, family, facts))
     monkeypatch.setattr(share_launch, "card_for", lambda tensor: TINY)
     cx, cy = channels
     shape = (2, 8, 8)  # 128 pixels fill all tiles
@@ -136,9 +136,18 @@ def test_share(
     expected = cost_share.backward(call, rows["backward"]["kernel"], weights_way)
     assert_as_predicted(launches, expected)
     launches.clear()
+    without = cost_share.forward(ShareCall(cx, cy, 128, 2, gates=False), way)
     with use("triton"), torch.no_grad():
         fused_ops.selective_share(x, y, x_weights, y_weights)
-    assert_as_predicted(launches, cost_share.forward(ShareCall(cx, cy, 128, 2, gates=False), way))
+    assert_as_predicted(launches, without)
+    if way == "pair" and not outside:
+        launches.clear()
+        with use("triton"):
+            outs = fused_ops.selective_share(x, y, x_weights, y_weights, recompute=True)
+            sum(out.sum() for out in outs).backward()  # type: ignore[union-attr]
+        chunks = cost_share.chunks(call, ON_CHIP["weights"], 1)
+        again = cost_share.backward(ShareCall(cx, cy, 128, 2, chunks=chunks), "pair")
+        assert_as_predicted(launches, [*without, *again])
 
 
 NORMS = {

@@ -71,6 +71,18 @@ def test_a_backward_that_recomputes_pays_for_the_forward() -> None:
         assert again[backend] == [*forward[backend], *kept[backend]]
 
 
+def test_a_backward_that_recomputes_on_chip_pays_for_no_forward() -> None:
+    call = ShareCall(16, 16, 147456, 2)
+    kept, again = (dispatch.share_kernels(H100, call, "half", True, recompute) for recompute in (False, True))
+    assert [kernel.name for kernel in again["triton"]] == [
+        "input_gradients_pair", "weight_gradients_unit", "add_weight_parts",
+    ]  # fmt: skip
+    assert sum(kernel.bytes for kernel in again["triton"]) < sum(kernel.bytes for kernel in kept["triton"])
+    outside = ShareCall(16, 16, 147456, 2, outside=True)
+    names = [kernel.name for kernel in dispatch.share_kernels(H100, outside, "half", True, True)["triton"]]
+    assert names[:2] == ["forward_pair", "input_gradients_unit"]
+
+
 def test_where_only_one_holds_a_row_on_chip_it_goes_first() -> None:
     # 8,192 elements of float32 in a plane: CUDA's threads keep them; Triton's backward would split the row.
     call = NormCall(64, 64, 8192 - 64, 4, groups=64, channels_last=False)
@@ -95,10 +107,17 @@ def test_what_was_measured_goes_before_what_is_predicted(measured: Path) -> None
     choice = dispatch.choose_for_share(H100, call, "half", False)
     assert choice.order == ("cuda", "triton")
     assert choice.reason == f"selective_share.backend: row 1 of sm_90.json ({note})"
-    # another pass, or another card of the architecture, has not been measured
+    # another pass, one that keeps no gates, or another card of the architecture has not been measured
     assert dispatch.choose_for_share(H100, call, "half", True).order[0] == "triton"
+    without = ShareCall(64, 64, 64 * 48**2, 2, gates=False)
+    assert "predicts" in dispatch.choose_for_share(H100, without, "half", False).reason
     other = triton_support.Card("NVIDIA H200", (9, 0), 132, 232_448)
     assert "predicts on H200" in dispatch.choose_for_share(other, call, "half", False).reason
+
+    facts = dispatch.share_facts(H100, call, "half", True)
+    add_row(measured, "selective_share.backend", {"when": facts, "launch": {"backend": "cuda"}, "note": note})
+    assert dispatch.choose_for_share(H100, call, "half", True).order[0] == "cuda"
+    assert "predicts" in dispatch.choose_for_share(H100, call, "half", True, recompute=True).reason
 
     norm = NormCall(8, 64, 96 * 96, 2)
     facts = dispatch.norm_facts(H100, norm, True)
