@@ -31,12 +31,12 @@ def test_the_way_between_two_expressions_ends_at_both(model: FERSNet, faces: Fac
     found = interpolate(model, faces, gallery_sources(faces, 3), steps=5)
     assert found.made.shape == (3, 5, 3, 32, 32)
     assert not (found.start == found.end).any()
-    for k, expression in ((0, found.start), (-1, found.end)):
-        drawn = synthesise(model, found.source, expression)  # in other batches: other rounding
-        torch.testing.assert_close(found.made[:, k], drawn, atol=1e-4, rtol=0)
     middle = torch.zeros(3, 7)
     middle[torch.arange(3), found.start] = middle[torch.arange(3), found.end] = 0.5
-    torch.testing.assert_close(found.made[:, 2], synthesise(model, found.source, middle))
+    for k, expression in ((0, found.start), (2, middle), (4, found.end)):
+        # As many at once as there: how a batch is rounded depends on its size.
+        drawn = synthesise(model, *(each.repeat_interleave(5, 0) for each in (found.source, expression)))
+        torch.testing.assert_close(found.made[:, k], drawn[k::5])
 
 
 def test_a_network_without_synthesis_is_refused(faces: FaceSet) -> None:
