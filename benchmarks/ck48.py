@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from fer_mtl.evaluation.predictions import Predictions, concatenate
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import Run, load_run
 from fer_mtl.training.config import TrainConfig, from_dict, to_dict
+from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.fold_folders import fold_folder
 from fer_mtl.training.run_folder import RunFolder
 
@@ -78,10 +80,11 @@ def keep(run: Run, name: str, folder: Path) -> None:
             for entry in run.report["per_fold"]
         ],
     }
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / f"{name}.csv", table.getvalue())
+    write_json(folder / f"{name}.json", content)
 
 
 def load_all(folder: Path) -> list[Run]:

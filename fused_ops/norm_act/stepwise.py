@@ -71,9 +71,8 @@ def quicker_in_steps(x: Tensor, kind: Kind, alone: bool) -> str | None:
     return _why_quicker(x.shape, not x.is_contiguous(), x.element_size() == 2, kind, alone)
 
 
-@functools.lru_cache(
-    1024
-)  # a network calls with the same few shapes, and a small call feels every microsecond
+# A network calls with the same few shapes, and a small call feels every microsecond.
+@functools.lru_cache(1024)
 def _why_quicker(shape: torch.Size, last: bool, is_16_bit: bool, kind: Kind, alone: bool) -> str | None:
     samples, channels, *spatial = shape
     plane = math.prod(spatial)

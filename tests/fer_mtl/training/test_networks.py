@@ -13,7 +13,9 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 @pytest.mark.parametrize("weight_layout", LAYOUTS)
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
-def test_the_update_is_adams_whatever_the_layout_of_the_gradient(weight_layout, gradient_layout):
+def test_the_update_is_adams_whatever_the_layout_of_the_gradient(
+    weight_layout: torch.memory_format, gradient_layout: torch.memory_format
+) -> None:
     config = preset_config("small")
     options = config.optimiser
     start = torch.randn(8, 4, 3, 3)
