@@ -126,8 +126,8 @@ def norm_facts(card: Card, call: NormCall, backward: bool) -> dict[str, int | st
     return {
         "elements": call.elements, "channels": call.channels, "count": call.geometry.count,
         "span": call.geometry.span, "itemsize": call.itemsize, "given": int(call.given),
-        "pooled": int(call.pooled), "last": int(call.channels_last), "pass": PASSES[backward],
-        "card": card.name,
+        "noise": int(call.noise), "pooled": int(call.pooled), "last": int(call.channels_last),
+        "pass": PASSES[backward], "card": card.name,
     }  # fmt: skip
 
 
@@ -201,8 +201,10 @@ def _norm_choice(card: Card, _precision: str, backward: bool, _recompute: bool, 
 
 @functools.lru_cache(maxsize=4096)
 def _unpool_choice(card: Card, precision: str, _backward: bool, _recompute: bool, *call: Any) -> Choice:
-    launches = {backend: [cost_norm.unpool(NormCall(*call))] for backend in BACKENDS}
-    return _predicted(card, launches, precision)
+    unpool = NormCall(*call)
+    launches = {backend: [cost_norm.unpool(unpool)] for backend in BACKENDS}
+    facts = norm_facts(card, unpool, backward=True)
+    return _measured(card, "norm_act.backend", facts) or _predicted(card, launches, precision)
 
 
 def _share(x: Tensor, y: Tensor, *rest: Any) -> Asked:

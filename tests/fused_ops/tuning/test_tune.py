@@ -153,17 +153,38 @@ def test_every_tuned_parameter_of_the_tables_has_steps() -> None:
 def test_the_calls_are_those_of_both_ops_and_the_reference_serves_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tune_calls, "NORMS", (("group", "silu", 32, 4, True),))
+    norms = [norm._replace(channels=32, side=4) for norm in tune_calls.NORMS]
+    monkeypatch.setattr(tune_calls, "NORMS", norms)
     found = tune_calls.calls(torch.device("cpu"), batch=2, shares=((8, 3),))
-    assert [call.op for call in found[:5]] == [
-        "selective_share", "selective_share_backward", "selective_share", "norm_act", "norm_act_backward",
-    ]  # fmt: skip
-    assert len({call.name for call in found}) == len(found)
+    assert {call.op for call in found} == {
+        "selective_share", "selective_share_backward", "norm_act", "norm_act_backward", "norm_act_pool",
+        "norm_act_pool_backward",
+    }  # fmt: skip
+    names = {call.name for call in found if "norm_act adain" in call.name}
+    assert len(names) == len(tune_calls.DTYPES) * len(tune_calls.LAYOUTS) * 2
     for call in found:
         with backends.use("reference"):
-            assert all(result.isfinite().all() for result in call.run())
+            assert all(result.isfinite().all() for result in call.run() if result.dtype != torch.uint8)
         family, facts = dispatch.measured_row(call.op, call.args)
         assert family.endswith(".backend") and facts["card"] == "NVIDIA H100"
+
+
+def test_no_measured_choice_of_one_call_is_taken_for_another() -> None:
+    """The largest tensors have 1 M elements here, of the true shapes but for the batch."""
+    found = tune_calls.calls(torch.device("cpu"), batch=2)
+    rows = [repr(dispatch.measured_row(call.op, call.args)) for call in found]
+    assert len(set(rows)) == len(rows)
+
+
+def test_a_measured_choice_for_the_pooling_backward_is_taken(measured: Path) -> None:
+    grad, winner = torch.ones(2, 8, 3, 3), torch.zeros(2, 8, 3, 3, dtype=torch.uint8)
+    args = (grad, None, winner, 6, 6, 1, 0.0)
+    family, facts = dispatch.measured_row("norm_act_pool_backward", args)
+    rows = {family: [{"note": "timed", "when": facts, "launch": {"backend": "cuda"}}]}
+    with tuning.table_given("sm_90", rows):
+        dispatch.forget_choices()
+        choice = dispatch.choose("norm_act_pool_backward", args)
+    assert choice is not None and choice.order[0] == "cuda" and "timed" in choice.reason
 
 
 def test_without_a_card_the_command_says_so_in_one_line(

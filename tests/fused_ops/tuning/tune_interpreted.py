@@ -14,9 +14,9 @@ from fused_ops.tuning import tune, tune_calls
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tune.Call]:
-    monkeypatch.setattr(
-        tune_calls, "NORMS", (("batch", "relu", 8, 4, True), ("instance", "relu", 8, 4, False))
-    )
+    norm = tune_calls.Norm("batch", "relu", 8, 4, residual=True)
+    norms = (norm, norm._replace(pool=True), tune_calls.Norm("adain", "identity", 8, 4))
+    monkeypatch.setattr(tune_calls, "NORMS", norms)
     monkeypatch.setattr(tune_calls, "DTYPES", (torch.float16,))
     return tune_calls.calls(torch.device("cpu"), batch=2, shares=((16, 4), (64, 2)))
 
@@ -33,7 +33,7 @@ def test_calls_are_grouped_by_what_the_tables_tell_apart(calls: list[tune.Call])
         *("selective_share.weights 16", "selective_share.weights 64"),
     ]
     by_family = {group.family: group for group in groups}
-    assert len(by_family["norm_act.forward"].calls) == 4  # two norms in two layouts
+    assert len(by_family["norm_act.forward"].calls) == 6  # three norms in two layouts
 
 
 def test_candidates_of_the_kernels_run_and_agree(calls: list[tune.Call]) -> None:
