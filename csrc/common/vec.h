@@ -151,9 +151,20 @@ FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v) {
   memcpy(p, &shorts, sizeof(shorts));
 }
 
+// The same past the caches, so that memory need not be read before it is written; p is a whole vector's multiple.
+FUSED_OPS_INLINE void store_past_caches(float* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, (__m256)v);
+#else
+  store(p, v);
+#endif
+}
+
 // After stores past the caches, before another thread may read what they wrote.
 FUSED_OPS_INLINE void finish_stores() {
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   _mm_sfence();
 #endif
 }

@@ -5,6 +5,8 @@
 // fused_ops/selective_share/README.md.
 #include <torch/csrc/stable/library.h>
 
+#include <limits>
+
 #include "selective_share/cpu_amx_call.h"
 #include "selective_share/cpu_call.h"
 #include "selective_share/schemas.h"
@@ -64,12 +66,22 @@ struct Weights {
   }
 };
 
-// Pixels of a tile, whose blocks have `rows` rows in all.
-int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size) {
-  const int64_t pixels = shape.images * shape.pixels, step = 64;
-  const int64_t fit = kCacheBytes / (rows * element_size) / step * step;
-  const int64_t width = std::clamp<int64_t>(fit, step, 4 * step);
-  return std::min(width, (pixels + 31) / 32 * 32);
+// Pixels of a tile, whose blocks have `rows` rows in all: what fits into the cache, or enough that weights which do not
+// are used often; spread evenly over the threads. Rather an odd number of the products' register blocks, see row_line.
+int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size, int64_t columns) {
+  constexpr int64_t least = 48, enough = 144, most = 256;
+  constexpr int64_t fixed = 2;            // a tile costs as much as so many pixels more
+  constexpr int64_t odd = 10, even = 11;  // what a pixel costs
+  const int64_t pixels = shape.images * shape.pixels, threads = torch::stable::get_num_threads();
+  const int64_t step = std::max(columns, kLineElements), fit = kCacheBytes / (rows * element_size);
+  const int64_t limit = fit < least + 2 * step ? enough : std::min(fit, most);
+  int64_t best = step, best_cost = std::numeric_limits<int64_t>::max();
+  for (int64_t blocks = 1; blocks == 1 || blocks * step <= limit; ++blocks) {
+    const int64_t width = blocks * step, rounds = (count_tiles(shape, width) + threads - 1) / threads;
+    const int64_t cost = (std::min(rounds * width, pixels) + rounds * fixed) * (blocks % 2 ? odd : even);
+    if (width >= least && cost <= best_cost) best = width, best_cost = cost;
+  }
+  return last_width(best, pixels);
 }
 
 template <typename T>
@@ -87,7 +99,7 @@ Outputs forward(const Tensor& x, const Tensor& y, const WeightTensors& tensors, 
   job.x_out = data<T>(out.x), job.y_out = data<T>(out.y);
   job.gates = want_gates ? data<T>(out.gates) : nullptr;
   const int64_t rows = run.forward_rows(job);
-  job.tile = tile_width(shape, rows, sizeof(S));
+  job.tile = tile_width(shape, rows, sizeof(S), run.columns);
 
   torch::stable::parallel_for(0, count_tiles(shape, job.tile), 1, [&](int64_t begin, int64_t end) {
     TileMemory scratch(bytes_of<S>(rows * job.tile));
@@ -108,21 +120,10 @@ void total_of_threads(const Kernels<T>& run, const Shape& shape,
   }
 }
 
-// Large weights: the products of what the tiles have kept, a panel of columns at a time.
+// Large weights: the products of what some tiles have kept, a panel of columns at a time.
 template <typename T>
-void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Targets<T>& to,
-                         CallMemory& memory) {
-  using S = Computed<T>;
+void multiply(const Kernels<T>& run, const Backward<T>& job, const Targets<Computed<T>>& to) {
   const Shape& shape = job.shape;
-  const S* sums = nullptr;
-  S* targets[kWeights] = {};
-  if constexpr (!std::is_same_v<T, S>) {
-    S* all = memory.take<S>(shape.weight_size());
-    for (int w = 0; w < kWeights; ++w) targets[w] = all + shape.offset(w);
-    sums = all;
-  } else {
-    std::copy(to.begin(), to.end(), targets);
-  }
   struct Task {
     int weight;
     int64_t gate, panel, col, cols;
@@ -138,11 +139,10 @@ void multiply_at_the_end(const Kernels<T>& run, const Backward<T>& job, const Ta
   torch::stable::parallel_for(0, int64_t(tasks.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Task& task = tasks[i];
-      run.multiply(job, shape.rows(task.weight), task.cols, task.gate, task.panel, targets[task.weight] + task.col,
+      run.multiply(job, shape.rows(task.weight), task.cols, task.gate, task.panel, to[task.weight] + task.col,
                    shape.cols(task.weight));
     }
   });
-  if (sums != nullptr) total_of_threads(run, shape, {sums}, to);
 }
 
 template <typename T>
@@ -169,45 +169,58 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   S placeholder{};
   job.weight_sums = large ? nullptr : &placeholder;
   const int64_t rows = run.backward_rows(job);
-  job.tile = tile_width(shape, rows, sizeof(S));
-  const int64_t tiles = count_tiles(shape, job.tile);
-  const int64_t threads = torch::stable::get_num_threads(), chunks = std::min(threads, tiles);
+  job.tile = tile_width(shape, rows, sizeof(S), run.columns);
+  const int64_t tiles = count_tiles(shape, job.tile), threads = torch::stable::get_num_threads();
 
-  job.all_pixels = tiles * job.tile;
+  // Large: so many tiles at a time that what is kept of them stays in the third-level cache.
+  const int64_t kept_rows = shape.gates() + first_panel(shape, shape.operands()) * kPanelLine;
+  const int64_t kept_bytes = kept_rows * tiles * job.tile * int64_t(sizeof(S));
+  const int64_t passes = large ? std::min(tiles, (kept_bytes + kKeptBytes - 1) / kKeptBytes) : 1;
+  const int64_t together = ((tiles + passes - 1) / passes + threads - 1) / threads * threads;
+  const int64_t kept = large ? std::min(together, tiles) * job.tile : 0, chunks = std::min(threads, tiles);
+  const bool copied_sums = large && Own::copied;
 
-  const int64_t pre_size = shape.gates() * job.all_pixels;
-  const int64_t operand_size = first_panel(shape, shape.operands()) * kPanel * job.all_pixels;
-  const int64_t sums_at_the_end = large && !std::is_same_v<T, S> ? sum_size : 0;
-  CallMemory memory((Own::copied ? 2 : 1) * Own::bytes(shape) + bytes_of<S>(sums_at_the_end) +
-                    (large ? bytes_of<S>(pre_size) + bytes_of<S>(operand_size) : bytes_of<S>(chunks * sum_size)));
+  CallMemory memory((Own::copied ? 2 : 1) * Own::bytes(shape) + bytes_of<S>(copied_sums ? sum_size : 0) +
+                    (large ? bytes_of<S>(shape.gates() * kept) + bytes_of<S>((kept_rows - shape.gates()) * kept)
+                           : bytes_of<S>(chunks * sum_size)));
   Own weights(run, shape, tensors, memory);
   weights.transpose(run, shape, memory);
   std::copy_n(weights.plain, kWeights, job.weights);
   std::copy_n(weights.transposed, kWeights, job.transposed);
-  S* sums = nullptr;
+  S* sums = copied_sums ? memory.take<S>(sum_size) : large ? nullptr : memory.take<S>(chunks * sum_size);
   if (large) {
-    job.pre_gates = memory.take<S>(pre_size), job.operands = memory.take<S>(operand_size);
-  } else {
-    sums = memory.take<S>(chunks * sum_size);
+    job.pre_gates = memory.take<S>(shape.gates() * kept);
+    job.operands = memory.take<S>((kept_rows - shape.gates()) * kept);
   }
-  // A chunk for each thread, the same tiles whichever thread takes it: the sums do not depend on chance.
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    TileMemory scratch_memory(bytes_of<S>(rows * job.tile));
-    S* scratch = scratch_memory.take<S>(rows * job.tile);
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      Backward<T> mine = job;
-      if (!large) {
-        mine.weight_sums = sums + chunk * sum_size;
-        std::fill_n(mine.weight_sums, sum_size, S(0));
-      }
-      run.backward(mine, chunk * tiles / chunks, (chunk + 1) * tiles / chunks, scratch);
+  Targets<S> products{};
+  for (int w = 0; w < kWeights; ++w) {
+    if constexpr (Own::copied) {
+      products[w] = sums + shape.offset(w);
+    } else {
+      products[w] = to[w];
     }
-  });
-  if (large) {
-    multiply_at_the_end(run, job, to, memory);
-  } else {
+  }
+  for (int64_t done = 0; done < tiles; done += together) {
+    const int64_t some = std::min(together, tiles - done), parts = std::min(threads, some);
+    job.first_pixel = done * job.tile, job.kept_pixels = some * job.tile;
+    // A part for each thread, the same tiles whichever thread takes it: the sums do not depend on chance.
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+      TileMemory scratch_memory(bytes_of<S>(rows * job.tile));
+      S* scratch = scratch_memory.take<S>(rows * job.tile);
+      for (int64_t part = begin; part < end; ++part) {
+        Backward<T> mine = job;
+        if (!large) {
+          mine.weight_sums = sums + part * sum_size;
+          std::fill_n(mine.weight_sums, sum_size, S(0));
+        }
+        run.backward(mine, done + part * some / parts, done + (part + 1) * some / parts, scratch);
+      }
+    });
+    if (large) multiply(run, job, products);
+  }
+  if (sums != nullptr) {
     std::vector<const S*> parts;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) parts.push_back(sums + chunk * sum_size);
+    for (int64_t part = 0; part < (large ? 1 : chunks); ++part) parts.push_back(sums + part * sum_size);
     total_of_threads(run, shape, parts, to);
   }
   return results;

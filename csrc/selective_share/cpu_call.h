@@ -23,6 +23,7 @@ using WeightTensors = std::array<OptionalTensor, kWeights>;
 
 constexpr int64_t kCacheBytes = 1200 * 1024;  // what a tile's blocks may take of a core's second-level cache
 constexpr int64_t kLargeWeights = 1 << 20;    // bytes from which on their gradients are not summed tile by tile
+constexpr int64_t kKeptBytes = 24 << 20;      // what is kept for their products at a time: it fits the third level
 constexpr int64_t kGrain = 1 << 14;           // elements worth a thread of their own
 
 template <typename T>

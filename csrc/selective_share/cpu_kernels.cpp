@@ -106,7 +106,8 @@ struct Gradients {
       : job(job), tile(tile), shape(job.shape), grad_gates(nullptr) {
     grad_x = tile.take(shape.x), grad_y = tile.take(shape.y);
     grad_out = tile.take(shape.x > shape.y ? shape.x : shape.y);
-    pre_gates = job.weight_sums ? tile.take(shape.gates()) : job.pre_gates + tile.place.first * shape.gates();
+    pre_gates = job.weight_sums ? tile.take(shape.gates())
+                                : job.pre_gates + (tile.place.first - job.first_pixel) * shape.gates();
     if (job.grad_gates) {
       grad_gates = tile.take(shape.gates());
       tile.place.load(job.grad_gates, shape.gates(), shape.gates_channels_last, grad_gates);
@@ -115,7 +116,7 @@ struct Gradients {
 
   static int64_t rows(const Backward<T>& job) {
     const Shape& s = job.shape;
-    const int64_t summed = job.weight_sums ? 2 * s.both() + s.gates() : 0;
+    const int64_t summed = job.weight_sums ? 2 * (row_line(s.x) + row_line(s.y)) + s.gates() : 0;
     return s.both() + (s.x > s.y ? s.x : s.y) + (job.grad_gates ? s.gates() : 0) + summed;
   }
 
@@ -171,7 +172,7 @@ struct Gradients {
     if (job.weight_sums) {
       add_to_sums();
     } else {
-      keep_for_the_end();
+      keep_for_products();
     }
   }
 
@@ -179,41 +180,40 @@ struct Gradients {
   // run over few pixels before they are added: their rounding errors grow with their length.
   void add_to_sums() const {
     constexpr int64_t longest = 64;
-    const int64_t width = tile.place.width, parts = (width + longest - 1) / longest;
+    const int64_t width = tile.place.width, count = tile.place.count, parts = (count + longest - 1) / longest;
     S* lying[4];
     for (int o = 0; o < shape.operands(); ++o) {
-      const int64_t channels = operand_channels(shape, o);
-      lying[o] = tile.take(channels);
-      transpose(channels, width, tile.operand(o), width, lying[o], channels);
+      const int64_t channels = operand_channels(shape, o), line = row_line(channels);
+      lying[o] = tile.take(line);
+      transpose(channels, count, tile.operand(o), width, lying[o], line);
     }
     for (int64_t part = 0; part < parts; ++part) {
-      const int64_t pixel = part * width / parts, some = (part + 1) * width / parts - pixel;
+      const int64_t pixel = part * count / parts, some = (part + 1) * count / parts - pixel;
       each_weight_gradient(shape, [&](int weight, int64_t gate_row, int o, int64_t col) {
-        const int64_t channels = operand_channels(shape, o);
-        const Term<S> both{pre(gate_row) + pixel, width, lying[o] + pixel * channels, channels, some};
+        const int64_t channels = operand_channels(shape, o), line = row_line(channels);
+        const Term<S> both{pre(gate_row) + pixel, width, lying[o] + pixel * line, line, some};
         product(shape.rows(weight), channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
                 shape.cols(weight), true);
       });
     }
   }
 
-  void keep_for_the_end() const {
-    const int64_t width = tile.place.width, first = tile.place.first;
-    S* panel = job.operands + first * kPanel;
+  void keep_for_products() const {
+    const int64_t width = tile.place.width, first = tile.place.first, count = tile.place.count;
+    S* panel = job.operands + (first - job.first_pixel) * kPanelLine;
     for (int o = 0; o < shape.operands(); ++o) {
       const int64_t channels = operand_channels(shape, o);
       const T* tensor = o == of_x ? job.x : o == of_y ? job.y : nullptr;
-      for (int64_t c = 0; c < channels; c += kPanel, panel += kPanel * job.all_pixels) {
+      for (int64_t c = 0; c < channels; c += kPanel, panel += kPanelLine * job.kept_pixels) {
         const int64_t some = channels - c < kPanel ? channels - c : kPanel;
         if (tensor == nullptr || !shape.channels_last) {
-          transpose(some, width, tile.operand(o) + c * width, width, panel, kPanel);
+          transpose(some, count, tile.operand(o) + c * width, width, panel, kPanelLine);
           continue;
         }
         // They lie so in the tensor.
-        for (int64_t p = 0; p < tile.place.count; ++p) {
-          copy_row(some, stored(tensor) + (first + p) * channels + c, panel + p * kPanel);
+        for (int64_t p = 0; p < count; ++p) {
+          copy_row(some, stored(tensor) + (first + p) * channels + c, panel + p * kPanelLine);
         }
-        memset(panel + tile.place.count * kPanel, 0, (width - tile.place.count) * kPanel * sizeof(S));
       }
     }
   }
@@ -238,8 +238,9 @@ void backward(const Backward<T>& job, int64_t first, int64_t last, Computed<T>* 
 template <typename T>
 void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel,
               Computed<T>* to, int64_t to_ld) {
-  const int64_t width = job.tile, tiles = job.all_pixels / width, gates = job.shape.gates();
-  const Computed<T>* right = job.operands + panel * kPanel * job.all_pixels;
+  const int64_t width = job.tile, tiles = job.kept_pixels / width, gates = job.shape.gates();
+  const int64_t pixels = job.shape.images * job.shape.pixels - job.first_pixel;
+  const Computed<T>* right = job.operands + panel * kPanelLine * job.kept_pixels;
   // Some tiles at a time, whose share of the panel stays in the second-level cache while all rows pass.
   constexpr int64_t most = 8;
   const int64_t fit = 1024 / width < 1 ? 1 : 1024 / width < most ? 1024 / width : most;
@@ -248,9 +249,10 @@ void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_r
     Term<Computed<T>> terms[most];
     for (int64_t i = 0; i < some; ++i) {
       const int64_t pixel = (first + i) * width;
-      terms[i] = {job.pre_gates + pixel * gates + gate_row * width, width, right + pixel * kPanel, kPanel, width};
+      const int64_t count = pixels - pixel < width ? pixels - pixel : width, ld = last_width(width, count);
+      terms[i] = {job.pre_gates + pixel * gates + gate_row * ld, ld, right + pixel * kPanelLine, kPanelLine, count};
     }
-    product(rows, cols, terms, int(some), to, to_ld, first > 0);
+    product(rows, cols, terms, int(some), to, to_ld, first > 0 || job.first_pixel > 0);
   }
 }
 
@@ -287,8 +289,9 @@ int64_t backward_rows(const Backward<T>& job) {
 }
 
 template <typename T>
-constexpr Kernels<T> table = {forward_rows<T>, backward_rows<T>, forward<T>,                   backward<T>,
-                              multiply<T>,     convert<T>,       transpose_block<Computed<T>>, total<T>};
+constexpr Kernels<T> table = {kVectors * kLanes<Computed<T>>, forward_rows<T>, backward_rows<T>,
+                              forward<T>, backward<T>, multiply<T>, convert<T>,
+                              transpose_block<Computed<T>>, total<T>};
 
 #if defined(__AVX512F__)
 

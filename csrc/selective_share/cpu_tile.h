@@ -35,31 +35,28 @@ FUSED_OPS_INLINE void copy_row(int64_t count, const From* from, To* to) {
   if (i < count) store(to + i, load(from + i, int(count - i)), int(count - i));
 }
 
-// The same past the caches, for what is not read again soon: memory need not be read before it is written.
+// The same past the caches, for what is not read again soon; only in whole cache lines, since parts of one cost more.
 template <typename From, typename To>
 FUSED_OPS_INLINE void copy_row_past_caches(int64_t count, const From* from, To* to) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(To) == 4) {
-    if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
-      int64_t i = 0;
-      for (; i + kLanes<To> <= count; i += kLanes<To>) _mm512_stream_ps(to + i, (__m512)load(from + i));
-      if (i < count) copy_row(count - i, from + i, to + i);
+  if constexpr (std::is_same_v<To, float>) {
+    constexpr int64_t line = 64;
+    if (reinterpret_cast<uintptr_t>(to) % line == 0 && count * int64_t(sizeof(To)) % line == 0) {
+      for (int64_t i = 0; i < count; i += kLanes<To>) store_past_caches(to + i, load(from + i));
       return;
     }
   }
-#endif
   copy_row(count, from, to);
 }
 
 // The pixels of one tile.
 struct Place {
   const Shape& shape;
-  int64_t width;  // columns of the blocks
+  int64_t width;  // columns of the blocks, of which the first `count` are pixels
   int64_t first, count;
 
-  Place(const Shape& shape, int64_t tile, int64_t index)
-      : shape(shape), width(tile), first(index * tile), count(shape.images * shape.pixels - first) {
-    if (count > tile) count = tile;
+  Place(const Shape& shape, int64_t tile, int64_t index) : shape(shape), width(tile), first(index * tile), count(tile) {
+    const int64_t left = shape.images * shape.pixels - first;
+    if (left < tile) count = left, width = last_width(tile, left);
   }
 
   // move(image, its pixel, column, pixels) for each image that has pixels in the tile

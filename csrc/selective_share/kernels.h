@@ -52,7 +52,7 @@ struct Shape {
 template <typename T>
 struct Forward {
   Shape shape;
-  int64_t tile;  // pixels of a tile, a multiple of 64 or all pixels rounded up to 32
+  int64_t tile;  // pixels of a tile
   const T *x, *y;
   const Computed<T>* weights[kWeights];
   T *x_out, *y_out;
@@ -72,14 +72,24 @@ struct Backward {
   T *grad_x, *grad_y;
   // Either the sums of one thread, the weights' gradients one after the other ...
   Computed<T>* weight_sums;
-  // ... or, where weights are large, all that their products need, to be multiplied at the end: the gradients before
-  // the gates' activations, gates() rows for every tile, and the operands lying, in panels of all_pixels x kPanel.
+  // ... or, where weights are large, all that their products need of some tiles, which are multiplied together: the
+  // gradients before the gates' activations, gates() rows for every tile, and the operands lying, in panels of
+  // kept_pixels x kPanel, whose rows are kPanelLine apart.
   Computed<T>* pre_gates;
   Computed<T>* operands;
-  int64_t all_pixels;
+  int64_t first_pixel, kept_pixels;  // of these tiles
 };
 
-inline constexpr int64_t kPanel = 64;
+// Elements in whole cache lines (of float).
+inline constexpr int64_t kLineElements = 16;
+constexpr int64_t in_lines(int64_t elements) { return (elements + kLineElements - 1) / kLineElements * kLineElements; }
+// Elements from one row to the next of a matrix that products run down, a register block of columns at a time: an odd
+// number of lines. A power of two of them would let few of the first-level cache's sets hold all rows.
+constexpr int64_t row_line(int64_t columns) { return (in_lines(columns) / kLineElements | 1) * kLineElements; }
+// Columns of the blocks of the last tile, which may have fewer pixels.
+constexpr int64_t last_width(int64_t tile, int64_t pixels) { return in_lines(pixels) < tile ? in_lines(pixels) : tile; }
+
+inline constexpr int64_t kPanel = 64, kPanelLine = row_line(kPanel);
 
 // The four operands of the weights' gradients, each with channels of its own.
 enum Operand { of_x, of_y, of_passed_y, of_passed_x };  // x, y, r_x . y, r_y . x
@@ -133,6 +143,7 @@ void each_weight_gradient(const Shape& s, F&& visit) {
 template <typename T>
 struct Kernels {
   using S = Computed<T>;
+  int64_t columns;  // of a register block of the products
   // Scratch memory: rows of one tile's pixels.
   int64_t (*forward_rows)(const Forward<T>&);
   int64_t (*backward_rows)(const Backward<T>&);

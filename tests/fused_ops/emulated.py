@@ -62,18 +62,22 @@ def library() -> ctypes.CDLL:
 def device(most_threads: int = 512, processors: int = 4, reversed_order: bool = False) -> Iterator[None]:
     """Within the context the backend "cuda" serves tensors on the CPU, by emulated kernels.
 
-    ``most_threads``: of a block. With few, rows that a real block holds are too long to fit on chip.
+    ``most_threads``: of a block. With few, rows that a real block holds are too long to fit on chip. Torch's
+    own products, which stand between the kernels, run on one thread: with more their sums may go another way.
     """
     emulation = library()
     emulation.emulation_set(processors, most_threads, int(reversed_order))
     table = backends._implementations
     before = {op: table[op]["cuda"] for op in table if "cuda" in table[op]}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for op, implementation in before.items():
         table[op]["cuda"] = backends.Implementation(implementation.run, lambda *args: None)
     try:
         with use("cuda"):
             yield
     finally:
+        torch.set_num_threads(threads)
         for op, implementation in before.items():
             table[op]["cuda"] = implementation
 

@@ -28,6 +28,7 @@ SHAPES = [  # x channels, y channels, images, height, width
     (64, 32, 2, 24, 23),
     (160, 192, 2, 9, 5),  # weights so large that their gradients are made at the end
     (161, 163, 1, 7, 9),
+    (160, 192, 1, 41, 79),  # and so many pixels that they are made in several passes
 ]
 
 
