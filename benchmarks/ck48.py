@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -114,7 +115,8 @@ def load(path: Path) -> Run:
 
 
 def page(runs: Sequence[Run]) -> str:
-    return "\n\n".join(table.markdown() for table in (results(runs), differences(runs), origins(runs)))
+    tables = (results(runs), differences(runs), missed_by_all(runs), origins(runs))
+    return "\n\n".join(table.markdown() for table in tables)
 
 
 def results(runs: Sequence[Run]) -> Table:
@@ -166,6 +168,39 @@ def differences(runs: Sequence[Run]) -> Table:
             )
         )
     return table
+
+
+def missed_by_all(runs: Sequence[Run]) -> Table:
+    """What no run with any seed takes for what it is, among the runs that share most images."""
+    groups = [[run for run in runs if comparable(run, other)] for other in runs]
+    group = max(groups, key=len)
+    answers = [found for run in group for found in by_seed(run)]
+    said = [dict(zip(found.source, found.predicted.tolist(), strict=True)) for found in answers]
+    first = answers[0]
+    missed: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for image, person, label in zip(first.source, first.subject, first.label.tolist(), strict=True):
+        taken_for = {predicted[image] for predicted in said}
+        if label not in taken_for:
+            what = first.classes[taken_for.pop()] if len(taken_for) == 1 else "different ones"
+            missed[first.classes[label], what].append(person)
+    table = Table(
+        f"Missed by every run of {', '.join(run.folder.name for run in group)}",
+        ("expression", "taken for", "images", "people"),
+        note="The more of its errors a run shares with all others, the less another way to share would mend.",
+    )
+    for (label, taken_for), people in sorted(missed.items()):
+        table.rows.append((label, taken_for, str(len(people)), str(len(set(people)))))
+    everyone = [person for people in missed.values() for person in people]
+    table.rows.append(("all", "", str(len(everyone)), str(len(set(everyone)))))
+    return table
+
+
+def by_seed(run: Run) -> list[Predictions]:
+    """For every seed the answers to the images of all folds."""
+    return [
+        concatenate([found for key, found in run.predictions.items() if key[0] == seed])
+        for seed in dict.fromkeys(seed for seed, _ in run.predictions)
+    ]
 
 
 def origins(runs: Sequence[Run]) -> Table:

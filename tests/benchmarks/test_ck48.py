@@ -59,6 +59,24 @@ def test_what_is_kept_gives_the_runs_own_tests_without_its_names(tmp_path: Path)
         )
 
 
+def test_what_every_run_misses_is_counted_by_what_it_was_taken_for(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 2, sharing="nddr")]
+    answers = [{key: found.predicted for key, found in run.predictions.items()} for run in runs]
+    label = runs[0].predictions[0, 0].label
+    both = [
+        (one != label) & (two != label)
+        for one, two in zip(answers[0].values(), answers[1].values(), strict=True)
+    ]
+    *rows, last = ck48.missed_by_all(runs).rows
+    assert int(last[2]) == sum(int(wrong.sum()) for wrong in both) == sum(int(row[2]) for row in rows)
+    alike = [
+        wrong & (one == two)
+        for wrong, one, two in zip(both, answers[0].values(), answers[1].values(), strict=True)
+    ]
+    told = sum(int(row[2]) for row in rows if row[1] != "different ones")
+    assert 0 < told == sum(int(wrong.sum()) for wrong in alike) < int(last[2])
+
+
 def test_the_page_says_what_the_kept_files_say() -> None:
     kept = ck48.load_all(ck48.KEPT)
     assert kept, f"nothing is kept in {ck48.KEPT}"
