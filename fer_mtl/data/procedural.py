@@ -29,7 +29,7 @@ _GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     "procedural",
     summary="drawn faces, made on the spot: every subject shows every expression",
     layout="no files",
-    obtain="embedded; options num_subjects, images_per_expression, variation, seed, classes",
+    obtain="embedded; options num_subjects, images_per_expression, variation, posed, seed, classes",
     needs_folder=False,
 )
 def load_procedural(
@@ -39,6 +39,7 @@ def load_procedural(
     num_subjects: int = 48,
     images_per_expression: int = 3,
     variation: float = 1.0,
+    posed: bool = False,
     seed: int = 0,
     classes: Sequence[str] = EXPRESSIONS,
 ) -> FaceSet:
@@ -46,6 +47,8 @@ def load_procedural(
 
     variation: how much pose and light differ between the pictures of a subject, 0 (not at all, as in pictures
         aligned by the eyes and taken in one studio) to 1
+    posed: everyone shows an expression in the same way, more or less strongly, as on instruction; otherwise
+        in one of several, with more or fewer of its muscles, on either side
     classes: any of the seven expressions and "neutral", in the order of the labels
     """
     for name, value in (("num_subjects", num_subjects), ("images_per_expression", images_per_expression)):
@@ -55,6 +58,8 @@ def load_procedural(
         raise ValueError(f"seed must be an int of at least 0, got {seed!r}")
     if isinstance(variation, bool) or not isinstance(variation, int | float) or not 0 <= variation <= 1:
         raise ValueError(f"variation must be a number between 0 and 1, got {variation!r}")
+    if not isinstance(posed, bool):
+        raise ValueError(f"posed must be True or False, got {posed!r}")
     unknown = [name for name in classes if name not in VARIANTS]
     if unknown or not classes:
         raise ValueError(f"classes must be some of {tuple(VARIANTS)}, got {tuple(classes)}")
@@ -64,7 +69,7 @@ def load_procedural(
     images = torch.empty(num_subjects, len(shown), check_channels(channels), side, side, dtype=torch.uint8)
 
     def draw(subject: int) -> None:
-        pixels = _draw_subject(subject, shown, seed, side, variation)
+        pixels = _draw_subject(subject, shown, seed, side, variation, posed)
         if channels == 1:
             pixels = (pixels * _GREY).sum(1, keepdim=True)
         images[subject] = (pixels * 255).round_().to(torch.uint8)
@@ -82,7 +87,7 @@ def load_procedural(
 
 
 def _draw_subject(
-    subject: int, shown: list[tuple[str, int]], seed: int, side: int, variation: float
+    subject: int, shown: list[tuple[str, int]], seed: int, side: int, variation: float, posed: bool
 ) -> torch.Tensor:
     """float32 [len(shown), 3, side, side] in 0..1, sensor noise included."""
     person = sample_identity(np.random.default_rng([seed, subject]))
@@ -90,15 +95,15 @@ def _draw_subject(
     for name, repetition in shown:
         code = tuple(VARIANTS).index(name)
         rng = np.random.default_rng([seed, subject, code, repetition])
-        shots.append(_sample_shot(name, rng, variation))
+        shots.append(_sample_shot(name, rng, variation, posed))
         noise.append(rng.standard_normal((1, side, side), dtype=np.float32) * rng.uniform(0.0, 0.02))
     pixels = render(person, shots, side, _EXTENT)
     return pixels.add_(torch.from_numpy(np.stack(noise))).clamp_(0, 1)
 
 
-def _sample_shot(expression: str, rng: np.random.Generator, variation: float) -> Shot:
+def _sample_shot(expression: str, rng: np.random.Generator, variation: float, posed: bool) -> Shot:
     """Expression intensity, pose and light of one picture."""
-    controls = controls_of(sample_units(expression, rng.uniform(0.55, 1.0), rng))
+    controls = controls_of(sample_units(expression, rng.uniform(0.55, 1.0), rng, posed))
 
     def around(middle: float, low: float, high: float) -> float:
         """Between low and high, drawn towards the middle where there is less variation."""

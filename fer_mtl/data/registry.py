@@ -124,7 +124,7 @@ def _parse_options(spec: str, text: str) -> dict[str, Any]:
         if not (key and equals and value):
             raise ValueError(f"expected key=value,... after the colon of {spec!r}, got {part!r}")
         try:
-            options[key] = ast.literal_eval(value)
+            options[key] = ast.literal_eval(value.title() if value in ("true", "false") else value)
         except (ValueError, SyntaxError):
             options[key] = tuple(value.split("+")) if key == "classes" else value
     return options

@@ -100,20 +100,21 @@ _MATRIX = np.array([[ACTION_UNITS[u][1].get(c, 0.0) for c in CONTROLS] for u in 
 
 
 def sample_units(
-    expression: str, intensity: float, rng: np.random.Generator
+    expression: str, intensity: float, rng: np.random.Generator, posed: bool = False
 ) -> dict[int, tuple[float, float]]:
     """Draw the units of one face: unit -> (intensity left, intensity right), each in 0..1.
 
     expression: a name of VARIANTS; intensity: overall strength in 0..1. Every unit varies by itself, the
-    halves of the face differ a little, and a faint unrelated unit may appear, as in photographs.
+    halves of the face differ a little, and a faint unrelated unit may appear, as in photographs. Not so where
+    ``posed``: only the units of the first way and their strength.
     """
     variants = VARIANTS[expression]
-    variant = variants[rng.integers(len(variants))]
+    variant = variants[0 if posed else rng.integers(len(variants))]
     levels = dict(variant.units)
-    for unit, level in variant.optional.items():
+    for unit, level in ({} if posed else variant.optional).items():
         if rng.random() < 0.5:
             levels[unit] = level
-    side = rng.integers(2)
+    side = 0 if posed else rng.integers(2)
     units = {}
     for unit, level in levels.items():
         level = level * intensity * rng.uniform(0.8, 1.15)
@@ -121,6 +122,8 @@ def sample_units(
         if variant.one_sided:
             halves[side] *= 0.08
         units[unit] = (min(halves[0], 1.0), min(halves[1], 1.0))
+    if posed:
+        return units
     stray = int(rng.choice((1, 2, 4, 5, 7, 12, 15, 17, 25)))
     strength = float(rng.uniform(0.0, 0.22))
     if stray not in units:

@@ -81,6 +81,7 @@ def test_neutral_can_be_asked_for() -> None:
         ({"num_subjects": 0}, "num_subjects must be an int of at least 1, got 0"),
         ({"images_per_expression": 1.5}, "images_per_expression must be an int"),
         ({"variation": 1.5}, "variation must be a number between 0 and 1, got 1.5"),
+        ({"posed": 1}, "posed must be True or False, got 1"),
         ({"seed": -1}, "seed must be an int of at least 0, got -1"),
         ({"classes": ("joy",)}, r"classes must be some of .*got \('joy',\)"),
         ({"classes": ()}, "classes must be some of"),
@@ -102,6 +103,17 @@ def test_variation_scales_pose_and_light() -> None:
 
     assert spread(0) < 0.2 * spread(1)
     assert spread(0) < spread(0.3) < spread(1)
+
+
+def test_posed_faces_show_an_expression_in_one_way() -> None:
+    """What differs between the pictures of one person with one expression is then its strength, and noise."""
+
+    def spread(posed: str) -> float:
+        spec = f"procedural:num_subjects=4,images_per_expression=6,classes=anger+contempt,posed={posed}"
+        pictures = load(f"{spec},variation=0", image_size=32, channels=1).images.float()
+        return float((pictures.unflatten(0, (8, 6)).std(1) > 15).float().mean())
+
+    assert 0 < spread("true") < 0.5 * spread("false")
 
 
 def test_a_linear_model_on_pixels_stays_under_70_percent() -> None:
