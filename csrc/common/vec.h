@@ -151,7 +151,7 @@ FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v) {
   memcpy(p, &shorts, sizeof(shorts));
 }
 
-// The same past the caches, so that memory need not be read before it is written; p is a whole vector's multiple.
+// The same past the caches, so that memory need not be read before it is written; p is aligned to a vector.
 FUSED_OPS_INLINE void store_past_caches(float* p, Vec<float> v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, (__m512)v);

@@ -76,7 +76,7 @@ int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size, int64
   const int64_t step = std::max(columns, kLineElements), fit = kCacheBytes / (rows * element_size);
   const int64_t limit = fit < least + 2 * step ? enough : std::min(fit, most);
   int64_t best = step, best_cost = std::numeric_limits<int64_t>::max();
-  for (int64_t blocks = 1; blocks == 1 || blocks * step <= limit; ++blocks) {
+  for (int64_t blocks = 1; blocks * step <= limit; ++blocks) {
     const int64_t width = blocks * step, rounds = (count_tiles(shape, width) + threads - 1) / threads;
     const int64_t cost = (std::min(rounds * width, pixels) + rounds * fixed) * (blocks % 2 ? odd : even);
     if (width >= least && cost <= best_cost) best = width, best_cost = cost;
@@ -111,7 +111,7 @@ Outputs forward(const Tensor& x, const Tensor& y, const WeightTensors& tensors, 
 template <typename T>
 using Targets = std::array<T*, kWeights>;
 
-// Small weights: every thread has summed its tiles.
+// The weights' gradients from the sums of the threads, or, converted, from a single one.
 template <typename T>
 void total_of_threads(const Kernels<T>& run, const Shape& shape,
                       const std::vector<const Computed<T>*>& parts, const Targets<T>& to) {
@@ -177,21 +177,19 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   const int64_t kept_bytes = kept_rows * tiles * job.tile * int64_t(sizeof(S));
   const int64_t passes = large ? std::min(tiles, (kept_bytes + kKeptBytes - 1) / kKeptBytes) : 1;
   const int64_t together = ((tiles + passes - 1) / passes + threads - 1) / threads * threads;
-  const int64_t kept = large ? std::min(together, tiles) * job.tile : 0, chunks = std::min(threads, tiles);
-  const bool copied_sums = large && Own::copied;
+  const int64_t kept = large ? std::min(together, tiles) * job.tile : 0;
+  const int64_t pre_size = shape.gates() * kept, operand_size = kept_rows * kept - pre_size;
+  // Sums that are not made in the results: of every thread, or what becomes bfloat16 at the end.
+  const int64_t sum_count = !large ? std::min(threads, tiles) : Own::copied ? 1 : 0;
 
-  CallMemory memory((Own::copied ? 2 : 1) * Own::bytes(shape) + bytes_of<S>(copied_sums ? sum_size : 0) +
-                    (large ? bytes_of<S>(shape.gates() * kept) + bytes_of<S>((kept_rows - shape.gates()) * kept)
-                           : bytes_of<S>(chunks * sum_size)));
+  CallMemory memory((Own::copied ? 2 : 1) * Own::bytes(shape) + bytes_of<S>(sum_count * sum_size) +
+                    bytes_of<S>(pre_size) + bytes_of<S>(operand_size));
   Own weights(run, shape, tensors, memory);
   weights.transpose(run, shape, memory);
   std::copy_n(weights.plain, kWeights, job.weights);
   std::copy_n(weights.transposed, kWeights, job.transposed);
-  S* sums = copied_sums ? memory.take<S>(sum_size) : large ? nullptr : memory.take<S>(chunks * sum_size);
-  if (large) {
-    job.pre_gates = memory.take<S>(shape.gates() * kept);
-    job.operands = memory.take<S>((kept_rows - shape.gates()) * kept);
-  }
+  S* sums = memory.take<S>(sum_count * sum_size);
+  job.pre_gates = memory.take<S>(pre_size), job.operands = memory.take<S>(operand_size);
   Targets<S> products{};
   for (int w = 0; w < kWeights; ++w) {
     if constexpr (Own::copied) {
@@ -218,9 +216,9 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
     });
     if (large) multiply(run, job, products);
   }
-  if (sums != nullptr) {
+  if (sum_count > 0) {
     std::vector<const S*> parts;
-    for (int64_t part = 0; part < (large ? 1 : chunks); ++part) parts.push_back(sums + part * sum_size);
+    for (int64_t part = 0; part < sum_count; ++part) parts.push_back(sums + part * sum_size);
     total_of_threads(run, shape, parts, to);
   }
   return results;

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fused_ops import FusedConvFLU, FusedSelectiveShare, selective_share
+from fused_ops import FusedConvFLU, FusedSelectiveShare, explain, native, selective_share, use
 from fused_ops.selective_share import reference
 
 
@@ -105,3 +105,15 @@ def test_bad_arguments_are_named(
 
 def test_the_representation_tells_the_settings() -> None:
     assert "convention='keep', recompute=True" in repr(FusedConvFLU(4, convention="keep", recompute=True))
+
+
+@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
+def test_few_pixels_of_many_channels_are_left_to_torch() -> None:
+    share = FusedSelectiveShare(256)
+    few, many = torch.randn(3, 256, 2, 5), torch.randn(4, 256, 2, 4)
+    assert explain(share, few, few)[0].reasons["cpu"] == (
+        "torch's own products are quicker for 30 pixels of 512 channels"
+    )
+    assert explain(share, many, many)[0].backend == "cpu"
+    with use("cpu"):
+        assert explain(share, few, few)[0].backend == "cpu"

@@ -371,18 +371,6 @@ def test_the_plainer_instruction_sets_agree(isa: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
-def test_few_pixels_of_many_channels_are_left_to_torch() -> None:
-    share = fused_ops.FusedSelectiveShare(256)
-    few, many = torch.randn(3, 256, 2, 5), torch.randn(4, 256, 2, 4)
-    assert fused_ops.explain(share, few, few)[0].reasons["cpu"] == (
-        "torch's own products are quicker for 30 pixels of 512 channels"
-    )
-    assert fused_ops.explain(share, many, many)[0].backend == "cpu"
-    with use("cpu"):
-        assert fused_ops.explain(share, few, few)[0].backend == "cpu"
-
-
 @pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "not loaded")
 def test_gradients_of_weights_are_on_average_as_accurate_as_eagers() -> None:
     """Sums over pixels are taken in short parts; one long one would be off by 1.4 times as much."""

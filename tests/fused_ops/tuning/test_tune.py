@@ -170,8 +170,12 @@ def test_the_calls_are_those_of_both_ops_and_the_reference_serves_them(
 
 
 def test_no_measured_choice_of_one_call_is_taken_for_another() -> None:
-    """The largest tensors have 1 M elements here, of the true shapes but for the batch."""
+    """The true shapes, but for the batch; the calls of the pairs come first."""
     found = tune_calls.calls(torch.device("cpu"), batch=2)
+    assert [call.op for call in found[:3]] == [
+        "selective_share", "selective_share_backward", "selective_share",
+    ]  # fmt: skip
+    assert len({call.name for call in found}) == len(found)
     rows = [repr(dispatch.measured_row(call.op, call.args)) for call in found]
     assert len(set(rows)) == len(rows)
 
