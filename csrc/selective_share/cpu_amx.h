@@ -37,7 +37,7 @@ Rows<U> rows_of_tiles(U* tiles, int64_t channels) {
 
 // The pixels of one tile, in blocks of 32.
 struct TiledPlace : Place {
-  TiledPlace(const Shape& shape, int64_t tile, int64_t index) : Place(shape, tile, index) {}
+  TiledPlace(const Shape& shape, int64_t tile, int64_t index) : Place(shape, tile, index) { width = blocks() * kBlock; }
 
   int64_t blocks() const { return (count + kBlock - 1) / kBlock; }
   int64_t rows(int64_t block) const { return count - block * kBlock < kBlock ? count - block * kBlock : kBlock; }
