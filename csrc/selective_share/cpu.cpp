@@ -1,7 +1,7 @@
 // Selective sharing on the CPU, 1x1 kernels: the torch side of the kernels in cpu_kernels.cpp.
 //
-// Threads take runs of tiles. The weights are used where they lie (bfloat16 ones as float copies, and for the backward
-// transposed copies); bfloat16 on matrix tiles is cpu_amx_call.h's. Math and names:
+// Threads take runs of tiles. The weights are used where they lie (bfloat16 ones as float copies), or in copies and
+// transposed copies, see Weights; bfloat16 on matrix tiles is cpu_amx_call.h's. Math and names:
 // fused_ops/selective_share/README.md.
 #include <torch/csrc/stable/library.h>
 
@@ -22,58 +22,104 @@ const Kernels<T>& chosen_kernels() {
   FUSED_OPS_RETURN_FOR_ISA(kernels<T>());
 }
 
-// The weights as the products take them, and transposed on demand.
+// The weights as the products take them. Those that are read along their rows (the others element by element) get rows
+// that do not compete for the cache's sets, see row_line.
 template <typename T>
 struct Weights {
   using S = Computed<T>;
   static constexpr bool copied = !std::is_same_v<T, S>;
-  const S* plain[kWeights] = {};
-  const S* transposed[kWeights] = {};
 
-  static int64_t bytes(const Shape& shape) { return bytes_of<S>(shape.weight_size()); }
+  const Kernels<T>& run;
+  const Shape& shape;
+  CallMemory& memory;
+  Matrix<S> natural[kWeights] = {};  // where they lie, or in float copies
 
-  Weights(const Kernels<T>& run, const Shape& shape, const WeightTensors& tensors, CallMemory& memory) {
-    S* copies = copied ? memory.take<S>(shape.weight_size()) : nullptr;
+  // Memory of a copy of all.
+  static int64_t bytes(const Shape& shape) {
+    int64_t size = 0;
+    for (int w = 0; w < kWeights; ++w) {
+      const int64_t rows = shape.rows(w), cols = shape.cols(w);
+      size += bytes_of<S>(std::max(rows * line(shape, cols), cols * line(shape, rows)));
+    }
+    return size;
+  }
+  static int64_t line(const Shape& shape, int64_t length) { return shape.in_place ? row_line(length) : length; }
+
+  Weights(const Kernels<T>& run, const Shape& shape, const WeightTensors& tensors, CallMemory& memory)
+      : run(run), shape(shape), memory(memory) {
     for (int w = 0; w < kWeights; ++w) {
       if (!tensors[w]) continue;
       const T* from = data<const T>(*tensors[w]);
+      const int64_t size = shape.rows(w) * shape.cols(w);
       if constexpr (!copied) {
-        plain[w] = from;
+        natural[w] = {from, shape.cols(w), 1};
       } else {
-        S* to = copies + shape.offset(w);
-        plain[w] = to;
-        torch::stable::parallel_for(0, shape.rows(w) * shape.cols(w), kGrain, [&](int64_t begin, int64_t end) {
+        S* to = memory.take<S>(size);
+        natural[w] = {to, shape.cols(w), 1};
+        torch::stable::parallel_for(0, size, kGrain, [&](int64_t begin, int64_t end) {
           run.convert(end - begin, from + begin, to + begin);
         });
       }
     }
   }
 
-  void transpose(const Kernels<T>& run, const Shape& shape, CallMemory& memory) {
-    S* turned = memory.take<S>(shape.weight_size());
+  void copy_lines(Matrix<S> (&copies)[kWeights]) const {
+    lay_down(copies, false, [&](const Strip& strip) {
+      const Matrix<S>& from = *strip.from;
+      for (int64_t r = strip.row; r < strip.row + strip.rows; ++r) {
+        std::copy_n(from.at + r * from.ld, strip.length, strip.to + r * strip.ld);
+      }
+    });
+  }
+  void transpose(Matrix<S> (&transposed)[kWeights]) const {
+    lay_down(transposed, true, [&](const Strip& strip) {
+      const Matrix<S>& from = *strip.from;
+      run.transpose(strip.length, strip.rows, from.at + strip.row, from.ld, strip.to + strip.row * strip.ld, strip.ld);
+    });
+  }
+
+ private:
+  // Some rows of a copy: the first and how many, what they are made from, where the copy begins.
+  struct Strip {
+    const Matrix<S>* from;
+    S* to;
+    int64_t row, rows, length, ld;
+  };
+
+  template <typename Lay>
+  void lay_down(Matrix<S> (&copies)[kWeights], bool turn, Lay&& lay) const {
+    constexpr int64_t most = 64;
+    std::vector<Strip> strips;
+    int64_t longest = 1;
     for (int w = 0; w < kWeights; ++w) {
-      if (!plain[w]) continue;
-      const int64_t rows = shape.rows(w), cols = shape.cols(w);
-      S* to = turned + shape.offset(w);
-      transposed[w] = to;
-      // Strips of 64 columns: the rows that are written lie together.
-      torch::stable::parallel_for(0, (cols + 63) / 64, std::max<int64_t>(1, kGrain / (64 * rows)),
-                                  [&](int64_t begin, int64_t end) {
-                                    const int64_t first = begin * 64, last = std::min(end * 64, cols);
-                                    run.transpose(rows, last - first, plain[w] + first, cols, to + first * rows, rows);
-                                  });
+      if (!natural[w].at) continue;
+      const int64_t rows = turn ? shape.cols(w) : shape.rows(w), length = turn ? shape.rows(w) : shape.cols(w);
+      const int64_t ld = line(shape, length);
+      S* to = memory.take<S>(rows * ld);
+      copies[w] = {to, ld, turn ? ld : 1};
+      for (int64_t row = 0; row < rows; row += most) {
+        strips.push_back({&natural[w], to, row, std::min(most, rows - row), length, ld});
+      }
+      longest = std::max(longest, length);
     }
+    const int64_t grain = std::max<int64_t>(1, kGrain / (most * longest));
+    torch::stable::parallel_for(0, int64_t(strips.size()), grain, [&](int64_t begin, int64_t end) {
+      std::for_each(strips.begin() + begin, strips.begin() + end, lay);
+    });
   }
 };
 
 // Pixels of a tile, whose blocks have `rows` rows in all: what fits into the cache, or enough that weights which do not
-// are used often; spread evenly over the threads. Rather an odd number of the products' register blocks, see row_line.
+// are used often; spread evenly over the threads. Rather an odd number of the products' register blocks, see row_line,
+// if they run along pixels.
 int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size, int64_t columns) {
   constexpr int64_t least = 48, enough = 144, most = 256;
-  constexpr int64_t fixed = 2;            // a tile costs as much as so many pixels more
-  constexpr int64_t odd = 10, even = 11;  // what a pixel costs
+  constexpr int64_t fixed = 2;  // a tile costs as much as so many pixels more
+  constexpr int64_t in_place_step = 12;  // rows of register blocks
+  const int64_t odd = 10, even = shape.in_place ? odd : 11;  // what a pixel costs
   const int64_t pixels = shape.images * shape.pixels, threads = torch::stable::get_num_threads();
-  const int64_t step = std::max(columns, kLineElements), fit = kCacheBytes / (rows * element_size);
+  const int64_t step = shape.in_place ? in_place_step : std::max(columns, kLineElements);
+  const int64_t fit = kCacheBytes / (rows * element_size);
   const int64_t limit = fit < least + 2 * step ? enough : std::min(fit, most);
   int64_t best = step, best_cost = std::numeric_limits<int64_t>::max();
   for (int64_t blocks = 1; blocks * step <= limit; ++blocks) {
@@ -81,20 +127,24 @@ int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size, int64
     const int64_t cost = (std::min(rounds * width, pixels) + rounds * fixed) * (blocks % 2 ? odd : even);
     if (width >= least && cost <= best_cost) best = width, best_cost = cost;
   }
-  return last_width(best, pixels);
+  return shape.in_place ? std::min(best, pixels) : last_width(best, pixels);
 }
 
 template <typename T>
 Outputs forward(const Tensor& x, const Tensor& y, const WeightTensors& tensors, bool z_keeps, bool want_gates) {
   using S = Computed<T>;
   const Kernels<T>& run = chosen_kernels<T>();
-  Forward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
+  Forward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps, want_gates)};
   const Shape& shape = job.shape;
   using Own = Weights<T>;
-  CallMemory memory(Own::copied ? Own::bytes(shape) : 0);
+  CallMemory memory((Own::copied + shape.in_place) * Own::bytes(shape));
   const Own weights(run, shape, tensors, memory);
   const Outputs out(x, shape, want_gates);
-  std::copy_n(weights.plain, kWeights, job.weights);
+  if (shape.in_place) {
+    weights.transpose(job.weights);
+  } else {
+    std::copy_n(weights.natural, kWeights, job.weights);
+  }
   job.x = data<const T>(x), job.y = data<const T>(y);
   job.x_out = data<T>(out.x), job.y_out = data<T>(out.y);
   job.gates = want_gates ? data<T>(out.gates) : nullptr;
@@ -152,7 +202,7 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   using S = Computed<T>;
   using Own = Weights<T>;
   const Kernels<T>& run = chosen_kernels<T>();
-  Backward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps)};
+  Backward<T> job{shape_of(x, y, tensors[W_r_y].has_value(), z_keeps, true)};
   const Shape& shape = job.shape;
   std::vector<Tensor> results = empty_gradients(x, shape, tensors);
   const Targets<T> to = weight_targets<T>(results, tensors);
@@ -182,12 +232,17 @@ std::vector<Tensor> backward(const Tensor& grad_x_out, const OptionalTensor& gra
   // Sums that are not made in the results: of every thread, or what becomes bfloat16 at the end.
   const int64_t sum_count = !large ? std::min(threads, tiles) : Own::copied ? 1 : 0;
 
-  CallMemory memory((Own::copied ? 2 : 1) * Own::bytes(shape) + bytes_of<S>(sum_count * sum_size) +
-                    bytes_of<S>(pre_size) + bytes_of<S>(operand_size));
-  Own weights(run, shape, tensors, memory);
-  weights.transpose(run, shape, memory);
-  std::copy_n(weights.plain, kWeights, job.weights);
-  std::copy_n(weights.transposed, kWeights, job.transposed);
+  const int copies = Own::copied + 1 + (shape.in_place && !gates);
+  CallMemory memory(copies * Own::bytes(shape) + bytes_of<S>(sum_count * sum_size) + bytes_of<S>(pre_size) +
+                    bytes_of<S>(operand_size));
+  const Own weights(run, shape, tensors, memory);
+  if (shape.in_place) {
+    weights.copy_lines(job.back);
+    if (!gates) weights.transpose(job.weights);
+  } else {
+    std::copy_n(weights.natural, kWeights, job.weights);
+    weights.transpose(job.back);
+  }
   S* sums = memory.take<S>(sum_count * sum_size);
   job.pre_gates = memory.take<S>(pre_size), job.operands = memory.take<S>(operand_size);
   Targets<S> products{};

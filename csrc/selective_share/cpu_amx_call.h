@@ -45,7 +45,7 @@ inline void pack_weights(const Shape& shape, const WeightTensors& weights, bool 
 inline Outputs amx_forward(const Tensor& x, const Tensor& y, const WeightTensors& weights, bool z_keeps,
                            bool want_gates) {
   const AmxKernels& run = chosen_amx_kernels();
-  AmxForward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps)};
+  AmxForward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps, want_gates)};
   const Shape& shape = job.shape;
   const Outputs out(x, shape, want_gates);
   CallMemory memory(bytes_of<uint16_t>(shape.weight_size()));
@@ -66,7 +66,7 @@ inline std::vector<Tensor> amx_backward(const Tensor& grad_x_out, const Optional
                                         const OptionalTensor& grad_gates, const Tensor& x, const Tensor& y,
                                         const OptionalTensor& gates, const WeightTensors& weights, bool z_keeps) {
   const AmxKernels& run = chosen_amx_kernels();
-  AmxBackward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps)};
+  AmxBackward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps, true)};
   const Shape& shape = job.shape;
   std::vector<Tensor> results = empty_gradients(x, shape, weights);
   job.grad_x_out = data<const uint16_t>(grad_x_out);

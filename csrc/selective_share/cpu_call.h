@@ -24,6 +24,8 @@ using WeightTensors = std::array<OptionalTensor, kWeights>;
 constexpr int64_t kCacheBytes = 1200 * 1024;  // what a tile's blocks may take of a core's second-level cache
 constexpr int64_t kLargeWeights = 1 << 20;    // bytes from which on their gradients are not summed tile by tile
 constexpr int64_t kKeptBytes = 24 << 20;      // what is kept for their products at a time: it fits the third level
+constexpr int64_t kInPlaceChannels = 256;     // the most for which blocks are pixels x channels
+constexpr int64_t kWorthTurning = 1024;       // pixels for which a forward call alone turns the weights
 constexpr int64_t kGrain = 1 << 14;           // elements worth a thread of their own
 
 template <typename T>
@@ -91,12 +93,18 @@ class Workspace {
 using CallMemory = Workspace<Use::call>;
 using TileMemory = Workspace<Use::tiles>;
 
-inline Shape shape_of(const Tensor& x, const Tensor& y, bool pair, bool z_keeps) {
-  const int64_t pixels = x.size(2) * x.size(3);
+// `trains`: gates are kept or gradients made.
+inline Shape shape_of(const Tensor& x, const Tensor& y, bool pair, bool z_keeps, bool trains) {
+  const int64_t images = x.size(0), pixels = x.size(2) * x.size(3);
   // With one pixel an image both formats are the same memory.
   const bool channels_last = pixels == 1 || !x.is_contiguous();
-  const bool gates_channels_last = x.scalar_type() == ScalarType::BFloat16;
-  return {x.size(0), pixels, x.size(1), y.size(1), pair, channels_last, gates_channels_last, z_keeps};
+  const bool narrow = x.scalar_type() == ScalarType::BFloat16;
+  // Where gates are kept, the same rule as op.py's gates_format.
+  const auto fits = [](int64_t channels) { return channels % kLineElements == 0 && channels <= kInPlaceChannels; };
+  const bool in_place = channels_last && !narrow && fits(x.size(1)) && fits(y.size(1)) &&
+                        (trains || images * pixels >= kWorthTurning);
+  const bool gates_channels_last = narrow || (in_place && !x.is_contiguous());
+  return {images, pixels, x.size(1), y.size(1), pair, channels_last, gates_channels_last, z_keeps, in_place};
 }
 
 inline int64_t count_tiles(const Shape& shape, int64_t width) {

@@ -7,31 +7,31 @@ namespace fused_ops::selective_share {
 inline namespace FUSED_OPS_ISA {
 namespace {
 
-// One tile's blocks of x and y and its gates; the scratch memory is handed out block by block.
+// One tile's features and its gates; the scratch memory is handed out block by block.
 template <typename T>
 struct Tile {
   using S = Computed<T>;
   static constexpr bool low = sizeof(T) == 2;  // results are rounded to bfloat16
 
   const Shape& shape;
-  const S* const* weights;
+  const Matrix<S>* weights;
   Place place;
   S* free;
-  S *x, *y;  // one after the other
+  S *x_block, *y_block;  // null in place
+  const S *x, *y;
   S *passed_y, *passed_x;  // r_x . y and r_y . x
-  S* gates;
+  S* gates;                // their sums, and what becomes of them where there is no other place
 
   template <typename Job>
   Tile(const Job& job, int64_t index, S* scratch)
       : shape(job.shape), weights(job.weights), place(shape, job.tile, index), free(scratch) {
-    x = take(shape.x), y = take(shape.y);
+    x_block = shape.in_place ? nullptr : take(shape.x), y_block = shape.in_place ? nullptr : take(shape.y);
     passed_y = take(shape.y), passed_x = take(shape.x);
     gates = take(shape.gates());
-    place.load(job.x, shape.x, shape.channels_last, x);
-    place.load(job.y, shape.y, shape.channels_last, y);
+    x = place.read(job.x, shape.x, x_block), y = place.read(job.y, shape.y, y_block);
   }
 
-  static int64_t rows(const Shape& shape) { return 2 * shape.both() + shape.gates(); }
+  static int64_t rows(const Shape& shape) { return (shape.in_place ? 1 : 2) * shape.both() + shape.gates(); }
 
   int64_t size(int64_t channels) const { return channels * place.width; }
   S* take(int64_t channels) {
@@ -39,51 +39,91 @@ struct Tile {
     free += size(channels);
     return taken;
   }
-  S* gate(int64_t row) const { return gates + size(row); }
+  S* sums(int64_t row) const { return gates + size(row); }
+  GateRows<S> gate_blocks() const { return {gates, place.width}; }
+  // All gates of the tile in a tensor whose rows are pixels.
+  template <typename U>
+  GateRows<U> gates_of(U* tensor) const {
+    const bool lines = reinterpret_cast<uintptr_t>(tensor) % kVectorBytes == 0;
+    return {tensor + place.first * shape.gates(), 1, shape.gates(), lines};
+  }
   const S* operand(int which) const {
     const S* blocks[] = {x, y, passed_y, passed_x};
     return blocks[which];
   }
 
+  // A weight, from where it is read on, times a block of `depth` channels.
+  Term<S> term(const S* weight, int64_t ld, const S* block, int64_t depth) const {
+    if (shape.in_place) return {block, depth, weight, ld, depth};
+    return {weight, ld, block, place.width, depth};
+  }
   Term<S> term(int weight, int64_t col, const S* features, int64_t depth) const {
-    return {weights[weight] + col, shape.cols(weight), features, place.width, depth};
+    return term(weights[weight].from_column(col), weights[weight].ld, features, depth);
   }
-  void sum(int64_t channels, const Term<S> (&terms)[2], S* out) const {
-    product(channels, place.width, terms, 2, out, place.width, false);
+  void sum(int64_t channels, const Term<S>* terms, int count, S* out, bool add) const {
+    if (shape.in_place) {
+      product(place.count, channels, terms, count, out, channels, add, place.count);
+    } else {
+      product(channels, place.width, terms, count, out, place.width, add);
+    }
   }
 
-  // One unit's gates before the mix: r final, h and z before their activations.
+  // One unit up to the mix: the gate r, the sums of h and z, and what passes through r.
   void unit(int first, const S* target, int64_t t, const S* source, int64_t s, int64_t h, int64_t r, int64_t z,
-            S* passed) const {
-    sum(s, {term(first + W_r_x, 0, target, t), term(first + W_r_x, t, source, s)}, gate(r));
-    sum(t, {term(first + W_z_x, 0, target, t), term(first + W_z_x, t, source, s)}, gate(z));
-    reset<S, low>(size(s), gate(r), source, passed);
-    sum(t, {term(first + U_x, 0, target, t), term(first + W_x, 0, passed, s)}, gate(h));
+            const GateRows<S>& to, S* passed) const {
+    const Term<S> of_r[] = {term(first + W_r_x, 0, target, t), term(first + W_r_x, t, source, s)};
+    sum(s, of_r, 2, sums(r), false);
+    const Term<S> of_z[] = {term(first + W_z_x, 0, target, t), term(first + W_z_x, t, source, s)};
+    sum(t, of_z, 2, sums(z), false);
+    reset<S, low>(s, place.width, sums(r), source, to.from(r), passed);
+    const Term<S> of_h[] = {term(first + U_x, 0, target, t), term(first + W_x, 0, passed, s)};
+    sum(t, of_h, 2, sums(h), false);
   }
 
-  void compute_gates() const {
-    unit(W_r_x, x, shape.x, y, shape.y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape), passed_y);
-    if (!shape.pair) return;
-    unit(W_r_y, y, shape.y, x, shape.x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape), passed_x);
+  // The gates, kept in `to` if it has a base, and the mixed outputs, which may lie where x and y do.
+  void compute(const GateRows<S>& to, S* x_out, S* y_out) const {
+    using G = Gates;
+    unit(W_r_x, x, shape.x, y, shape.y, G::h_x(shape), G::r_x(shape), G::z_x(shape), to, passed_y);
+    if (shape.pair) {
+      unit(W_r_y, y, shape.y, x, shape.x, G::h_y(shape), G::r_y(shape), G::z_y(shape), to, passed_x);
+    }
+    mix_unit(shape.x, G::h_x(shape), G::z_x(shape), x, to, x_out);
+    if (shape.pair) mix_unit(shape.y, G::h_y(shape), G::z_y(shape), y, to, y_out);
   }
-  // h and z after their activations; x_target and y_target become the mixed outputs.
-  void mix_into(S* x_target, S* y_target) const {
-    mix<S, low>(size(shape.x), gate(Gates::h_x(shape)), gate(Gates::z_x(shape)), x_target, shape.z_keeps);
-    if (!shape.pair) return;
-    mix<S, low>(size(shape.y), gate(Gates::h_y(shape)), gate(Gates::z_y(shape)), y_target, shape.z_keeps);
+  void mix_unit(int64_t channels, int64_t h, int64_t z, const S* target, const GateRows<S>& to, S* out) const {
+    mix<S, low>(channels, place.width, sums(h), sums(z), target, to.from(h), to.from(z), out, shape.z_keeps);
   }
 };
 
+// The gates of a tile that were kept: in rows of all of them where blocks are read in place, else in the tile's blocks.
+template <typename T, typename Own>
+GateRows<const Computed<T>> read_gates(const T* tensor, const Own& tile, Computed<T>* blocks) {
+  if constexpr (std::is_same_v<T, Computed<T>>) {
+    if (tile.shape.in_place) return tile.gates_of(tensor);
+  }
+  tile.place.load(tensor, tile.shape.gates(), tile.shape.gates_channels_last, blocks);
+  return {blocks, tile.place.width};
+}
+
 template <typename T>
 void forward(const Forward<T>& job, int64_t first, int64_t last, Computed<T>* scratch) {
+  using S = Computed<T>;
   const Shape& shape = job.shape;
   for (int64_t index = first; index < last; ++index) {
-    Tile<T> tile(job, index, scratch);
-    tile.compute_gates();
-    tile.mix_into(tile.x, tile.y);
-    tile.place.save(tile.x, shape.x, shape.channels_last, job.x_out);
-    if (shape.pair) tile.place.save(tile.y, shape.y, shape.channels_last, job.y_out);
-    if (job.gates) tile.place.save(tile.gates, shape.gates(), shape.gates_channels_last, job.gates, true);
+    const Tile<T> tile(job, index, scratch);
+    const Place& place = tile.place;
+    GateRows<S> to = job.gates ? tile.gate_blocks() : GateRows<S>{};
+    if constexpr (std::is_same_v<T, S>) {
+      if (job.gates && shape.in_place) to = tile.gates_of(job.gates);
+    }
+    S* x_out = place.output(job.x_out, shape.x, tile.x_block);
+    S* y_out = shape.pair ? place.output(job.y_out, shape.y, tile.y_block) : nullptr;
+    tile.compute(to, x_out, y_out);
+    place.finish(x_out, shape.x, job.x_out);
+    if (shape.pair) place.finish(y_out, shape.y, job.y_out);
+    if (job.gates && !shape.in_place) {
+      place.save(tile.gates, shape.gates(), shape.gates_channels_last, job.gates, true);
+    }
   }
   finish_stores();
 }
@@ -97,52 +137,61 @@ struct Gradients {
   const Backward<T>& job;
   Own& tile;
   const Shape& shape;
+  const Place& place;
+  GateRows<const S> gates, outside;  // outside: gradients that reach the gates from elsewhere; no base: none
   S *grad_x, *grad_y;
   S* grad_out;
-  S* grad_gates;
   S* pre_gates;
 
   Gradients(const Backward<T>& job, Own& tile)
-      : job(job), tile(tile), shape(job.shape), grad_gates(nullptr) {
-    grad_x = tile.take(shape.x), grad_y = tile.take(shape.y);
-    grad_out = tile.take(shape.x > shape.y ? shape.x : shape.y);
-    pre_gates = job.weight_sums ? tile.take(shape.gates())
-                                : job.pre_gates + (tile.place.first - job.first_pixel) * shape.gates();
-    if (job.grad_gates) {
-      grad_gates = tile.take(shape.gates());
-      tile.place.load(job.grad_gates, shape.gates(), shape.gates_channels_last, grad_gates);
+      : job(job), tile(tile), shape(job.shape), place(tile.place), grad_out(nullptr) {
+    if (job.gates) {
+      gates = read_gates(job.gates, tile, tile.gates);
+    } else {
+      // The mixed outputs are of no interest here; they go where the gradients will be written.
+      tile.compute(tile.gate_blocks(), tile.free, tile.free);
+      gates = {tile.gates, place.width};
     }
+    S *x_block = nullptr, *y_block = nullptr;
+    if (!shape.in_place) {
+      x_block = tile.take(shape.x), y_block = tile.take(shape.y);
+      grad_out = tile.take(shape.x > shape.y ? shape.x : shape.y);
+    }
+    grad_x = place.output(job.grad_x, shape.x, x_block), grad_y = place.output(job.grad_y, shape.y, y_block);
+    pre_gates = job.weight_sums ? tile.take(shape.gates())
+                                : job.pre_gates + (place.first - job.first_pixel) * shape.gates();
+    if (job.grad_gates) outside = read_gates(job.grad_gates, tile, shape.in_place ? nullptr : tile.take(shape.gates()));
   }
 
   static int64_t rows(const Backward<T>& job) {
     const Shape& s = job.shape;
-    const int64_t summed = job.weight_sums ? 2 * (row_line(s.x) + row_line(s.y)) + s.gates() : 0;
-    return s.both() + (s.x > s.y ? s.x : s.y) + (job.grad_gates ? s.gates() : 0) + summed;
+    const int64_t most = s.x > s.y ? s.x : s.y, sums = job.weight_sums ? s.gates() : 0;
+    if (s.in_place) return sums + (job.gates ? 0 : most);
+    const int64_t lying = job.weight_sums ? 2 * (row_line(s.x) + row_line(s.y)) : 0;
+    return s.both() + most + (job.grad_gates ? s.gates() : 0) + sums + lying;
   }
 
   S* pre(int64_t row) const { return pre_gates + tile.size(row); }
-  const S* outside(int64_t row) const { return grad_gates ? grad_gates + tile.size(row) : nullptr; }
-  Term<S> term(int weight, int64_t row, int64_t gate_row) const {
-    const int64_t depth = shape.rows(weight);
-    return {job.transposed[weight] + row * depth, depth, pre(gate_row), tile.place.width, depth};
+  Term<S> term(int weight, int64_t col, int64_t gate_row) const {
+    const Matrix<S>& back = job.back[weight];
+    return tile.term(back.from_column(col), back.ld, pre(gate_row), shape.rows(weight));
   }
 
-  void unmix_unit(const T* grad, int64_t channels, const S* target, int64_t h, int64_t z, S* grad_target) const {
-    tile.place.load(grad, channels, shape.channels_last, grad_out);
-    unmix(tile.size(channels), grad_out, target, tile.gate(h), tile.gate(z), outside(h), outside(z), pre(h), pre(z),
-          grad_target, shape.z_keeps);
+  void unmix_unit(const T* tensor, int64_t channels, const S* target, int64_t h, int64_t z, S* grad_target) const {
+    const S* grad = place.read(tensor, channels, grad_out);
+    unmix(channels, place.width, grad, target, gates.from(h), gates.from(z), outside.from(h),
+          outside.from(z), pre(h), pre(z), grad_target, shape.z_keeps);
   }
   // Back through the candidate's W and the reset gate.
   void unreset_unit(int weight, int64_t h, int64_t r, int64_t channels, const S* source, S* passed,
                     S* grad_source) const {
     const Term<S> back = term(weight, 0, h);
-    product(channels, tile.place.width, &back, 1, passed, tile.place.width, false);
-    unreset(tile.size(channels), tile.gate(r), source, outside(r), passed, pre(r), grad_source);
+    tile.sum(channels, &back, 1, passed, false);
+    unreset(channels, place.width, gates.from(r), source, outside.from(r), passed, pre(r), grad_source);
   }
 
   void run() const {
     const Shape& s = shape;
-    const int64_t width = tile.place.width;
     unmix_unit(job.grad_x_out, s.x, tile.x, Gates::h_x(s), Gates::z_x(s), grad_x);
     if (s.pair) {
       unmix_unit(job.grad_y_out, s.y, tile.y, Gates::h_y(s), Gates::z_y(s), grad_y);
@@ -156,19 +205,19 @@ struct Gradients {
     // added one after the other: in one the rounding errors of both would run through all the steps.
     const Term<S> unit_x_to_x[] = {term(U_x, 0, Gates::h_x(s)), term(W_r_x, 0, Gates::r_x(s)),
                                    term(W_z_x, 0, Gates::z_x(s))};
-    product(s.x, width, unit_x_to_x, 3, grad_x, width, true);
+    tile.sum(s.x, unit_x_to_x, 3, grad_x, true);
     const Term<S> unit_x_to_y[] = {term(W_r_x, s.x, Gates::r_x(s)), term(W_z_x, s.x, Gates::z_x(s))};
-    product(s.y, width, unit_x_to_y, 2, grad_y, width, true);
+    tile.sum(s.y, unit_x_to_y, 2, grad_y, true);
     if (s.pair) {
       const Term<S> unit_y_to_x[] = {term(W_r_y, s.y, Gates::r_y(s)), term(W_z_y, s.y, Gates::z_y(s))};
-      product(s.x, width, unit_y_to_x, 2, grad_x, width, true);
+      tile.sum(s.x, unit_y_to_x, 2, grad_x, true);
       const Term<S> unit_y_to_y[] = {term(W_r_y, 0, Gates::r_y(s)), term(W_z_y, 0, Gates::z_y(s)),
                                      term(U_y, 0, Gates::h_y(s))};
-      product(s.y, width, unit_y_to_y, 3, grad_y, width, true);
+      tile.sum(s.y, unit_y_to_y, 3, grad_y, true);
     }
 
-    tile.place.save(grad_x, s.x, s.channels_last, job.grad_x);
-    tile.place.save(grad_y, s.y, s.channels_last, job.grad_y);
+    place.finish(grad_x, s.x, job.grad_x);
+    place.finish(grad_y, s.y, job.grad_y);
     if (job.weight_sums) {
       add_to_sums();
     } else {
@@ -176,61 +225,64 @@ struct Gradients {
     }
   }
 
-  // dW += pre x operand^T for every weight. The operands are laid down once, so that they are read along channels. Sums
-  // run over few pixels before they are added: their rounding errors grow with their length.
+  // dW += pre x operand^T for every weight, with operands that are read along channels.
   void add_to_sums() const {
-    constexpr int64_t longest = 64;
-    const int64_t width = tile.place.width, count = tile.place.count, parts = (count + longest - 1) / longest;
-    S* lying[4];
+    if (shape.in_place) return add_products<true>({tile.x, tile.y, tile.passed_y, tile.passed_x});
+    const S* operands[4];
     for (int o = 0; o < shape.operands(); ++o) {
       const int64_t channels = operand_channels(shape, o), line = row_line(channels);
-      lying[o] = tile.take(line);
-      transpose(channels, count, tile.operand(o), width, lying[o], line);
+      S* lying = tile.take(line);
+      transpose(channels, place.count, tile.operand(o), place.width, lying, line);
+      operands[o] = lying;
     }
+    add_products<false>(operands);
+  }
+  // Sums run over few pixels before they are added: their rounding errors grow with their length.
+  template <bool in_place>
+  void add_products(const S* const (&operands)[4]) const {
+    constexpr int64_t longest = 64;
+    const int64_t count = place.count, parts = (count + longest - 1) / longest;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t pixel = part * count / parts, some = (part + 1) * count / parts - pixel;
       each_weight_gradient(shape, [&](int weight, int64_t gate_row, int o, int64_t col) {
-        const int64_t channels = operand_channels(shape, o), line = row_line(channels);
-        const Term<S> both{pre(gate_row) + pixel, width, lying[o] + pixel * line, line, some};
-        product(shape.rows(weight), channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
-                shape.cols(weight), true);
+        const int64_t rows = shape.rows(weight), channels = operand_channels(shape, o);
+        const int64_t ld = in_place ? channels : row_line(channels);
+        const Term<S> both{pre(gate_row) + pixel * (in_place ? rows : 1), in_place ? rows : place.width,
+                           operands[o] + pixel * ld, ld, some};
+        product<S, in_place>(rows, channels, &both, 1, job.weight_sums + shape.offset(weight) + col,
+                             shape.cols(weight), true);
       });
     }
   }
 
   void keep_for_products() const {
-    const int64_t width = tile.place.width, first = tile.place.first, count = tile.place.count;
+    const int64_t width = place.width, first = place.first, count = place.count;
     S* panel = job.operands + (first - job.first_pixel) * kPanelLine;
     for (int o = 0; o < shape.operands(); ++o) {
       const int64_t channels = operand_channels(shape, o);
       const T* tensor = o == of_x ? job.x : o == of_y ? job.y : nullptr;
       for (int64_t c = 0; c < channels; c += kPanel, panel += kPanelLine * job.kept_pixels) {
         const int64_t some = channels - c < kPanel ? channels - c : kPanel;
-        if (tensor == nullptr || !shape.channels_last) {
+        if (shape.in_place) {
+          copy_pixels(some, tile.operand(o) + c, channels, panel);
+        } else if (tensor != nullptr && shape.channels_last) {
+          copy_pixels(some, stored(tensor) + first * channels + c, channels, panel);
+        } else {
           transpose(some, count, tile.operand(o) + c * width, width, panel, kPanelLine);
-          continue;
-        }
-        // They lie so in the tensor.
-        for (int64_t p = 0; p < count; ++p) {
-          copy_row(some, stored(tensor) + (first + p) * channels + c, panel + p * kPanelLine);
         }
       }
     }
+  }
+  template <typename From>
+  void copy_pixels(int64_t some, const From* from, int64_t channels, S* panel) const {
+    for (int64_t p = 0; p < place.count; ++p) copy_row(some, from + p * channels, panel + p * kPanelLine);
   }
 };
 
 template <typename T>
 void backward(const Backward<T>& job, int64_t first, int64_t last, Computed<T>* scratch) {
-  const Shape& shape = job.shape;
   for (int64_t index = first; index < last; ++index) {
     Tile<T> tile(job, index, scratch);
-    if (job.gates) {
-      tile.place.load(job.gates, shape.gates(), shape.gates_channels_last, tile.gates);
-    } else {
-      tile.compute_gates();
-      // The mixed outputs are of no interest here, but h and z are; they go where the gradients will be written.
-      tile.mix_into(tile.free, tile.free);
-    }
     Gradients<T>(job, tile).run();
   }
 }
@@ -238,6 +290,7 @@ void backward(const Backward<T>& job, int64_t first, int64_t last, Computed<T>* 
 template <typename T>
 void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_row, int64_t panel,
               Computed<T>* to, int64_t to_ld) {
+  const bool in_place = job.shape.in_place;
   const int64_t width = job.tile, tiles = job.kept_pixels / width, gates = job.shape.gates();
   const int64_t pixels = job.shape.images * job.shape.pixels - job.first_pixel;
   const Computed<T>* right = job.operands + panel * kPanelLine * job.kept_pixels;
@@ -248,11 +301,17 @@ void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_r
     const int64_t some = tiles - first < fit ? tiles - first : fit;
     Term<Computed<T>> terms[most];
     for (int64_t i = 0; i < some; ++i) {
-      const int64_t pixel = (first + i) * width;
-      const int64_t count = pixels - pixel < width ? pixels - pixel : width, ld = last_width(width, count);
-      terms[i] = {job.pre_gates + pixel * gates + gate_row * ld, ld, right + pixel * kPanelLine, kPanelLine, count};
+      const int64_t pixel = (first + i) * width, count = pixels - pixel < width ? pixels - pixel : width;
+      const int64_t block = in_place ? count : last_width(width, count);
+      terms[i] = {job.pre_gates + pixel * gates + gate_row * block, in_place ? rows : block,
+                  right + pixel * kPanelLine, kPanelLine, count};
     }
-    product(rows, cols, terms, int(some), to, to_ld, first > 0 || job.first_pixel > 0);
+    const bool add = first > 0 || job.first_pixel > 0;
+    if (in_place) {
+      product<Computed<T>, true>(rows, cols, terms, int(some), to, to_ld, add);
+    } else {
+      product(rows, cols, terms, int(some), to, to_ld, add);
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-// The blocks of one tile: moving them between tensors and scratch memory, and the gates' arithmetic on them.
+// The blocks of one tile: where they lie in tensors or scratch memory, and the gates' arithmetic on them.
 #pragma once
 #include "common/transpose.h"
 #include "selective_share/gate_functions.h"
@@ -51,12 +51,34 @@ FUSED_OPS_INLINE void copy_row_past_caches(int64_t count, const From* from, To* 
 // The pixels of one tile.
 struct Place {
   const Shape& shape;
-  int64_t width;  // columns of the blocks, of which the first `count` are pixels
+  int64_t width;  // pixels of the blocks, of which the first `count` are the tensors'
   int64_t first, count;
 
   Place(const Shape& shape, int64_t tile, int64_t index) : shape(shape), width(tile), first(index * tile), count(tile) {
     const int64_t left = shape.images * shape.pixels - first;
-    if (left < tile) count = left, width = last_width(tile, left);
+    if (left < tile) count = left, width = shape.in_place ? left : last_width(tile, left);
+  }
+
+  // The features of the tile: in the tensor, or in the block, which is filled from it.
+  template <typename T, typename S>
+  const S* read(const T* tensor, int64_t channels, S* block) const {
+    if constexpr (std::is_same_v<T, S>) {
+      if (shape.in_place) return tensor + first * channels;
+    }
+    load(tensor, channels, shape.channels_last, block);
+    return block;
+  }
+  // Where results of the tile are made: in the tensor, or in the block, from which `finish` saves them.
+  template <typename T, typename S>
+  S* output(T* tensor, int64_t channels, S* block) const {
+    if constexpr (std::is_same_v<T, S>) {
+      if (shape.in_place) return tensor + first * channels;
+    }
+    return block;
+  }
+  template <typename T, typename S>
+  void finish(const S* results, int64_t channels, T* tensor) const {
+    if (!shape.in_place) save(results, channels, shape.channels_last, tensor);
   }
 
   // move(image, its pixel, column, pixels) for each image that has pixels in the tile
@@ -105,48 +127,78 @@ struct Place {
   }
 };
 
-// --- the gates' arithmetic, over contiguous blocks of whole vectors ------------------------------------------------
+// The gates of a tile: in blocks of their own, laid as all blocks are, `block` elements a channel; or, where `row` is
+// set, in rows of all gates, so many elements from one pixel to the next.
+template <typename U>
+struct GateRows {
+  U* base = nullptr;  // null: there are none
+  int64_t block = 0, row = 0;
+  bool past_caches = false;  // whole lines that are not read again soon
 
-template <typename S, typename F>
-FUSED_OPS_INLINE void each_vector(int64_t count, F&& body) {
-  for (int64_t i = 0; i < count; i += kLanes<S>) body(i);
+  GateRows from(int64_t gate_row) const {
+    return base ? GateRows{base + gate_row * block, block, row, past_caches} : *this;
+  }
+};
+
+// --- the gates' arithmetic, over blocks of whole vectors -----------------------------------------------------------
+
+// body(where in the blocks, in the gates, in what lies as some gates do) for a block of `channels` x `pixels`.
+template <typename S, typename U, typename F>
+FUSED_OPS_INLINE void each_vector(int64_t channels, int64_t pixels, const GateRows<U>& gates, const GateRows<U>& more,
+                                  F&& body) {
+  const int64_t all = channels * pixels, run = gates.row || more.row ? channels : all;
+  for (int64_t i = 0, pixel = 0; i < all; ++pixel) {
+    const int64_t g = gates.row ? pixel * gates.row : i, m = more.row ? pixel * more.row : i;
+    for (int64_t c = 0; c < run; c += kLanes<S>, i += kLanes<S>) body(i, g + c, m + c);
+  }
 }
 
-// gate = sigmoid(gate); passed = gate . source
+template <typename S>
+FUSED_OPS_INLINE void keep(const GateRows<S>& gates, int64_t at, Vec<S> value) {
+  if (gates.base == nullptr) return;
+  if constexpr (std::is_same_v<S, float>) {
+    if (gates.past_caches) return store_past_caches(gates.base + at, value);
+  }
+  store(gates.base + at, value);
+}
+
+// gate = sigmoid(sums), which is kept where it is wanted; passed = gate . source
 template <typename S, bool low>
-void reset(int64_t count, S* gate, const S* source, S* passed) {
-  each_vector<S>(count, [&](int64_t i) {
-    const Vec<S> r = sigmoid<S, low>(load(gate + i));
-    store(gate + i, r);
+void reset(int64_t channels, int64_t pixels, const S* sums, const S* source, const GateRows<S>& gate, S* passed) {
+  each_vector<S>(channels, pixels, gate, gate, [&](int64_t i, int64_t g, int64_t) {
+    const Vec<S> r = sigmoid<S, low>(load(sums + i));
+    keep(gate, g, r);
     store(passed + i, r * load(source + i));
   });
 }
 
-// h = tanh(h); z = sigmoid(z); target = the mix of target and h
+// h = tanh(sums), z = sigmoid(sums), which are kept where they are wanted; out = the mix of target and h
 template <typename S, bool low>
-void mix(int64_t count, S* h_block, S* z_block, S* target, bool z_keeps) {
-  each_vector<S>(count, [&](int64_t i) {
-    const Vec<S> h = hyperbolic_tangent<S, low>(load(h_block + i)), z = sigmoid<S, low>(load(z_block + i));
+void mix(int64_t channels, int64_t pixels, const S* h_sums, const S* z_sums, const S* target,
+         const GateRows<S>& h_gate, const GateRows<S>& z_gate, S* out, bool z_keeps) {
+  each_vector<S>(channels, pixels, h_gate, h_gate, [&](int64_t i, int64_t g, int64_t) {
+    const Vec<S> h = hyperbolic_tangent<S, low>(load(h_sums + i)), z = sigmoid<S, low>(load(z_sums + i));
     const Vec<S> x = load(target + i);
-    store(h_block + i, h);
-    store(z_block + i, z);
-    store(target + i, z_keeps ? h + z * (x - h) : x + z * (h - x));
+    keep(h_gate, g, h);
+    keep(z_gate, g, z);
+    store(out + i, z_keeps ? h + z * (x - h) : x + z * (h - x));
   });
 }
 
 // From the gradient of the mix: those before h's tanh and z's sigmoid, and what reaches the target around the gates.
-// grad_h and grad_z reach the gates from outside and may be null.
+// grad_h and grad_z reach the gates from outside and may have no base.
 template <typename S>
-void unmix(int64_t count, const S* grad, const S* target, const S* h_block, const S* z_block, const S* grad_h,
-           const S* grad_z, S* pre_h, S* pre_z, S* grad_target, bool z_keeps) {
-  each_vector<S>(count, [&](int64_t i) {
-    const Vec<S> g = load(grad + i), h = load(h_block + i), z = load(z_block + i);
+void unmix(int64_t channels, int64_t pixels, const S* grad, const S* target, const GateRows<const S>& h_gate,
+           const GateRows<const S>& z_gate, const GateRows<const S>& grad_h, const GateRows<const S>& grad_z, S* pre_h,
+           S* pre_z, S* grad_target, bool z_keeps) {
+  each_vector<S>(channels, pixels, h_gate, grad_h, [&](int64_t i, int64_t at, int64_t outside) {
+    const Vec<S> g = load(grad + i), h = load(h_gate.base + at), z = load(z_gate.base + at);
     const Vec<S> accepted = g * z, declined = g - accepted;
     const Vec<S> difference = load(target + i) - h;
     Vec<S> to_h = z_keeps ? declined : accepted;
     Vec<S> to_z = z_keeps ? g * difference : -(g * difference);
-    if (grad_h) to_h += load(grad_h + i);
-    if (grad_z) to_z += load(grad_z + i);
+    if (grad_h.base) to_h += load(grad_h.base + outside);
+    if (grad_z.base) to_z += load(grad_z.base + outside);
     store(pre_h + i, to_h * (S(1) - h * h));
     store(pre_z + i, to_z * z * (S(1) - z));
     store(grad_target + i, z_keeps ? accepted : declined);
@@ -154,14 +206,14 @@ void unmix(int64_t count, const S* grad, const S* target, const S* h_block, cons
 }
 
 // From the gradient of the passed source (gate . source), which is overwritten by the passed source itself: the one
-// before the gate's sigmoid; grad_source += what reaches the source through the gate. grad_gate may be null.
+// before the gate's sigmoid; grad_source += what reaches the source through the gate. grad_gate may have no base.
 template <typename S>
-void unreset(int64_t count, const S* gate, const S* source, const S* grad_gate, S* passed, S* pre_gate,
-             S* grad_source) {
-  each_vector<S>(count, [&](int64_t i) {
-    const Vec<S> g = load(passed + i), r = load(gate + i), y = load(source + i);
+void unreset(int64_t channels, int64_t pixels, const GateRows<const S>& gate, const S* source,
+             const GateRows<const S>& grad_gate, S* passed, S* pre_gate, S* grad_source) {
+  each_vector<S>(channels, pixels, gate, grad_gate, [&](int64_t i, int64_t at, int64_t outside) {
+    const Vec<S> g = load(passed + i), r = load(gate.base + at), y = load(source + i);
     Vec<S> to_r = g * y;
-    if (grad_gate) to_r += load(grad_gate + i);
+    if (grad_gate.base) to_r += load(grad_gate.base + outside);
     store(pre_gate + i, to_r * r * (S(1) - r));
     store(grad_source + i, load(grad_source + i) + g * r);
     store(passed + i, r * y);

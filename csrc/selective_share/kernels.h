@@ -1,8 +1,9 @@
 // Selective sharing over tiles of pixels: what the torch glue (cpu.cpp) hands to the kernels of one instruction set.
 //
-// A tile is a run of pixels, counted over all images. In scratch memory its blocks are channels x pixels whatever the
-// layout of the tensors, so that the weights are used where they lie (product.h) and the gates are computed along
-// pixels. bfloat16 travels as uint16_t and is computed in float.
+// A tile is a run of pixels, counted over all images. Its blocks are either (Shape::in_place) pixels x channels, as
+// tensors in channels_last have them, which are then read and written where they are and multiply the weights from the
+// left; or channels x pixels in scratch memory, whatever the layout of the tensors, and the weights multiply them.
+// bfloat16 travels as uint16_t and is computed in float.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -32,6 +33,7 @@ struct Shape {
   bool channels_last;  // of all features
   bool gates_channels_last;
   bool z_keeps;        // the convention: x' = z x + (1 - z) h
+  bool in_place;       // blocks are pixels x channels
 
   int64_t both() const { return x + y; }
   int64_t gates() const { return pair ? 3 * (x + y) : 2 * x + y; }
@@ -49,12 +51,22 @@ struct Shape {
   int64_t weight_size() const { return offset(pair ? 8 : 4); }
 };
 
+// A weight (rows x cols, or transposed) as products take it.
+template <typename S>
+struct Matrix {
+  const S* at;
+  int64_t ld;        // elements from one row to the next, of what lies there
+  int64_t col_step;  // and from one of the weight's columns to the next
+
+  const S* from_column(int64_t col) const { return at + col * col_step; }
+};
+
 template <typename T>
 struct Forward {
   Shape shape;
   int64_t tile;  // pixels of a tile
   const T *x, *y;
-  const Computed<T>* weights[kWeights];
+  Matrix<Computed<T>> weights[kWeights];  // in place transposed: the side of a product that is read along its rows
   T *x_out, *y_out;
   T* gates;  // null: not wanted
 };
@@ -67,8 +79,8 @@ struct Backward {
   const T* grad_gates;  // null: none
   const T *x, *y;
   const T* gates;  // null: compute them again
-  const Computed<T>* weights[kWeights];
-  const Computed<T>* transposed[kWeights];
+  Matrix<Computed<T>> weights[kWeights];  // as forward; only to compute the gates again
+  Matrix<Computed<T>> back[kWeights];     // the other way round
   T *grad_x, *grad_y;
   // Either the sums of one thread, the weights' gradients one after the other ...
   Computed<T>* weight_sums;

@@ -47,14 +47,18 @@ def working_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def gates_format(x: Tensor) -> torch.memory_format:
+def gates_format(x: Tensor, y: Tensor) -> torch.memory_format:
     """The memory format of the gates: that of x, except on the CPU.
 
-    There kernels go along pixels, thus planes, but in bfloat16 along channels.
+    There kernels go along pixels, thus planes, but along channels in bfloat16 and where features in
+    channels_last are whole cache lines of few channels (``in_place`` of csrc/selective_share/cpu_call.h).
     """
     if x.device.type != "cpu":
         return working_format(x)
-    return torch.channels_last if x.dtype == torch.bfloat16 else torch.contiguous_format
+    if x.dtype == torch.bfloat16:
+        return torch.channels_last
+    in_place = all(features.shape[1] % 16 == 0 and features.shape[1] <= 256 for features in (x, y))
+    return working_format(x) if in_place else torch.contiguous_format
 
 
 def _empty(x: Tensor, channels: int, memory_format: torch.memory_format | None = None) -> Tensor:
@@ -71,7 +75,7 @@ def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     pair = weights[4] is not None
     cx, cy = x.shape[1], y.shape[1]
     sizes = reference.gate_sizes(cx, cy, pair)
-    gates = _empty(x, sum(sizes), gates_format(x)) if want_gates else x.new_empty(0)
+    gates = _empty(x, sum(sizes), gates_format(x, y)) if want_gates else x.new_empty(0)
     return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
 
 
@@ -129,7 +133,7 @@ def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
-    gates = gates.contiguous(memory_format=gates_format(x)) if want_gates else x.new_empty(0)
+    gates = gates.contiguous(memory_format=gates_format(x, y)) if want_gates else x.new_empty(0)
     return x_out.contiguous(memory_format=layout), y_out, gates
 
 
@@ -156,10 +160,10 @@ def _native_backward(*args: Any) -> tuple[Tensor, ...]:
     return torch.ops.fused_ops_cpu.selective_share_backward(
         grad_x_out.contiguous(memory_format=layout),
         None if grad_y_out is None else grad_y_out.contiguous(memory_format=layout),
-        None if grad_gates is None else grad_gates.contiguous(memory_format=gates_format(x)),
+        None if grad_gates is None else grad_gates.contiguous(memory_format=gates_format(x, y)),
         x.contiguous(memory_format=layout),
         y.contiguous(memory_format=layout),
-        None if gates is None else gates.contiguous(memory_format=gates_format(x)),
+        None if gates is None else gates.contiguous(memory_format=gates_format(x, y)),
         *rest,
     )
 
@@ -188,7 +192,7 @@ def _cuda_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
     if want_gates:
-        gates = gates.contiguous(memory_format=gates_format(x))
+        gates = gates.contiguous(memory_format=gates_format(x, y))
     return x_out.contiguous(memory_format=layout), y_out, gates
 
 
@@ -219,7 +223,7 @@ def _triton_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         return x_out, y_out, gates
     gates = gates.contiguous(memory_format=layout)
     triton_launch.forward(x, y, weights, keep, gates, (x_out, y_out), layout)
-    return x_out, y_out, gates.contiguous(memory_format=gates_format(x))
+    return x_out, y_out, gates.contiguous(memory_format=gates_format(x, y))
 
 
 def _triton_backward(*args: Any) -> tuple[Tensor, ...]:

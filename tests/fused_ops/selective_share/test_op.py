@@ -30,6 +30,13 @@ SHAPES = [  # x channels, y channels, images, height, width
     (161, 163, 1, 7, 9),
     (160, 192, 1, 41, 79),  # and so many pixels that they are made in several passes
 ]
+WHOLE_LINES = [
+    (32, 96, 1, 1, 1),
+    (64, 32, 3, 11, 7),
+    (192, 160, 2, 7, 5),
+    (16, 48, 2, 31, 37),
+    (256, 32, 1, 9, 29),
+]
 
 
 def unit(target: int, source: int, kernel: int = 1) -> list[Tensor]:
@@ -135,12 +142,14 @@ def test_a_single_unit_is_one_direction_of_the_pair(backend: str) -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("convention", ["accept", "keep"])
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("shape", [(32, 96, 1, 1, 1), (64, 32, 3, 11, 7), (192, 160, 2, 7, 5)], ids=str)
-def test_bfloat16_in_whole_tiles_of_channels(
-    shape: tuple[int, ...], memory_format: str, convention: str, recompute: bool
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", WHOLE_LINES, ids=str)
+def test_whole_lines_of_channels(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: str, convention: str, recompute: bool
 ) -> None:
-    """Channels in multiples of 32 go to matrix tiles where the processor has them: pairs and single units."""
-    tensors = [tensor.bfloat16() for tensor in pair(*shape)]
+    """Pairs and single units: multiples of 32 in bfloat16 go to matrix tiles where the processor has them,
+    of 16 in float32 are computed in place where they lie side by side (of many pixels also without gates)."""
+    tensors = [tensor.to(dtype) for tensor in pair(*shape)]
     tensors[:2] = [tensor.contiguous(memory_format=FORMATS[memory_format]) for tensor in tensors[:2]]
     exact = everything([tensor.double() for tensor in tensors], "reference", convention, recompute)
     ours = everything(tensors, "cpu", convention, recompute)
@@ -352,12 +361,15 @@ def test_the_plainer_instruction_sets_agree(isa: str) -> None:
     if not native.cpu_library().loaded:
         pytest.skip(native.cpu_library().reason)
     code = """if True:
-        import torch, fused_ops
+        import itertools
+        import torch
         from tests.fused_ops.selective_share import test_op
         torch.manual_seed(0)
+        dtypes = (torch.float32, torch.bfloat16, torch.float64)
         for shape in test_op.SHAPES:
-            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            for dtype, layout in itertools.product(dtypes, test_op.FORMATS.values()):
                 tensors = [tensor.to(dtype) for tensor in test_op.pair(*shape)]
+                tensors[:2] = [tensor.contiguous(memory_format=layout) for tensor in tensors[:2]]
                 ours = test_op.everything(tensors, "cpu", "accept", True)
                 exact = test_op.everything([t.double() for t in tensors], "reference", "accept", True)
                 eager = test_op.eager_everything(tensors, "accept")
