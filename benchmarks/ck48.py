@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import one_hot
@@ -56,8 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keep(run: Run, name: str, folder: Path) -> None:
-    """Write ``folder/name.csv``, a line for every tested image, and ``folder/name.json``: settings, machine,
-    versions, commit, and how many images each fold trained and tested on."""
+    """Write ``folder/name.csv``, a line for every tested image, and ``folder/name.json``: settings, how many
+    images each fold trained and tested on, and for each seed the machine, versions and commit.
+
+    What is kept under this name already is kept on, except for the run's own seeds. Raises ValueError if
+    its settings or images were others.
+    """
     numbers = [
         {text: number for number, text in enumerate(sorted(texts))}
         for texts in (
@@ -71,21 +76,50 @@ def keep(run: Run, name: str, folder: Path) -> None:
         for source, subject, label, said in sorted(zip(*columns, strict=True)):
             names = (found.classes[label], found.classes[said])
             rows.append((seed, fold, numbers[0][source], numbers[1][subject], *names))
-    (seed, fold), *_ = run.predictions
+    environments = {
+        str(seed): RunFolder(fold_folder(run.folder, seed, fold)).read_environment()
+        for seed, fold in reversed(run.predictions)
+    }
     content = {
         "config": to_dict(replace(run.config, data=run.data)),
-        "environment": RunFolder(fold_folder(run.folder, seed, fold)).read_environment(),
+        "environments": environments,
         "parameters": run.report["parameters"]["total"],
         "per_fold": [
             {key: entry[key] for key in ("seed", "fold", "n_train", "n_test")}
             for entry in run.report["per_fold"]
         ],
     }
+    if (folder / f"{name}.json").exists():
+        rows = add_to_kept(folder / f"{name}.json", content, rows)
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.csv", table.getvalue())
     write_json(folder / f"{name}.json", content)
+
+
+def add_to_kept(path: Path, content: dict[str, Any], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows and, put into ``content``, the facts of the other seeds that are kept under this name."""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        key
+        for key, value in content["config"].items()
+        if key not in ("seed", "threads") and value != before["config"].get(key)
+    ]
+    if changed:
+        raise ValueError(f"{path.stem} was kept with other settings: {', '.join(changed)}")
+    new = set(content["environments"])
+    with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
+        kept = [tuple(row.values()) for row in csv.DictReader(file)]
+    what = [{tuple(map(str, row[2:5])) for row in some} for some in (kept, rows)]
+    if what[0] != what[1]:
+        raise ValueError(f"{path.stem} was kept of other images")
+    content["config"]["seed"] = before["config"]["seed"]
+    content["environments"] = {**before["environments"], **content["environments"]}
+    others = [entry for entry in before["per_fold"] if str(entry["seed"]) not in new]
+    content["per_fold"] = [*others, *content["per_fold"]]
+    both = [row for row in kept if row[0] not in new] + rows
+    return sorted(both, key=lambda row: tuple(int(number) for number in row[:3]))
 
 
 def load_all(folder: Path) -> list[Run]:
@@ -204,18 +238,19 @@ def by_seed(run: Run) -> list[Predictions]:
 
 
 def origins(runs: Sequence[Run]) -> Table:
-    table = Table("Where they come from", ("kept as", "epochs", "processor", "torch", "commit"))
+    table = Table("Where they come from", ("kept as", "seed", "epochs", "processor", "torch", "commit"))
     for run in runs:
-        ran_on = run.report["environment"]
-        table.rows.append(
-            (
-                run.folder.name,
-                str(run.config.epochs),
-                ran_on["processor"],
-                ran_on["versions"]["torch"],
-                (ran_on["commit"] or "unknown")[:10],
+        for seed, ran_on in run.report["environments"].items():
+            table.rows.append(
+                (
+                    run.folder.name,
+                    seed,
+                    str(run.config.epochs),
+                    ran_on["processor"],
+                    ran_on["versions"]["torch"],
+                    (ran_on["commit"] or "unknown")[:10],
+                )
             )
-        )
     return table
 
 

@@ -20,23 +20,23 @@ CLASSES = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surp
 ENVIRONMENT = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "commit": "0123456789abcdef"}
 
 
-def a_run(folder: Path, seed: int, **model: object) -> Run:
+def a_run(folder: Path, answers: int, seed: int = 0, **model: object) -> Run:
     """Two folds of random answers."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(answers)
     config = preset_config("ck48", data="ck48:some/where", folds=2, model=model)
     predictions, per_fold = {}, []
     for fold in (0, 1):
         names = [f"{name}/S{fold}{i:02}_face.png" for i, name in enumerate(CLASSES * 3)]
-        predictions[0, fold] = Predictions(
+        predictions[seed, fold] = Predictions(
             CLASSES,
             names,
             [f"S{fold}{i % 5}" for i in range(len(names))],
             torch.arange(7).repeat(3),
             torch.rand(len(names), 7, generator=random).double().softmax(1),
         )
-        per_fold.append({"seed": 0, "fold": fold, "n_train": 21, "n_test": 21, "seconds": 1.0})
-        fold_folder(folder, 0, fold).mkdir(parents=True)
-        write_json(fold_folder(folder, 0, fold) / "environment.json", ENVIRONMENT)
+        per_fold.append({"seed": seed, "fold": fold, "n_train": 21, "n_test": 21, "seconds": 1.0})
+        fold_folder(folder, seed, fold).mkdir(parents=True)
+        write_json(fold_folder(folder, seed, fold) / "environment.json", ENVIRONMENT)
     return Run(folder, config, {"per_fold": per_fold, "parameters": {"total": 5}}, predictions)
 
 
@@ -57,6 +57,24 @@ def test_what_is_kept_gives_the_runs_own_tests_without_its_names(tmp_path: Path)
             ck48.figures_of(before.predictions[0, 1])["confusion"]
             == (ck48.figures_of(after.predictions[0, 1])["confusion"])
         )
+
+
+def test_more_seeds_are_kept_beside_the_others_and_other_settings_are_refused(tmp_path: Path) -> None:
+    first, second, again = (
+        a_run(tmp_path / "a", 1),
+        a_run(tmp_path / "b", 2, seed=3),
+        a_run(tmp_path / "c", 4),
+    )
+    for run in (first, second, again):
+        ck48.keep(run, "name", tmp_path)
+    (kept,) = ck48.load_all(tmp_path)
+    assert list(kept.predictions) == [(0, 0), (0, 1), (3, 0), (3, 1)]
+    for run, seed in ((again, 0), (second, 3)):
+        ours, theirs = (ck48.figures_of(found.predictions[seed, 1])["confusion"] for found in (kept, run))
+        assert ours == theirs
+    assert list(kept.report["environments"]) == ["0", "3"] and len(kept.report["per_fold"]) == 4
+    with pytest.raises(ValueError, match="kept with other settings: model"):
+        ck48.keep(a_run(tmp_path / "d", 1, seed=5, sharing="nddr"), "name", tmp_path)
 
 
 def test_what_every_run_misses_is_counted_by_what_it_was_taken_for(tmp_path: Path) -> None:
