@@ -1,5 +1,5 @@
 // One tile of pixels in bfloat16 on matrix tiles: its features, their gates and what is mixed with them. Names and math
-// are those of cpu_kernels.cpp and fused_ops/selective_share/README.md.
+// are those of cpu_forward.h and fused_ops/selective_share/README.md.
 //
 // Here pixels are rows and channels columns, as in channels_last, so that features multiply from the left as they are
 // and only the weights are rearranged, once per call (cpu_amx_weights.h). A block of 32 pixels x 32 channels of sums
