@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from benchmarks import sweep
 from benchmarks.plots import draw
 from benchmarks.results import FOLDER, Store, load_all
 from benchmarks.tables import Table, predicted, suite_tables
@@ -37,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wide_console().print(to_rich(predicted(options.predict)))
         return 0
     try:
-        machines = load_all(options.results)
+        machines, sweeps = load_all(options.results), sweep.load_all(options.results)
     except ValueError as error:
         parser.error(str(error))
-    if not machines:
+    if not machines and not sweeps:
         parser.error(f"--results {options.results} holds no figures; measure some first: make bench")
     console = wide_console()
     sections = []
-    for machine, stores in machines.items():
+    for machine in sorted({*machines, *sweeps}):
+        stores = machines.get(machine, {})
         section = [f"### {machine}", environments(stores)]
         console.rule(machine)
         for suite, store in stores.items():
@@ -58,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             section += [
                 f"![{path.stem}]({os.path.relpath(path, options.readme.parent)})" for path in pictures
             ]
-        sections.append("\n\n".join(section))
+        if machine in sweeps:
+            table = sweep.summary(sweeps[machine])
+            console.print(to_rich(table))
+            section.append(folded(table))
+        sections.append("\n\n".join(filter(None, section)))
     if not options.print_only:
         write_between_markers(options.readme, "\n\n".join(sections))
         console.print(f"written: {options.readme}, pictures under {options.results}")

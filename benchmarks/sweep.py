@@ -21,12 +21,14 @@ from benchmarks.measure import Effort, interleave, ratio, spread
 from benchmarks.problems import Problem, make_problem
 from benchmarks.providers import OpProviders, Unavailable
 from benchmarks.results import FOLDER
+from benchmarks.tables import Table
 
 OP_NAMES = (
     "selective_share", "batch_norm_act", "batch_norm_act_eval", "instance_norm_act", "group_norm_act",
 )  # fmt: skip
 SIDES, CHANNELS, BATCHES = (1, 3, 7, 16, 40, 96), (1, 12, 32, 100, 256, 1024), (1, 8)
 MOST_ELEMENTS, MOST_FLOPS = 1 << 20, 2e9  # larger ones are in the suites, and take long here
+SMALL_MS = 0.1
 LOST, SMALL_LOST = 1.05, 1.3  # of eager's time; the latter is what a small call's overhead may make of it
 BRIEF, LONG = Effort(0.15, 9, 41), Effort(1.5, 15, 201)
 FIELDS = ("op", "mode", "shape", "dtype", "layout", "eager_ms", "ours_ms", "to_eager", "p20", "p80", "commit")
@@ -85,20 +87,39 @@ def lost(rows: Sequence[Row], limit: float = LOST) -> list[Row]:
     return [row for row in rows if float(row["to_eager"]) > limit]
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """A table in Markdown: of how many cases how many are lost, by op and mode."""
-    lines = ["| op | mode | dtype | cases | more than 5 % slower | more than 30 % | worst | median |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    keys = dict.fromkeys((row["op"], row["mode"], row["dtype"]) for row in rows)
-    for key in keys:
-        some = [row for row in rows if (row["op"], row["mode"], row["dtype"]) == key]
-        ratios = sorted(float(row["to_eager"]) for row in some)
-        share = (
-            f"{len(lost(some))} ({100 * len(lost(some)) / len(some):.0f} %) | {len(lost(some, SMALL_LOST))}"
+def summary(rows: Sequence[Row]) -> Table:
+    """Of how many cases how many are lost: by eager's time, and of the longer ones by op, mode and dtype."""
+    small = [row for row in rows if float(row["eager_ms"]) < SMALL_MS]
+    large = [row for row in rows if float(row["eager_ms"]) >= SMALL_MS]
+    some = {f"eager's time below {SMALL_MS} ms": small, f"{SMALL_MS} ms and more": large}
+    for row in large:
+        some.setdefault(", ".join(row[name] for name in ("op", "mode", "dtype")), []).append(row)
+    commits = ", ".join(sorted({row["commit"] or "unknown" for row in rows}))
+    table = Table(
+        "sweep: slower than eager?",
+        ("cases", "number", "more than 5 % slower", "by the 20th percentile too", "more than 30 %", "worst",
+         "median"),
+        note=f"Lines of an op are of {SMALL_MS} ms and more; ratios are of times. Commits: {commits}.",
+    )  # fmt: skip
+    for what, those in some.items():
+        if not those:
+            continue
+        ratios = sorted(float(row["to_eager"]) for row in those)
+        gone = lost(those)
+        surely = [row for row in gone if float(row["p20"]) > LOST]
+        counts = (
+            f"{len(gone)} ({100 * len(gone) / len(those):.0f} %)",
+            len(surely),
+            len(lost(those, SMALL_LOST)),
         )
         middle = ratios[len(ratios) // 2]
-        lines.append(f"| {' | '.join(key)} | {len(some)} | {share} | {ratios[-1]:.2f} | {middle:.2f} |")
-    return "\n".join(lines)
+        table.rows.append((what, str(len(those)), *map(str, counts), f"{ratios[-1]:.2f}", f"{middle:.2f}"))
+    return table
+
+
+def load_all(folder: Path = FOLDER) -> dict[str, list[Row]]:
+    """The rows of every machine under ``folder``."""
+    return {path.parent.name: load(path) for path in sorted(folder.glob("*/sweep.csv"))}
 
 
 def load(path: Path) -> list[Row]:
@@ -149,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if row := measure(case, problem):
                 rows.append(row | {"commit": environment["commit"] or ""})
                 store(path, rows)
-    print(summary(rows))
+    print(summary(rows).markdown())
     for row in sorted(lost(rows), key=lambda row: -float(row["to_eager"])):
         print(*(row[name] for name in FIELDS[:-1]))
     return 0

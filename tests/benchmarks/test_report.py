@@ -3,7 +3,7 @@ from __future__ import annotations
 import matplotlib.image
 import pytest
 
-from benchmarks import report
+from benchmarks import report, sweep
 from benchmarks.results import Store
 from benchmarks.tables import groups, size, suite_tables, summary
 
@@ -107,6 +107,16 @@ def test_figures_go_between_the_markers_with_pictures(results, capsys) -> None:
     assert "4.00x" in capsys.readouterr().out
     assert report.main(arguments) == 0
     assert (results / "README.md").read_text() == text
+
+
+def test_what_a_sweep_found_is_counted_under_its_machine(results) -> None:
+    row = dict.fromkeys(sweep.FIELDS, "1.2")
+    for machine in ("a-machine", "b-machine"):
+        sweep.store(results / "results" / machine / "sweep.csv", [row])
+    assert report.main(["--results", str(results / "results"), "--readme", str(results / "README.md")]) == 0
+    text = (results / "README.md").read_text()
+    assert text.count("| 0.1 ms and more | 1 | 1 (100 %) |") == 2
+    assert text.index("### a-machine") < text.index("sweep:") < text.index("### b-machine")
 
 
 def test_gpu_figures_stand_beside_what_the_cost_model_predicts() -> None:

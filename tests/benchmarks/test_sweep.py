@@ -10,8 +10,8 @@ from benchmarks import sweep
 from benchmarks.cases import Case, Shape
 
 
-def row(ratio: str) -> sweep.Row:
-    return {name: "x" for name in sweep.FIELDS} | {"to_eager": ratio}
+def row(ratio: str, milliseconds: str = "0.2") -> sweep.Row:
+    return {name: "x" for name in sweep.FIELDS} | {"to_eager": ratio, "p20": "1.06", "eager_ms": milliseconds}
 
 
 def test_all_sizes_are_there_up_to_the_limits() -> None:
@@ -28,7 +28,12 @@ def test_all_sizes_are_there_up_to_the_limits() -> None:
 def test_what_is_lost_is_counted() -> None:
     rows = [row("0.5"), row("1.06"), row("1.4"), row("1.05")]
     assert sweep.lost(rows) == rows[1:3]
-    assert "| 4 | 2 (50 %) | 1 | 1.40 |" in sweep.summary(rows)
+    large = ("4", "2 (50 %)", "2", "1", "1.40", "1.06")
+    assert sweep.summary([*rows, row("1.1", "0.05")]).rows == [
+        ("eager's time below 0.1 ms", "1", "1 (100 %)", "1", "0", "1.10", "1.10"),
+        ("0.1 ms and more", *large),
+        ("x, x, x", *large),
+    ]
 
 
 def test_it_goes_on_where_it_ended(
@@ -46,7 +51,7 @@ def test_it_goes_on_where_it_ended(
     assert [found["shape"] for found in before] == ["b1-c4-s3"]
     assert sweep.main(arguments) == 0
     assert sweep.load(path) == before
-    assert "| group_norm_act | forward | float32 | 1 |" in capsys.readouterr().out
+    assert "eager's time below 0.1 ms | 1 |" in capsys.readouterr().out
 
 
 def test_what_was_measured_survives_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
