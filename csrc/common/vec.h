@@ -71,6 +71,14 @@ FUSED_OPS_INLINE Vec<S> broadcast(S value) {
   return value - Vec<S>{};
 }
 
+// 0, 1, 2, ...
+template <typename S>
+FUSED_OPS_INLINE Vec<Integer<S>> lane_numbers() {
+  Vec<Integer<S>> lane;
+  for (int i = 0; i < kLanes<S>; ++i) lane[i] = i;
+  return lane;
+}
+
 // The sum of all lanes, by halves.
 template <typename S>
 FUSED_OPS_INLINE S sum(Vec<S> v) {
@@ -209,14 +217,76 @@ FUSED_OPS_INLINE void store(T* p, Vec<Compute<T>> v, int count) {
   for (int lane = 0; lane < count; ++lane) p[lane] = lanes[lane];
 }
 
+#if defined(__AVX2__)
+
+// Rows of channels end in some lanes again and again: without waiting for lanes that were just written one by one.
+template <typename S>
+FUSED_OPS_INLINE __m256i first_lanes(int count) {
+  return (__m256i)(Vec<Integer<S>>)(lane_numbers<S>() < Integer<S>(count));
+}
+FUSED_OPS_INLINE Vec<float> load(const float* p, int count) {
+  return (Vec<float>)_mm256_maskload_ps(p, first_lanes<float>(count));
+}
+FUSED_OPS_INLINE Vec<double> load(const double* p, int count) {
+  return (Vec<double>)_mm256_maskload_pd(p, first_lanes<double>(count));
+}
+FUSED_OPS_INLINE void store(float* p, Vec<float> v, int count) {
+  _mm256_maskstore_ps(p, first_lanes<float>(count), (__m256)v);
+}
+FUSED_OPS_INLINE void store(double* p, Vec<double> v, int count) {
+  _mm256_maskstore_pd(p, first_lanes<double>(count), (__m256d)v);
+}
+
+template <typename U>
+FUSED_OPS_INLINE U bits_at(const BFloat16* p) {
+  U bits;
+  memcpy(&bits, p, sizeof(bits));
+  return bits;
+}
+// Four lanes from the front and four that end at the last one; of fewer, two or one.
+FUSED_OPS_INLINE Vec<float> load(const BFloat16* p, int count) {
+  uint64_t halves[2] = {};
+  if (count >= 8) return load(p);
+  if (count >= 4) {
+    halves[0] = bits_at<uint64_t>(p);
+    if (count > 4) halves[1] = bits_at<uint64_t>(p + count - 4) >> 16 * (8 - count);
+  } else if (count >= 2) {
+    halves[0] = bits_at<uint32_t>(p);
+    if (count == 3) halves[0] |= uint64_t(p[2].bits) << 32;
+  } else if (count == 1) {
+    halves[0] = p[0].bits;
+  }
+  return widen((HalfWidthShorts)_mm_set_epi64x(int64_t(halves[1]), int64_t(halves[0])));
+}
+FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v, int count) {
+  const __m128i shorts = (__m128i)narrow(v);
+  if (count >= 8) {
+    memcpy(p, &shorts, sizeof(shorts));
+    return;
+  }
+  const uint64_t low = uint64_t(_mm_cvtsi128_si64(shorts)), high = uint64_t(_mm_extract_epi64(shorts, 1));
+  if (count >= 4) {
+    memcpy(p, &low, 8);
+    const int more = count - 4;
+    if (more == 0) return;
+    const uint64_t last = high << 16 * (4 - more) | low >> 16 * more;
+    memcpy(p + more, &last, 8);
+  } else if (count >= 2) {
+    memcpy(p, &low, 4);
+    if (count == 3) p[2].bits = uint16_t(low >> 32);
+  } else if (count == 1) {
+    p[0].bits = uint16_t(low);
+  }
+}
+
+#endif
+
 #endif
 
 // Zero the lanes from `count` on.
 template <typename S>
 FUSED_OPS_INLINE Vec<S> keep_first(Vec<S> v, int count) {
-  Vec<Integer<S>> lane;
-  for (int i = 0; i < kLanes<S>; ++i) lane[i] = i;
-  return lane < Integer<S>(count) ? v : Vec<S>{};
+  return lane_numbers<S>() < Integer<S>(count) ? v : Vec<S>{};
 }
 
 }  // namespace FUSED_OPS_ISA
