@@ -192,6 +192,5 @@ void multiply(const Backward<T>& job, int64_t rows, int64_t cols, int64_t gate_r
   }
 }
 
-
 }  // namespace FUSED_OPS_ISA
 }  // namespace fused_ops::selective_share

@@ -128,6 +128,5 @@ void forward(const Forward<T>& job, int64_t first, int64_t last, Computed<T>* sc
   finish_stores();
 }
 
-
 }  // namespace FUSED_OPS_ISA
 }  // namespace fused_ops::selective_share

@@ -31,12 +31,8 @@ SHAPES = [  # x channels, y channels, images, height, width
     (160, 192, 1, 41, 79),  # and so many pixels that they are made in several passes
 ]
 WHOLE_LINES = [
-    (32, 96, 1, 1, 1),
-    (64, 32, 3, 11, 7),
-    (192, 160, 2, 7, 5),
-    (16, 48, 2, 31, 37),
-    (256, 32, 1, 9, 29),
-]
+    (32, 96, 1, 1, 1), (64, 32, 3, 11, 7), (192, 160, 2, 7, 5), (16, 48, 2, 31, 37), (256, 32, 1, 9, 29),
+]  # fmt: skip
 
 
 def unit(target: int, source: int, kernel: int = 1) -> list[Tensor]:
