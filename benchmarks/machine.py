@@ -29,18 +29,19 @@ def describe(device: str) -> dict[str, Any]:
         found["memory_gib"] = round(properties.total_memory / 2**30)
         found["versions"]["cuda"] = torch.version.cuda
     else:
-        found["isa"] = torch.backends.cpu.get_cpu_capability() + (" AMX" if has_amx() else "")
+        found["isa"] = torch.backends.cpu.get_cpu_capability() + bfloat16_products()
         found["cap"] = os.environ.get("FUSED_OPS_CPU_ISA")
     found["commit"] = commit()
     return found
 
 
-def has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 matrix tiles: the same name is given to some that do not."""
+def bfloat16_products() -> str:
+    """How the processor multiplies bfloat16, if it does: the same name is given to some that do not."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
-        return False
+        return ""
+    return " AMX" if "amx_bf16" in flags else " BF16" if "avx512_bf16" in flags else ""
 
 
 def commit() -> str | None:

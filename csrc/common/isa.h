@@ -1,8 +1,8 @@
 // Which instruction set's kernels run: the best that was built and that this processor has.
 //
-// For the torch glue (cpu.cpp), which is compiled for the plainest set. FUSED_OPS_CPU_ISA=baseline|avx2|avx512|amx in the
-// environment caps the choice, so that every set can be tested on one machine; it is read once. amx is avx512 whose
-// kernels may also use matrix tiles for bfloat16.
+// For the torch glue (cpu.cpp), which is compiled for the plainest set. FUSED_OPS_CPU_ISA in the environment (one of
+// kIsaNames) caps the choice, so that every set can be tested on one machine; it is read once. avx512_bf16 and amx are
+// avx512 whose kernels may also use bfloat16 dot products, or matrix tiles.
 #pragma once
 #include <torch/headeronly/util/Exception.h>
 
@@ -17,25 +17,26 @@
 
 namespace fused_ops {
 
-enum class Isa { baseline, avx2, avx512, amx };
+enum class Isa { baseline, avx2, avx512, avx512_bf16, amx };
 
-inline constexpr std::array<std::string_view, 4> kIsaNames{"baseline", "avx2", "avx512", "amx"};
+inline constexpr std::array<std::string_view, 5> kIsaNames{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};
 
-// Whether the processor multiplies bfloat16 tiles and rounds vectors to bfloat16 (AVX512-BF16), and the system lets this
-// process use the tiles.
-inline bool has_amx() {
-#if defined(FUSED_OPS_EMULATE_AMX)
-  return true;
+// What a processor with AVX-512 can do with bfloat16: nothing more, add products of pairs and round vectors
+// (AVX512-BF16), or also multiply tiles, where the system lets this process use them.
+inline Isa with_bfloat16() {
+#if defined(FUSED_OPS_EMULATE_BF16)
+  return Isa::amx;
 #elif defined(__linux__) && defined(__x86_64__)
-  constexpr unsigned bfloat16 = 1u << 22, tiles = 1u << 24;
+  constexpr unsigned pairs = 1u << 5, bfloat16_tiles = 1u << 22, tiles = 1u << 24;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bfloat16) == 0 || (d & tiles) == 0) return false;
-  constexpr unsigned rounding = 1u << 5;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & rounding) == 0) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & pairs) == 0) return Isa::avx512;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bfloat16_tiles) == 0 || (d & tiles) == 0) {
+    return Isa::avx512_bf16;
+  }
   constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+  return syscall(SYS_arch_prctl, request, tile_data) == 0 ? Isa::amx : Isa::avx512_bf16;
 #else
-  return false;
+  return Isa::avx512;
 #endif
 }
 
@@ -47,7 +48,7 @@ inline Isa detect_isa() {
     best = Isa::avx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      best = has_amx() ? Isa::amx : Isa::avx512;
+      best = with_bfloat16();
     }
   }
 #endif
@@ -55,7 +56,7 @@ inline Isa detect_isa() {
     std::size_t limit = 0;
     while (limit < kIsaNames.size() && kIsaNames[limit] != cap) ++limit;
     STD_TORCH_CHECK(limit < kIsaNames.size(), "FUSED_OPS_CPU_ISA is '", cap,
-                    "'; allowed are baseline, avx2, avx512, amx");
+                    "'; allowed are baseline, avx2, avx512, avx512_bf16, amx");
     if (static_cast<Isa>(limit) < best) best = static_cast<Isa>(limit);
   }
   return best;

@@ -1,13 +1,13 @@
 // Selective sharing on the CPU, 1x1 kernels: the torch side of the kernels in cpu_kernels.cpp.
 //
 // Threads take runs of tiles. The weights are used where they lie (bfloat16 ones as float copies), or in copies and
-// transposed copies, see Weights; bfloat16 on matrix tiles is cpu_amx_call.h's. Math and names:
+// transposed copies, see Weights; bfloat16 where the processor multiplies it is cpu_bf16_call.h's. Math and names:
 // fused_ops/selective_share/README.md.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
 
-#include "selective_share/cpu_amx_call.h"
+#include "selective_share/cpu_bf16_call.h"
 #include "selective_share/cpu_call.h"
 #include "selective_share/schemas.h"
 
@@ -308,7 +308,7 @@ std::tuple<Tensor, Tensor, Tensor> selective_share(Tensor x, Tensor y, Tensor W_
                                                    OptionalTensor U_y, OptionalTensor W_z_y, bool z_keeps,
                                                    bool want_gates) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
-  const Outputs out = amx_serves(x, y) ? amx_forward(x, y, weights, z_keeps, want_gates)
+  const Outputs out = bf16_serves(x, y) ? bf16_forward(x, y, weights, z_keeps, want_gates)
                                        : for_dtype(x, [&](auto zero) {
                                            return forward<decltype(zero)>(x, y, weights, z_keeps, want_gates);
                                          });
@@ -325,7 +325,7 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
   const auto run = [&](auto&& with) {
     return with(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, z_keeps);
   };
-  const std::vector<Tensor> r = amx_serves(x, y) ? run(amx_backward) : for_dtype(x, [&](auto zero) {
+  const std::vector<Tensor> r = bf16_serves(x, y) ? run(bf16_backward) : for_dtype(x, [&](auto zero) {
     return run(backward<decltype(zero)>);
   });
   return {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9]};

@@ -1,5 +1,5 @@
 // The kernels of kernels.h for one instruction set (FUSED_OPS_ISA). Math and names: fused_ops/selective_share/README.md.
-#include "selective_share/cpu_amx_weights.h"
+#include "selective_share/cpu_bf16_weights.h"
 #include "selective_share/cpu_backward.h"
 
 namespace fused_ops::selective_share {
@@ -45,16 +45,21 @@ constexpr Kernels<T> table = {kVectors * kLanes<Computed<T>>, forward_rows<T>, b
 
 #if defined(__AVX512F__)
 
-int64_t amx_forward_rows(const AmxForward& job) {
-  return AmxTile<AmxForward>::rows(job.shape) + (job.shape.channels_last ? 0 : job.shape.both());
+template <typename Products>
+int64_t bf16_forward_rows(const Bf16Forward& job) {
+  return Bf16Tile<Bf16Forward, Products>::rows(job.shape) + (job.shape.channels_last ? 0 : job.shape.both());
 }
-int64_t amx_backward_rows(const AmxBackward& job) { return AmxGradients::rows(job); }
+template <typename Products>
+int64_t bf16_backward_rows(const Bf16Backward& job) {
+  return Bf16Gradients<Products>::rows(job);
+}
 
-void amx_forward(const AmxForward& job, int64_t first, int64_t last, uint16_t* scratch) {
-  const AmxTiles registers;
+template <typename Products>
+void bf16_forward(const Bf16Forward& job, int64_t first, int64_t last, uint16_t* scratch) {
+  [[maybe_unused]] const typename Products::Registers registers;
   const Shape& shape = job.shape;
   for (int64_t index = first; index < last; ++index) {
-    AmxTile<AmxForward> tile(job, index, scratch);
+    Bf16Tile<Bf16Forward, Products> tile(job, index, scratch);
     if (job.gates) {
       tile.gates = rows_of_tensor(job.gates + tile.place.first * shape.gates(), shape.gates());
       tile.gates_for_later = reinterpret_cast<uintptr_t>(job.gates) % kVectorBytes == 0;
@@ -68,16 +73,22 @@ void amx_forward(const AmxForward& job, int64_t first, int64_t last, uint16_t* s
   finish_stores();
 }
 
-void amx_backward(const AmxBackward& job, int64_t first, int64_t last, uint16_t* scratch) {
-  const AmxTiles registers;
+template <typename Products>
+void bf16_backward(const Bf16Backward& job, int64_t first, int64_t last, uint16_t* scratch) {
+  [[maybe_unused]] const typename Products::Registers registers;
   for (int64_t index = first; index < last; ++index) {
-    AmxTile<AmxBackward> tile(job, index, scratch);
-    AmxGradients(job, tile).run(index == first);
+    Bf16Tile<Bf16Backward, Products> tile(job, index, scratch);
+    Bf16Gradients<Products>(job, tile).run(index == first);
   }
 }
 
-constexpr AmxKernels amx_table = {amx_forward_rows,    amx_backward_rows, amx_forward, amx_backward,
-                                  multiply_at_the_end, weight_across,     weight_down, total_of_blocks};
+template <typename Products>
+constexpr Bf16Kernels bf16_table = {
+    bf16_forward_rows<Products>,   bf16_backward_rows<Products>,
+    bf16_forward<Products>,        bf16_backward<Products>,
+    multiply_at_the_end<Products>, weight_across,
+    weight_down,                   total_of_blocks,
+};
 
 #endif
 
@@ -91,7 +102,9 @@ template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();
 template const Kernels<uint16_t>& kernels<uint16_t>();
 #if defined(__AVX512F__)
-const AmxKernels& amx_kernels() { return amx_table; }
+const Bf16Kernels& bf16_kernels(bool matrix_tiles) {
+  return matrix_tiles ? bf16_table<TileProducts> : bf16_table<DotProducts>;
+}
 #endif
 
 }  // namespace FUSED_OPS_ISA

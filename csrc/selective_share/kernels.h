@@ -173,7 +173,7 @@ struct Kernels {
   void (*total)(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to);
 };
 
-// --- bfloat16 on matrix tiles (common/amx.h), for channels that are multiples of 32 --------------------------------
+// --- bfloat16 where the processor multiplies it (common/bf16_products.h), for channels that are multiples of 32 -------
 
 inline constexpr int64_t kStep = 32;  // pixels or channels that one step of a product takes
 
@@ -195,7 +195,7 @@ struct Factors {
   }
 };
 
-struct AmxForward {
+struct Bf16Forward {
   Shape shape;
   int64_t tile;  // pixels of a tile, a multiple of 32
   const uint16_t *x, *y;
@@ -204,7 +204,7 @@ struct AmxForward {
   uint16_t* gates;  // in channels_last; null: not wanted
 };
 
-struct AmxBackward {
+struct Bf16Backward {
   Shape shape;
   int64_t tile;
   const uint16_t *grad_x_out, *grad_y_out;
@@ -218,15 +218,15 @@ struct AmxBackward {
   Factors factors;  // ... where weights are large: all pixels', to be multiplied at the end
 };
 
-struct AmxKernels {
+struct Bf16Kernels {
   // Elements of scratch memory for every pixel of a tile.
-  int64_t (*forward_rows)(const AmxForward&);
-  int64_t (*backward_rows)(const AmxBackward&);
+  int64_t (*forward_rows)(const Bf16Forward&);
+  int64_t (*backward_rows)(const Bf16Backward&);
   // Tiles first <= i < last.
-  void (*forward)(const AmxForward&, int64_t first, int64_t last, uint16_t* scratch);
-  void (*backward)(const AmxBackward&, int64_t first, int64_t last, uint16_t* scratch);
+  void (*forward)(const Bf16Forward&, int64_t first, int64_t last, uint16_t* scratch);
+  void (*backward)(const Bf16Backward&, int64_t first, int64_t last, uint16_t* scratch);
   // Rows of blocks of sums, counted over all weights.
-  void (*multiply)(const AmxBackward&, float* sums, int64_t first, int64_t last);
+  void (*multiply)(const Bf16Backward&, float* sums, int64_t first, int64_t last);
   // Blocks first <= i < last of a weight, rearranged.
   void (*across)(int64_t rows, int64_t cols, const uint16_t* from, uint16_t* to, int64_t first, int64_t last);
   void (*down)(int64_t rows, int64_t cols, const uint16_t* from, uint16_t* to, int64_t first, int64_t last);

@@ -143,7 +143,7 @@ def test_a_single_unit_is_one_direction_of_the_pair(backend: str) -> None:
 def test_whole_lines_of_channels(
     shape: tuple[int, ...], dtype: torch.dtype, memory_format: str, convention: str, recompute: bool
 ) -> None:
-    """Pairs and single units: multiples of 32 in bfloat16 go to matrix tiles where the processor has them,
+    """Pairs and single units: multiples of 32 in bfloat16 are multiplied as such where the processor can,
     of 16 in float32 are computed in place where they lie side by side (of many pixels also without gates)."""
     tensors = [tensor.to(dtype) for tensor in pair(*shape)]
     tensors[:2] = [tensor.contiguous(memory_format=FORMATS[memory_format]) for tensor in tensors[:2]]
@@ -351,19 +351,20 @@ def test_float16_is_served_by_the_reference() -> None:
     assert share(*tensors)[0].dtype == torch.float16
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16"])
 def test_the_plainer_instruction_sets_agree(isa: str) -> None:
     """In a process of its own, since the choice is made once; the best set is tested above."""
     if not native.cpu_library().loaded:
         pytest.skip(native.cpu_library().reason)
     code = """if True:
-        import itertools
         import torch
         from tests.fused_ops.selective_share import test_op
         torch.manual_seed(0)
         dtypes = (torch.float32, torch.bfloat16, torch.float64)
-        for shape in test_op.SHAPES:
-            for dtype, layout in itertools.product(dtypes, test_op.FORMATS.values()):
+        shapes = [(shape, dtype) for shape in test_op.SHAPES for dtype in dtypes]
+        shapes += [(shape, torch.bfloat16) for shape in test_op.WHOLE_LINES]
+        for shape, dtype in shapes:
+            for layout in test_op.FORMATS.values():
                 tensors = [tensor.to(dtype) for tensor in test_op.pair(*shape)]
                 tensors[:2] = [tensor.contiguous(memory_format=layout) for tensor in tensors[:2]]
                 ours = test_op.everything(tensors, "cpu", "accept", True)

@@ -1,6 +1,6 @@
-// The weights of bfloat16 products on matrix tiles: rearranged before, and their gradients added up after.
+// The weights of bfloat16 products: rearranged before, and their gradients added up after.
 #pragma once
-#include "selective_share/cpu_amx_backward.h"
+#include "selective_share/cpu_bf16_backward.h"
 
 #if defined(__AVX512F__)
 
@@ -25,8 +25,9 @@ inline void weight_down(int64_t rows, int64_t cols, const uint16_t* from, uint16
   }
 }
 
-inline void multiply_at_the_end(const AmxBackward& job, float* sums, int64_t first, int64_t last) {
-  const AmxTiles registers;
+template <typename Products>
+void multiply_at_the_end(const Bf16Backward& job, float* sums, int64_t first, int64_t last) {
+  [[maybe_unused]] const typename Products::Registers registers;
   const Shape& shape = job.shape;
   int64_t passed = 0;  // rows of blocks of the products before
   each_product(shape, [&](int64_t block, int weight, int64_t gate, int64_t channel, int64_t channels, int64_t) {
@@ -39,7 +40,7 @@ inline void multiply_at_the_end(const AmxBackward& job, float* sums, int64_t fir
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t step = part * steps / parts, end = (part + 1) * steps / parts;
       for (int64_t row = from; row < to; ++row) {
-        multiply_row(job.factors, gate + row * kStep, channel, channels, step, end,
+        multiply_row<Products>(job.factors, gate + row * kStep, channel, channels, step, end,
                      sums + (block + row * blocks) * kSums, step > 0);
       }
     }

@@ -1,6 +1,7 @@
-// The gradients of one tile of pixels in bfloat16 on matrix tiles, and the products that make those of the weights.
+// The gradients of one tile of pixels in bfloat16 where the processor multiplies it, and the products that make those
+// of the weights.
 #pragma once
-#include "selective_share/cpu_amx.h"
+#include "selective_share/cpu_bf16.h"
 
 #if defined(__AVX512F__)
 
@@ -20,9 +21,10 @@ void each_product(const Shape& shape, F&& visit) {
 }
 
 // One row of blocks of sums: 32 rows of a gate times all channels of an operand, over steps first <= i < last.
-inline void multiply_row(const Factors& factors, int64_t gate, int64_t channel, int64_t channels, int64_t first,
-                         int64_t last, float* sums, bool add) {
-  BlockProducts products;
+template <typename Products>
+void multiply_row(const Factors& factors, int64_t gate, int64_t channel, int64_t channels, int64_t first, int64_t last,
+                  float* sums, bool add) {
+  Products products;
   for (int64_t n = 0; n < channels; n += kBlock, sums += kSums) {
     const TileTerm both{factors.of_gate(gate, first), kTile, 2 * kTile, factors.of_operand(channel + n, first),
                         last - first};
@@ -31,12 +33,13 @@ inline void multiply_row(const Factors& factors, int64_t gate, int64_t channel, 
   }
 }
 
-struct AmxGradients {
-  using Own = AmxTile<AmxBackward>;
+template <typename Products>
+struct Bf16Gradients {
+  using Own = Bf16Tile<Bf16Backward, Products>;
   using Out = Rows<uint16_t>;
   using In = Rows<const uint16_t>;
 
-  const AmxBackward& job;
+  const Bf16Backward& job;
   Own& tile;
   const Shape& shape;
   const TiledPlace& place;
@@ -46,14 +49,14 @@ struct AmxGradients {
   float *sum_x, *sum_y;  // what reaches x and y through the reset gates, in blocks
 
   // Elements of scratch memory for every pixel.
-  static int64_t rows(const AmxBackward& job) {
+  static int64_t rows(const Bf16Backward& job) {
     const Shape& s = job.shape;
     const int64_t recomputed = job.gates ? 0 : s.gates() + s.both(), in_planes = s.channels_last ? 0 : 2 * s.both();
     const int64_t factors = job.sums ? Factors::elements(s, 1) / kBlock : 0;
     return Own::rows(s) + recomputed + in_planes + s.gates() + 2 * s.both() + factors;
   }
 
-  AmxGradients(const AmxBackward& job, Own& tile)
+  Bf16Gradients(const Bf16Backward& job, Own& tile)
       : job(job), tile(tile), shape(job.shape), place(tile.place), all(job.shape.gates()), outside{} {
     if (job.gates) {
       gates = rows_of_tensor(job.gates + place.first * all, all);
@@ -124,11 +127,11 @@ struct AmxGradients {
     const In r_rows = gates.from(r_row), to_r = outside.from(r_row), sources = rows_of_tiles(source, channels);
     const Out pre_r = pre_gates.from(r_row), passed_rows = rows_of_tiles(passed, channels);
     const bool more = outside.base != nullptr;
-    const auto start = [&](BlockProducts& products, int64_t b, int64_t n, int) {
+    const auto start = [&](Products& products, int64_t b, int64_t n, int) {
       const TileTerm back = term(h_row, b, weight, n * kBlock);
       products.start(&back, 1, sums_at(source_sums, b, n), false);
     };
-    place.each_product_block(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int) {
+    place.template each_product_block<Products>(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int) {
       float* sum = sums_at(source_sums, b, n) + sums_row(p);
       const Wide r = load_wide(r_rows.at(pixel, n)), y = load_wide(sources.at(pixel, n));
       Wide of_r, through;
@@ -157,12 +160,12 @@ struct AmxGradients {
     const auto sums = [&](int64_t b, int64_t n, int odd) {
       return any_before ? sums_at(sums_before, b, n) : fresh[odd];
     };
-    const auto start = [&](BlockProducts& products, int64_t b, int64_t n, int odd) {
+    const auto start = [&](Products& products, int64_t b, int64_t n, int odd) {
       TileTerm terms[5];
       const int count = terms_of(b, n * kBlock, terms);
       products.start(terms, count, sums(b, n, odd), any_before);
     };
-    place.each_product_block(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int odd) {
+    place.template each_product_block<Products>(channels, start, [&](int64_t pixel, int64_t b, int64_t n, int64_t p, int odd) {
       const float* sum = sums(b, n, odd) + sums_row(p);
       Wide total = load_wide(sum, sum + 256);
       if (around) {
@@ -233,7 +236,7 @@ struct AmxGradients {
     if (!job.sums) return;
     each_product(shape, [&](int64_t block, int weight, int64_t gate, int64_t channel, int64_t channels, int64_t) {
       for (int64_t row = 0; row < shape.rows(weight); row += kBlock, block += channels / kBlock) {
-        multiply_row(factors, gate + row, channel, channels, 0, steps, job.sums + block * kSums, !first);
+        multiply_row<Products>(factors, gate + row, channel, channels, 0, steps, job.sums + block * kSums, !first);
       }
     });
   }

@@ -1,26 +1,26 @@
-// The torch side of bfloat16 on matrix tiles: what cpu.cpp does with the other kernels.
+// The torch side of bfloat16 where the processor multiplies it: what cpu.cpp does with the other kernels.
 #pragma once
 #include "common/isa.h"
 #include "selective_share/cpu_call.h"
 
 namespace fused_ops::selective_share {
 
-FUSED_OPS_IF_AVX512(namespace avx512 { const AmxKernels& amx_kernels(); })
+FUSED_OPS_IF_AVX512(namespace avx512 { const Bf16Kernels& bf16_kernels(bool matrix_tiles); })
 
-inline bool amx_serves(const Tensor& x, const Tensor& y) {
+inline bool bf16_serves(const Tensor& x, const Tensor& y) {
   FUSED_OPS_IF_AVX512(return x.scalar_type() == ScalarType::BFloat16 && x.size(1) % kStep == 0 &&
-                             y.size(1) % kStep == 0 && isa() >= Isa::amx;)
+                             y.size(1) % kStep == 0 && isa() >= Isa::avx512_bf16;)
   return false;
 }
 
-inline const AmxKernels& chosen_amx_kernels() {
-  FUSED_OPS_IF_AVX512(return avx512::amx_kernels();)
-  STD_TORCH_CHECK(false, "kernels on matrix tiles were not built");
+inline const Bf16Kernels& chosen_bf16_kernels() {
+  FUSED_OPS_IF_AVX512(return avx512::bf16_kernels(isa() >= Isa::amx);)
+  STD_TORCH_CHECK(false, "bfloat16 products were not built");
 }
 
 // Pixels of a tile whose blocks take `rows` elements for every pixel: what fits into the cache, but enough that weights
 // which do not fit are used often; spread evenly, so that no thread is left with a tile more than the others.
-inline int64_t amx_tile(const Shape& shape, int64_t rows) {
+inline int64_t bf16_tile(const Shape& shape, int64_t rows) {
   const int64_t pixels = shape.images * shape.pixels, threads = torch::stable::get_num_threads();
   const int64_t fit = std::clamp<int64_t>(kCacheBytes / (rows * int64_t(sizeof(uint16_t))), 6 * kStep, 9 * kStep);
   const int64_t rounds = (pixels + fit * threads - 1) / (fit * threads), tiles = rounds * threads;
@@ -29,7 +29,7 @@ inline int64_t amx_tile(const Shape& shape, int64_t rows) {
 
 // The weights as the right sides of products, each rearranged by `pack` in blocks of its rows or (`by_cols`) columns.
 inline void pack_weights(const Shape& shape, const WeightTensors& weights, bool by_cols,
-                         decltype(AmxKernels::across) pack, uint16_t* memory, const uint16_t* (&packed)[kWeights]) {
+                         decltype(Bf16Kernels::across) pack, uint16_t* memory, const uint16_t* (&packed)[kWeights]) {
   for (int w = 0; w < kWeights; ++w) {
     if (!weights[w]) continue;
     const int64_t rows = shape.rows(w), cols = shape.cols(w), size = by_cols ? rows : cols;
@@ -42,10 +42,10 @@ inline void pack_weights(const Shape& shape, const WeightTensors& weights, bool 
   }
 }
 
-inline Outputs amx_forward(const Tensor& x, const Tensor& y, const WeightTensors& weights, bool z_keeps,
+inline Outputs bf16_forward(const Tensor& x, const Tensor& y, const WeightTensors& weights, bool z_keeps,
                            bool want_gates) {
-  const AmxKernels& run = chosen_amx_kernels();
-  AmxForward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps, want_gates)};
+  const Bf16Kernels& run = chosen_bf16_kernels();
+  Bf16Forward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps, want_gates)};
   const Shape& shape = job.shape;
   const Outputs out(x, shape, want_gates);
   CallMemory memory(bytes_of<uint16_t>(shape.weight_size()));
@@ -54,7 +54,7 @@ inline Outputs amx_forward(const Tensor& x, const Tensor& y, const WeightTensors
   job.x_out = data<uint16_t>(out.x), job.y_out = data<uint16_t>(out.y);
   job.gates = want_gates ? data<uint16_t>(out.gates) : nullptr;
   const int64_t rows = run.forward_rows(job);
-  job.tile = amx_tile(shape, rows);
+  job.tile = bf16_tile(shape, rows);
   torch::stable::parallel_for(0, count_tiles(shape, job.tile), 1, [&](int64_t begin, int64_t end) {
     TileMemory scratch(bytes_of<uint16_t>(rows * job.tile));
     run.forward(job, begin, end, scratch.take<uint16_t>(rows * job.tile));
@@ -62,11 +62,11 @@ inline Outputs amx_forward(const Tensor& x, const Tensor& y, const WeightTensors
   return out;
 }
 
-inline std::vector<Tensor> amx_backward(const Tensor& grad_x_out, const OptionalTensor& grad_y_out,
+inline std::vector<Tensor> bf16_backward(const Tensor& grad_x_out, const OptionalTensor& grad_y_out,
                                         const OptionalTensor& grad_gates, const Tensor& x, const Tensor& y,
                                         const OptionalTensor& gates, const WeightTensors& weights, bool z_keeps) {
-  const AmxKernels& run = chosen_amx_kernels();
-  AmxBackward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps, true)};
+  const Bf16Kernels& run = chosen_bf16_kernels();
+  Bf16Backward job{shape_of(x, y, weights[W_r_y].has_value(), z_keeps, true)};
   const Shape& shape = job.shape;
   std::vector<Tensor> results = empty_gradients(x, shape, weights);
   job.grad_x_out = data<const uint16_t>(grad_x_out);
@@ -82,7 +82,7 @@ inline std::vector<Tensor> amx_backward(const Tensor& grad_x_out, const Optional
   float placeholder = 0;
   job.sums = large ? nullptr : &placeholder;
   const int64_t rows = run.backward_rows(job);
-  job.tile = amx_tile(shape, rows);
+  job.tile = bf16_tile(shape, rows);
   const int64_t tiles = count_tiles(shape, job.tile);
   const int64_t chunks = std::min<int64_t>(torch::stable::get_num_threads(), tiles), parts = large ? 1 : chunks;
   const int64_t steps = (shape.images * shape.pixels + kStep - 1) / kStep;
@@ -99,7 +99,7 @@ inline std::vector<Tensor> amx_backward(const Tensor& grad_x_out, const Optional
     TileMemory scratch_memory(bytes_of<uint16_t>(rows * job.tile));
     uint16_t* scratch = scratch_memory.take<uint16_t>(rows * job.tile);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      AmxBackward mine = job;
+      Bf16Backward mine = job;
       mine.sums = large ? nullptr : sums + chunk * size;
       run.backward(mine, chunk * tiles / chunks, (chunk + 1) * tiles / chunks, scratch);
     }

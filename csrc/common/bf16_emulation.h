@@ -1,5 +1,5 @@
-// The instructions of amx.h in plain C++, far slower: CXXFLAGS=-DFUSED_OPS_EMULATE_AMX builds a library whose kernels on
-// matrix tiles run, and can be tested, on any processor with AVX-512.
+// The instructions of bf16_blocks.h and bf16_products.h in plain C++, far slower: CXXFLAGS=-DFUSED_OPS_EMULATE_BF16
+// builds a library whose kernels on them run, and can be tested, on any processor with AVX-512.
 #pragma once
 #include "vec.h"
 
@@ -25,6 +25,13 @@ inline void emulated_multiply(int sums, int left, int right) {
       memcpy(&emulated_tiles[sums][row][column], &sum, sizeof(sum));
     }
   }
+}
+
+// What vdpbf16ps adds to the sums.
+inline Vec<float> emulated_dot(Vec<float> sums, Vec<uint32_t> a, Vec<uint32_t> b) {
+  const auto upper = [](Vec<uint32_t> pairs) { return (Vec<float>)(pairs >> 16 << 16); };
+  const auto lower = [](Vec<uint32_t> pairs) { return (Vec<float>)(pairs << 16); };
+  return sums + upper(a) * upper(b) + lower(a) * lower(b);
 }
 
 }  // namespace FUSED_OPS_ISA

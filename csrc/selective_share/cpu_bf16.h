@@ -1,11 +1,11 @@
-// One tile of pixels in bfloat16 on matrix tiles: its features, their gates and what is mixed with them. Names and math
-// are those of cpu_forward.h and fused_ops/selective_share/README.md.
+// One tile of pixels in bfloat16 where the processor multiplies it: its features, their gates and what is mixed with
+// them. Names and math are those of cpu_forward.h and fused_ops/selective_share/README.md.
 //
 // Here pixels are rows and channels columns, as in channels_last, so that features multiply from the left as they are
-// and only the weights are rearranged, once per call (cpu_amx_weights.h). A block of 32 pixels x 32 channels of sums
+// and only the weights are rearranged, once per call (cpu_bf16_weights.h). A block of 32 pixels x 32 channels of sums
 // becomes gates while it is in the first-level cache.
 #pragma once
-#include "common/amx.h"
+#include "common/bf16_products.h"
 #include "selective_share/cpu_tile.h"
 
 #if defined(__AVX512F__)
@@ -45,9 +45,9 @@ struct TiledPlace : Place {
   // For every block of pixels and channels: start(products, block of pixels, block of channels, odd or even) starts
   // what makes its sums, and take(pixel, its block, block of channels, row of the sums, odd or even) works on a pixel of
   // them, while the next block's are made.
-  template <typename Start, typename Take>
+  template <typename Products, typename Start, typename Take>
   FUSED_OPS_INLINE void each_product_block(int64_t channels, Start&& start, Take&& take) const {
-    BlockProducts products;
+    Products products;
     const int64_t all = channels / kBlock * blocks();
     start(products, int64_t(0), int64_t(0), 0);
     products.finish();
@@ -153,8 +153,8 @@ struct TiledPlace : Place {
   }
 };
 
-template <typename Job>
-struct AmxTile {
+template <typename Job, typename Products>
+struct Bf16Tile {
   using Out = Rows<uint16_t>;
 
   const Job& job;
@@ -168,7 +168,7 @@ struct AmxTile {
   // Elements of scratch memory for every pixel.
   static int64_t rows(const Shape& shape) { return 2 * shape.both(); }
 
-  AmxTile(const Job& job, int64_t index, uint16_t* scratch)
+  Bf16Tile(const Job& job, int64_t index, uint16_t* scratch)
       : job(job), shape(job.shape), place(shape, job.tile, index), free(scratch), gates{} {
     x = take(shape.x), y = take(shape.y), passed_y = take(shape.y), passed_x = take(shape.x);
     place.load_tiles(job.x, shape.x, x);
@@ -209,12 +209,12 @@ struct AmxTile {
     const Rows<const uint16_t> source_rows = rows_of_tiles(source, s), target_rows = rows_of_tiles(target, t);
     const Out passed_rows = rows_of_tiles(passed, s);
     const Out r_rows = gates.from(r_row), h_rows = gates.from(h_row), z_rows = gates.from(z_row);
-    const auto of_both = [&](BlockProducts& products, int which, int64_t b, int64_t n, int odd) {
+    const auto of_both = [&](Products& products, int which, int64_t b, int64_t n, int odd) {
       const TileTerm terms[] = {term(target, t, b, weight(which, n, 0)), term(source, s, b, weight(which, n, t))};
       products.start(terms, 2, sums[odd], false);
     };
-    place.each_product_block(
-        s, [&](BlockProducts& products, int64_t b, int64_t n, int odd) { of_both(products, first + W_r_x, b, n, odd); },
+    place.template each_product_block<Products>(
+        s, [&](Products& products, int64_t b, int64_t n, int odd) { of_both(products, first + W_r_x, b, n, odd); },
         [&](int64_t pixel, int64_t, int64_t n, int64_t p, int odd) {
           const float* sum = sums[odd] + sums_row(p);
           const Wide from = load_wide(source_rows.at(pixel, n));
@@ -227,9 +227,9 @@ struct AmxTile {
           store_wide(passed_rows.at(pixel, n), through);
           if (keep) keep_gate(r_rows.at(pixel, n), r);
         });
-    place.each_product_block(
+    place.template each_product_block<Products>(
         t,
-        [&](BlockProducts& products, int64_t b, int64_t n, int odd) {
+        [&](Products& products, int64_t b, int64_t n, int odd) {
           of_both(products, first + W_z_x, b, n, odd);
           const TileTerm terms[] = {term(target, t, b, weight(first + U_x, n, 0)),
                                     term(passed, s, b, weight(first + W_x, n, 0))};
