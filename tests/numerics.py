@@ -16,21 +16,27 @@ FEW = 64  # results with fewer elements are judged together: the largest of few 
 
 
 def assert_as_accurate_as_eager(
-    ours: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor]
+    ours: Sequence[Tensor],
+    eager: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    again: Sequence[Tensor] | None = None,
 ) -> None:
     """Our largest error is at most twice eager's own in the same dtype, plus one rounding of the largest.
 
-    ``exact`` holds the float64 results from the same (rounded) inputs. NaN and infinities in ours fail.
+    ``exact`` holds the float64 results from the same (rounded) inputs. NaN and infinities in ours fail. ``again``
+    holds eager's results by other kernels of torch (in another memory format): its error is that of the worse ones,
+    since how one element's roundings fall out is luck, and another on every processor.
     """
     worst, worst_allowed = 0.0, 0.0
-    for index, (our, their, true) in enumerate(zip(ours, eager, exact, strict=True)):
+    for index, (our, their, other, true) in enumerate(zip(ours, eager, again or eager, exact, strict=True)):
         name = f"result {index}"
         assert our.dtype == their.dtype, f"{name}: {our.dtype} instead of {their.dtype}"
         assert our.shape == true.shape, f"{name}: shape {list(our.shape)} instead of {list(true.shape)}"
         if our.numel() == 0:
             continue
         assert torch.isfinite(our).all(), f"{name}: has NaN or infinite values"
-        error, allowed = error_in_roundings(our, true), 2 * error_in_roundings(their, true) + 1
+        error = error_in_roundings(our, true)
+        allowed = 2 * max(error_in_roundings(their, true), error_in_roundings(other, true)) + 1
         if our.numel() >= FEW:
             assert error <= allowed, f"{name}: error {error:.3g} roundings, allowed {allowed:.3g}"
         worst, worst_allowed = max(worst, error), max(worst_allowed, allowed)

@@ -63,7 +63,12 @@ FUSED_OPS_INLINE void store_wide(uint16_t* p, const Wide& v) {
   const Shorts both = narrow(v);
   memcpy(p, &both, sizeof(both));
 }
-// The same for what is not read again soon, at a cache line's beginning: it need not be read before it is written.
+// The same with zero in all other lanes.
+FUSED_OPS_INLINE void store_lanes(uint16_t* p, const Wide& v, __mmask32 lanes) {
+  const __m512i both = _mm512_maskz_mov_epi16(lanes, (__m512i)narrow(v));
+  memcpy(p, &both, sizeof(both));
+}
+// All lanes of what is not read again soon, at a cache line's beginning: it need not be read before it is written.
 FUSED_OPS_INLINE void store_wide_past_caches(uint16_t* p, const Wide& v) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)narrow(v));
 }

@@ -22,6 +22,7 @@ struct Rows {
   U* at(int64_t pixel, int64_t column_index) const {
     return base + (pixel >> 4) * group + (pixel & 15) * row + column_index * column;
   }
+  operator Rows<const U>() const { return {base, group, row, column}; }
   // From the channel `channel` on, a multiple of 32.
   Rows from(int64_t channel) const { return {base + channel / kBlock * column, group, row, column}; }
 };
@@ -34,6 +35,16 @@ template <typename U>
 Rows<U> rows_of_tiles(U* tiles, int64_t channels) {
   return {tiles, 16 * channels, kTileRow, kTile};
 }
+
+// Which channels of a block of 32 are a tensor's.
+struct Lanes {
+  int64_t blocks;
+  __mmask32 last;
+
+  explicit Lanes(int64_t channels)
+      : blocks(in_steps(channels) / kBlock), last(__mmask32(-1) >> (blocks * kBlock - channels)) {}
+  __mmask32 of(int64_t block) const { return block + 1 < blocks ? __mmask32(-1) : last; }
+};
 
 // The pixels of one tile, in blocks of 32.
 struct TiledPlace : Place {
@@ -71,33 +82,65 @@ struct TiledPlace : Place {
       for (int64_t n = 0; n < channels / kBlock; ++n) memset(rows.at(p, n), 0, 2 * kTileRow);
     }
   }
+  // Channels of this tile's pixels, `ld` elements from one pixel to the next, into tiles and back. What fills up the
+  // last tile becomes zero, or is left out.
+  void load_rows(const uint16_t* from, int64_t channels, int64_t ld, const Rows<uint16_t>& to) const {
+    const Lanes lanes(channels);
+    for (int64_t p = 0; p < count; ++p, from += ld) {
+      for (int64_t n = 0; n < lanes.blocks; ++n) {
+        const __m512i row = _mm512_maskz_loadu_epi16(lanes.of(n), from + n * kTileRow);
+        memcpy(to.at(p, n), &row, sizeof(row));
+      }
+    }
+  }
+  void save_rows(const Rows<uint16_t>& from, int64_t channels, int64_t ld, uint16_t* to) const {
+    const Lanes lanes(channels);
+    for (int64_t p = 0; p < count; ++p, to += ld) {
+      for (int64_t n = 0; n < lanes.blocks; ++n) {
+        __m512i row;
+        memcpy(&row, from.at(p, n), sizeof(row));
+        _mm512_mask_storeu_epi16(to + n * kTileRow, lanes.of(n), row);
+      }
+    }
+  }
+  // All gates' channels, from a tensor in channels_last into tiles.
+  void load_gates(const uint16_t* tensor, const Shape& tensors, const Rows<uint16_t>& to) const {
+    const int64_t all = tensors.gates();
+    each_gate(shape, tensors, [&](int64_t row, int64_t tensor_row, int64_t channels) {
+      load_rows(tensor + first * all + tensor_row, channels, all, to.from(row));
+    });
+  }
+  void save_gates(const Rows<uint16_t>& from, const Shape& tensors, uint16_t* tensor) const {
+    const int64_t all = tensors.gates();
+    each_gate(shape, tensors, [&](int64_t row, int64_t tensor_row, int64_t channels) {
+      save_rows(from.from(row), channels, all, tensor + first * all + tensor_row);
+    });
+  }
   // Features into tiles; pixels beyond the last become zero.
   void load_tiles(const uint16_t* tensor, int64_t channels, uint16_t* tiles) const {
-    const Rows<uint16_t> to = rows_of_tiles(tiles, channels);
+    const Rows<uint16_t> to = rows_of_tiles(tiles, in_steps(channels));
     if (shape.channels_last) {
-      const uint16_t* from = tensor + first * channels;
-      for (int64_t p = 0; p < count; ++p) {
-        for (int64_t n = 0; n < channels / kBlock; ++n, from += kTileRow) memcpy(to.at(p, n), from, 2 * kTileRow);
-      }
+      load_rows(tensor + first * channels, channels, channels, to);
     } else {
-      each_square(channels, [&](const PlaneRuns& runs, int64_t pixel, int64_t n) {
+      each_square(channels, [&]<bool whole>(const PlaneRuns& runs, int64_t pixel, int64_t n, int64_t some) {
         Shorts square[kBlock];
-        runs.load(tensor + n * kBlock * shape.pixels, shape.pixels, square);
+        runs.load<whole>(tensor + n * kBlock * shape.pixels, shape.pixels, some, square);
         transpose_square(square);
 #pragma GCC unroll 32
         for (int i = 0; i < kBlock; ++i) memcpy(to.at(pixel + i, n), &square[i], sizeof(square[i]));
       });
     }
-    clear_rest(channels, to);
+    clear_rest(in_steps(channels), to);
   }
-  // Back from tiles into planes.
-  void save_planes(const Rows<uint16_t>& from, int64_t channels, uint16_t* tensor) const {
-    each_square(channels, [&](const PlaneRuns& runs, int64_t pixel, int64_t n) {
+  // Back from tiles into the tensor.
+  void save_tiles(const Rows<uint16_t>& from, int64_t channels, uint16_t* tensor) const {
+    if (shape.channels_last) return save_rows(from, channels, channels, tensor + first * channels);
+    each_square(channels, [&]<bool whole>(const PlaneRuns& runs, int64_t pixel, int64_t n, int64_t some) {
       Shorts square[kBlock];
 #pragma GCC unroll 32
       for (int i = 0; i < kBlock; ++i) memcpy(&square[i], from.at(pixel + i, n), sizeof(square[i]));
       transpose_square(square);
-      runs.store(square, tensor + n * kBlock * shape.pixels, shape.pixels);
+      runs.store<whole>(square, tensor + n * kBlock * shape.pixels, shape.pixels, some);
     });
   }
 
@@ -119,36 +162,42 @@ struct TiledPlace : Place {
         ++image, in_image = 0;
       }
     }
-    // Vectors of 32 channels, `plane` elements apart.
-    FUSED_OPS_INLINE void load(const uint16_t* planes, int64_t plane, Shorts (&square)[kBlock]) const {
+    // Vectors of 32 channels, `plane` elements apart; if not `whole`, only `some` of them are there, the rest is zero.
+    template <bool whole>
+    FUSED_OPS_INLINE void load(const uint16_t* planes, int64_t plane, int64_t some, Shorts (&square)[kBlock]) const {
+      const auto there = [&](int i, int c) { return whole || c < some ? lanes[i] : __mmask32(0); };
 #pragma GCC unroll 32
       for (int c = 0; c < kBlock; ++c) {
-        square[c] = (Shorts)_mm512_maskz_loadu_epi16(lanes[0], planes + offset[0] + c * plane);
+        square[c] = (Shorts)_mm512_maskz_loadu_epi16(there(0, c), planes + offset[0] + c * plane);
       }
       for (int i = 1; i < count; ++i) {
 #pragma GCC unroll 32
         for (int c = 0; c < kBlock; ++c) {
           const uint16_t* from = planes + offset[i] + c * plane;
-          square[c] = (Shorts)_mm512_mask_loadu_epi16((__m512i)square[c], lanes[i], from);
+          square[c] = (Shorts)_mm512_mask_loadu_epi16((__m512i)square[c], there(i, c), from);
         }
       }
     }
-    FUSED_OPS_INLINE void store(const Shorts (&square)[kBlock], uint16_t* planes, int64_t plane) const {
+    template <bool whole>
+    FUSED_OPS_INLINE void store(const Shorts (&square)[kBlock], uint16_t* planes, int64_t plane, int64_t some) const {
       for (int i = 0; i < count; ++i) {
 #pragma GCC unroll 32
         for (int c = 0; c < kBlock; ++c) {
-          _mm512_mask_storeu_epi16(planes + offset[i] + c * plane, lanes[i], (__m512i)square[c]);
+          const __mmask32 there = whole || c < some ? lanes[i] : __mmask32(0);
+          _mm512_mask_storeu_epi16(planes + offset[i] + c * plane, there, (__m512i)square[c]);
         }
       }
     }
   };
 
-  // move(runs, first pixel, block of channels) for the squares of 32 pixels x 32 channels
+  // move<whole>(runs, first pixel, block of channels, how many it has) for the squares of 32 pixels x 32 channels
   template <typename F>
   FUSED_OPS_INLINE void each_square(int64_t channels, F&& move) const {
+    const int64_t whole = channels / kBlock, rest = channels % kBlock;
     for (int64_t pixel = 0; pixel < count; pixel += kBlock) {
       const PlaneRuns runs(*this, channels, pixel);
-      for (int64_t n = 0; n < channels / kBlock; ++n) move(runs, pixel, n);
+      for (int64_t n = 0; n < whole; ++n) move.template operator()<true>(runs, pixel, n, kBlock);
+      if (rest > 0) move.template operator()<false>(runs, pixel, whole, rest);
     }
   }
 };
@@ -158,7 +207,7 @@ struct Bf16Tile {
   using Out = Rows<uint16_t>;
 
   const Job& job;
-  const Shape& shape;
+  const Shape &shape, &tensors;
   TiledPlace place;
   uint16_t* free;
   uint16_t *x, *y, *passed_y, *passed_x;  // in tiles
@@ -169,10 +218,10 @@ struct Bf16Tile {
   static int64_t rows(const Shape& shape) { return 2 * shape.both(); }
 
   Bf16Tile(const Job& job, int64_t index, uint16_t* scratch)
-      : job(job), shape(job.shape), place(shape, job.tile, index), free(scratch), gates{} {
+      : job(job), shape(job.shape), tensors(job.tensors), place(shape, job.tile, index), free(scratch), gates{} {
     x = take(shape.x), y = take(shape.y), passed_y = take(shape.y), passed_x = take(shape.x);
-    place.load_tiles(job.x, shape.x, x);
-    place.load_tiles(job.y, shape.y, y);
+    place.load_tiles(job.x, tensors.x, x);
+    place.load_tiles(job.y, tensors.y, y);
   }
 
   uint16_t* take(int64_t channels) {
@@ -180,15 +229,16 @@ struct Bf16Tile {
     free += channels * place.width;
     return taken;
   }
-  // Where a result for this tile's pixels is written: at once where the tensor's rows are pixels, else to scratch
-  // memory, for `finish` to turn.
+  // Where a result for this tile's pixels is written: at once where the tensor's rows are pixels in whole blocks, else
+  // to scratch memory, for `finish` to bring there.
   Out output(uint16_t* tensor, int64_t channels) {
-    if (shape.channels_last) return rows_of_tensor(tensor + place.first * channels, channels);
-    return rows_of_tiles(take(channels), channels);
+    if (has_rows(tensors)) return rows_of_tensor(tensor + place.first * channels, channels);
+    return scratch(in_steps(channels));
   }
   void finish(const Out& rows, int64_t channels, uint16_t* tensor) const {
-    if (!shape.channels_last) place.save_planes(rows, channels, tensor);
+    if (!has_rows(tensors)) place.save_tiles(rows, channels, tensor);
   }
+  Out scratch(int64_t channels) { return rows_of_tiles(take(channels), channels); }
 
   // Features of a block of pixels times the weights of a block of gates, from depth `col` of the weight on.
   static TileTerm term(const uint16_t* features, int64_t channels, int64_t block, const uint16_t* right) {
@@ -199,8 +249,8 @@ struct Bf16Tile {
   }
 
   // One unit, whose weights begin with `first`: its gates, where they are wanted, and its mix.
-  void unit(int first, const uint16_t* target, int64_t t, const uint16_t* source, int64_t s, int64_t h_row,
-            int64_t r_row, int64_t z_row, uint16_t* passed, const Out& out) const {
+  void unit(int first, const uint16_t* target, int64_t t, const uint16_t* source, int64_t s, const Lanes& source_lanes,
+            int64_t h_row, int64_t r_row, int64_t z_row, uint16_t* passed, const Out& out) const {
     alignas(64) float sums[2][kSums], h_sums[2][kSums];
     const bool keep = gates.base != nullptr, for_later = gates_for_later, z_keeps = shape.z_keeps;
     const auto keep_gate = [&](uint16_t* to, const Wide& gate) {
@@ -224,7 +274,7 @@ struct Bf16Tile {
             r.half[i] = sigmoid<float, true>(load(sum + 256 * i));
             through.half[i] = r.half[i] * from.half[i];
           }
-          store_wide(passed_rows.at(pixel, n), through);
+          store_lanes(passed_rows.at(pixel, n), through, source_lanes.of(n));
           if (keep) keep_gate(r_rows.at(pixel, n), r);
         });
     place.template each_product_block<Products>(
@@ -254,9 +304,10 @@ struct Bf16Tile {
   }
 
   void compute(const Out& x_out, const Out& y_out) const {
-    unit(W_r_x, x, shape.x, y, shape.y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape), passed_y, x_out);
+    const Lanes of_x(tensors.x), of_y(tensors.y);
+    unit(W_r_x, x, shape.x, y, shape.y, of_y, Gates::h_x(shape), Gates::r_x(shape), Gates::z_x(shape), passed_y, x_out);
     if (!shape.pair) return;
-    unit(W_r_y, y, shape.y, x, shape.x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape), passed_x, y_out);
+    unit(W_r_y, y, shape.y, x, shape.x, of_x, Gates::h_y(shape), Gates::r_y(shape), Gates::z_y(shape), passed_x, y_out);
   }
 };
 

@@ -51,24 +51,25 @@ struct Bf16Gradients {
   // Elements of scratch memory for every pixel.
   static int64_t rows(const Bf16Backward& job) {
     const Shape& s = job.shape;
-    const int64_t recomputed = job.gates ? 0 : s.gates() + s.both(), in_planes = s.channels_last ? 0 : 2 * s.both();
+    const bool direct = has_rows(job.tensors);
+    const int64_t recomputed = job.gates ? 0 : s.gates() + s.both(), features = direct ? 0 : 2 * s.both();
+    const int64_t from_tensors = is_filled(job.tensors) ? ((job.gates != nullptr) + (job.grad_gates != nullptr)) : 0;
     const int64_t factors = job.sums ? Factors::elements(s, 1) / kBlock : 0;
-    return Own::rows(s) + recomputed + in_planes + s.gates() + 2 * s.both() + factors;
+    return Own::rows(s) + recomputed + features + (from_tensors + 1) * s.gates() + 2 * s.both() + factors;
   }
 
   Bf16Gradients(const Bf16Backward& job, Own& tile)
       : job(job), tile(tile), shape(job.shape), place(tile.place), all(job.shape.gates()), outside{} {
     if (job.gates) {
-      gates = rows_of_tensor(job.gates + place.first * all, all);
+      gates = of_gates(job.gates);
     } else {
-      tile.gates = rows_of_tiles(tile.take(all), all);
-      const Out unused_x = rows_of_tiles(tile.take(shape.x), shape.x);
-      const Out unused_y = rows_of_tiles(tile.take(shape.y), shape.y);
+      tile.gates = tile.scratch(all);
+      const Out unused_x = tile.scratch(shape.x), unused_y = tile.scratch(shape.y);
       tile.compute(unused_x, unused_y);
-      gates = {tile.gates.base, tile.gates.group, tile.gates.row, tile.gates.column};
+      gates = tile.gates;
     }
-    if (job.grad_gates) outside = rows_of_tensor(job.grad_gates + place.first * all, all);
-    pre_gates = rows_of_tiles(tile.take(all), all);
+    if (job.grad_gates) outside = of_gates(job.grad_gates);
+    pre_gates = tile.scratch(all);
     sum_x = reinterpret_cast<float*>(tile.take(2 * shape.x));
     sum_y = reinterpret_cast<float*>(tile.take(2 * shape.y));
     place.clear_rest(all, pre_gates);
@@ -78,10 +79,17 @@ struct Bf16Gradients {
 
   // The gradient of an output.
   In incoming(const uint16_t* tensor, int64_t channels) const {
-    if (shape.channels_last) return rows_of_tensor(tensor + place.first * channels, channels);
-    uint16_t* tiles = tile.take(channels);
-    place.load_tiles(tensor, channels, tiles);
-    return rows_of_tiles(static_cast<const uint16_t*>(tiles), channels);
+    if (has_rows(job.tensors)) return rows_of_tensor(tensor + place.first * channels, channels);
+    const Out tiles = tile.scratch(in_steps(channels));
+    place.load_tiles(tensor, channels, tiles.base);
+    return tiles;
+  }
+  // All gates, or their gradients.
+  In of_gates(const uint16_t* tensor) const {
+    if (!is_filled(job.tensors)) return rows_of_tensor(tensor + place.first * all, all);
+    const Out tiles = tile.scratch(all);
+    place.load_gates(tensor, job.tensors, tiles);
+    return tiles;
   }
   float* sums_at(float* sums, int64_t b, int64_t n) const { return sums + (n * (place.width / kBlock) + b) * kSums; }
   // Gradients before a gate's activation times the transposed weight's 32 columns from `col` on.
@@ -92,7 +100,8 @@ struct Bf16Gradients {
   }
 
   // Through the mix of a unit: the gradients before h's tanh and z's sigmoid.
-  void unmix(const In& grad, const uint16_t* target, int64_t channels, int64_t h_row, int64_t z_row) const {
+  void unmix(const In& grad, const uint16_t* target, const Lanes& lanes, int64_t h_row, int64_t z_row) const {
+    const int64_t channels = lanes.blocks * kBlock;
     const In h_rows = gates.from(h_row), z_rows = gates.from(z_row), targets = rows_of_tiles(target, channels);
     const In to_h = outside.from(h_row), to_z = outside.from(z_row);
     const Out pre_h = pre_gates.from(h_row), pre_z = pre_gates.from(z_row);
@@ -114,16 +123,17 @@ struct Bf16Gradients {
           of_h.half[i] *= 1.0f - h.half[i] * h.half[i];
           of_z.half[i] *= z.half[i] - z.half[i] * z.half[i];
         }
-        store_wide(pre_h.at(pixel, n), of_h);
-        store_wide(pre_z.at(pixel, n), of_z);
+        store_lanes(pre_h.at(pixel, n), of_h, lanes.of(n));
+        store_lanes(pre_z.at(pixel, n), of_z, lanes.of(n));
       }
     }
   }
 
   // Through the candidate's W and the reset gate: the gradient before its sigmoid, the passed source itself, and what
   // reaches the source.
-  void unreset(int weight, int64_t h_row, int64_t r_row, const uint16_t* source, int64_t channels, uint16_t* passed,
+  void unreset(int weight, int64_t h_row, int64_t r_row, const uint16_t* source, const Lanes& lanes, uint16_t* passed,
                float* source_sums) const {
+    const int64_t channels = lanes.blocks * kBlock;
     const In r_rows = gates.from(r_row), to_r = outside.from(r_row), sources = rows_of_tiles(source, channels);
     const Out pre_r = pre_gates.from(r_row), passed_rows = rows_of_tiles(passed, channels);
     const bool more = outside.base != nullptr;
@@ -145,8 +155,8 @@ struct Bf16Gradients {
       if (more) of_r = of_r + load_wide(to_r.at(pixel, n));
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) of_r.half[i] *= r.half[i] - r.half[i] * r.half[i];
-      store_wide(passed_rows.at(pixel, n), through);
-      store_wide(pre_r.at(pixel, n), of_r);
+      store_lanes(passed_rows.at(pixel, n), through, lanes.of(n));
+      store_lanes(pre_r.at(pixel, n), of_r, lanes.of(n));
     });
   }
 
@@ -184,14 +194,17 @@ struct Bf16Gradients {
     const Shape& s = shape;
     const int64_t h_x = Gates::h_x(s), r_x = Gates::r_x(s), z_x = Gates::z_x(s);
     const int64_t h_y = Gates::h_y(s), r_y = Gates::r_y(s), z_y = Gates::z_y(s);
-    const In of_x_out = incoming(job.grad_x_out, s.x), of_y_out = s.pair ? incoming(job.grad_y_out, s.y) : In{};
-    unmix(of_x_out, tile.x, s.x, h_x, z_x);
-    if (s.pair) unmix(of_y_out, tile.y, s.y, h_y, z_y);
-    unreset(W_x, h_x, r_x, tile.y, s.y, tile.passed_y, sum_y);
-    if (s.pair) unreset(W_y, h_y, r_y, tile.x, s.x, tile.passed_x, sum_x);
+    const int64_t x_channels = job.tensors.x, y_channels = job.tensors.y;
+    const Lanes of_x(x_channels), of_y(y_channels);
+    const In of_x_out = incoming(job.grad_x_out, x_channels);
+    const In of_y_out = s.pair ? incoming(job.grad_y_out, y_channels) : In{};
+    unmix(of_x_out, tile.x, of_x, h_x, z_x);
+    if (s.pair) unmix(of_y_out, tile.y, of_y, h_y, z_y);
+    unreset(W_x, h_x, r_x, tile.y, of_y, tile.passed_y, sum_y);
+    if (s.pair) unreset(W_y, h_y, r_y, tile.x, of_x, tile.passed_x, sum_x);
 
     // x is the first part of what the unit of x reads, and the second of what the unit of y reads.
-    const Out to_x = tile.output(job.grad_x, s.x), to_y = tile.output(job.grad_y, s.y);
+    const Out to_x = tile.output(job.grad_x, x_channels), to_y = tile.output(job.grad_y, y_channels);
     collect(of_x_out, z_x, s.x, sum_x, s.pair,
             [&](int64_t b, int64_t col, TileTerm* terms) {
               terms[0] = term(h_x, b, U_x, col), terms[1] = term(r_x, b, W_r_x, col);
@@ -210,7 +223,7 @@ struct Bf16Gradients {
               return 5;
             },
             to_y);
-    tile.finish(to_x, s.x, job.grad_x), tile.finish(to_y, s.y, job.grad_y);
+    tile.finish(to_x, x_channels, job.grad_x), tile.finish(to_y, y_channels, job.grad_y);
     add_to_weights(first);
   }
 

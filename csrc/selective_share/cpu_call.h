@@ -26,6 +26,7 @@ constexpr int64_t kLargeWeights = 1 << 20;    // bytes from which on their gradi
 constexpr int64_t kKeptBytes = 24 << 20;      // what is kept for their products at a time: it fits the third level
 constexpr int64_t kInPlaceChannels = 256;     // the most for which blocks are pixels x channels
 constexpr int64_t kWorthTurning = 1024;       // pixels for which a forward call alone turns the weights
+constexpr double kMostFilled = 1.8;           // products that bfloat16 may take for each that is asked for
 constexpr int64_t kGrain = 1 << 14;           // elements worth a thread of their own
 
 template <typename T>

@@ -47,7 +47,9 @@ constexpr Kernels<T> table = {kVectors * kLanes<Computed<T>>, forward_rows<T>, b
 
 template <typename Products>
 int64_t bf16_forward_rows(const Bf16Forward& job) {
-  return Bf16Tile<Bf16Forward, Products>::rows(job.shape) + (job.shape.channels_last ? 0 : job.shape.both());
+  const Shape& s = job.shape;
+  const int64_t gates = job.gates && is_filled(job.tensors) ? s.gates() : 0;
+  return Bf16Tile<Bf16Forward, Products>::rows(s) + (has_rows(job.tensors) ? 0 : s.both()) + gates;
 }
 template <typename Products>
 int64_t bf16_backward_rows(const Bf16Backward& job) {
@@ -57,18 +59,22 @@ int64_t bf16_backward_rows(const Bf16Backward& job) {
 template <typename Products>
 void bf16_forward(const Bf16Forward& job, int64_t first, int64_t last, uint16_t* scratch) {
   [[maybe_unused]] const typename Products::Registers registers;
-  const Shape& shape = job.shape;
+  const Shape &shape = job.shape, &tensors = job.tensors;
   for (int64_t index = first; index < last; ++index) {
     Bf16Tile<Bf16Forward, Products> tile(job, index, scratch);
-    if (job.gates) {
+    const bool through_scratch = job.gates && is_filled(tensors);
+    if (through_scratch) {
+      tile.gates = tile.scratch(shape.gates());
+    } else if (job.gates) {
       tile.gates = rows_of_tensor(job.gates + tile.place.first * shape.gates(), shape.gates());
       tile.gates_for_later = reinterpret_cast<uintptr_t>(job.gates) % kVectorBytes == 0;
     }
-    const Rows<uint16_t> x_out = tile.output(job.x_out, shape.x);
-    const Rows<uint16_t> y_out = shape.pair ? tile.output(job.y_out, shape.y) : Rows<uint16_t>{};
+    const Rows<uint16_t> x_out = tile.output(job.x_out, tensors.x);
+    const Rows<uint16_t> y_out = shape.pair ? tile.output(job.y_out, tensors.y) : Rows<uint16_t>{};
     tile.compute(x_out, y_out);
-    tile.finish(x_out, shape.x, job.x_out);
-    if (shape.pair) tile.finish(y_out, shape.y, job.y_out);
+    tile.finish(x_out, tensors.x, job.x_out);
+    if (shape.pair) tile.finish(y_out, tensors.y, job.y_out);
+    if (through_scratch) tile.place.save_gates(tile.gates, tensors, job.gates);
   }
   finish_stores();
 }

@@ -133,6 +133,14 @@ struct Gates {
   static int64_t h_y(const Shape& s) { return 3 * s.x + 2 * s.y; }
 };
 
+// visit(row of the gate, in the other shape as well, the gate's channels in that one) for all gates
+template <typename F>
+void each_gate(const Shape& s, const Shape& other, F&& visit) {
+  const auto gate = [&](auto row, int64_t channels) { visit(row(s), row(other), channels); };
+  gate(Gates::h_x, other.x), gate(Gates::r_x, other.y), gate(Gates::z_x, other.x);
+  if (s.pair) gate(Gates::r_y, other.x), gate(Gates::z_y, other.y), gate(Gates::h_y, other.y);
+}
+
 // The products that make the weights' gradients, dW = (gradient before a gate's activation) x operand^T:
 // visit(weight, row of the gate, operand, first column of the weight).
 template <typename F>
@@ -173,9 +181,23 @@ struct Kernels {
   void (*total)(int64_t count, const S* const* parts, int64_t number_of_parts, int64_t offset, T* to);
 };
 
-// --- bfloat16 where the processor multiplies it (common/bf16_products.h), for channels that are multiples of 32 -------
+// --- bfloat16 where the processor multiplies it (common/bf16_products.h) ----------------------------------------------
+//
+// `shape` is that of the computation, whose channels are multiples of 32, `tensors` that of the tensors outside of the
+// kernels. The channels that fill up the last 32 are zero in all that multiplies.
 
 inline constexpr int64_t kStep = 32;  // pixels or channels that one step of a product takes
+
+constexpr int64_t in_steps(int64_t channels) { return (channels + kStep - 1) / kStep * kStep; }
+
+// The same with channels filled up.
+inline Shape filled_up(Shape shape) {
+  shape.x = in_steps(shape.x), shape.y = in_steps(shape.y);
+  return shape;
+}
+inline bool is_filled(const Shape& tensors) { return tensors.x % kStep != 0 || tensors.y % kStep != 0; }
+// Whether kernels read and write the features' rows in the tensors.
+inline bool has_rows(const Shape& tensors) { return tensors.channels_last && !is_filled(tensors); }
 
 // What the weights' gradients are made of, for a run of pixels in steps: the gradients before the gates' activations,
 // turned, and the operands, in pairs of pixels. The steps of 32 channels lie together.
@@ -196,7 +218,7 @@ struct Factors {
 };
 
 struct Bf16Forward {
-  Shape shape;
+  Shape shape, tensors;
   int64_t tile;  // pixels of a tile, a multiple of 32
   const uint16_t *x, *y;
   const uint16_t* across[kWeights];  // weights for products over their columns
@@ -205,7 +227,7 @@ struct Bf16Forward {
 };
 
 struct Bf16Backward {
-  Shape shape;
+  Shape shape, tensors;
   int64_t tile;
   const uint16_t *grad_x_out, *grad_y_out;
   const uint16_t* grad_gates;  // null: none

@@ -30,8 +30,9 @@ SHAPES = [  # x channels, y channels, images, height, width
     (161, 163, 1, 7, 9),
     (160, 192, 1, 41, 79),  # and so many pixels that they are made in several passes
 ]
-WHOLE_LINES = [
+WHOLE_LINES = [  # or nearly so
     (32, 96, 1, 1, 1), (64, 32, 3, 11, 7), (192, 160, 2, 7, 5), (16, 48, 2, 31, 37), (256, 32, 1, 9, 29),
+    (90, 61, 3, 11, 7), (30, 250, 2, 1, 1),  # in bfloat16 filled up to multiples of 32
 ]  # fmt: skip
 
 
