@@ -23,9 +23,9 @@ def assert_as_accurate_as_eager(
 ) -> None:
     """Our largest error is at most twice eager's own in the same dtype, plus one rounding of the largest.
 
-    ``exact`` holds the float64 results from the same (rounded) inputs. NaN and infinities in ours fail. ``again``
-    holds eager's results by other kernels of torch (in another memory format): its error is that of the worse ones,
-    since how one element's roundings fall out is luck, and another on every processor.
+    ``exact`` holds the float64 results from the same (rounded) inputs. NaN and infinities in ours fail.
+    ``again`` holds eager's results by other kernels of torch (in another memory format): its error is that of
+    the worse ones, since how one element's roundings fall out is luck, and differs between processors.
     """
     worst, worst_allowed = 0.0, 0.0
     for index, (our, their, other, true) in enumerate(zip(ours, eager, again or eager, exact, strict=True)):
