@@ -60,8 +60,7 @@ inline WeightPointers one_after_the_other(const Shape& shape, uint16_t* memory) 
   for (int w = 0; w < (shape.pair ? kWeights : kWeights / 2); ++w) all[w] = memory + shape.offset(w);
   return all;
 }
-template <typename Pointers>
-ConstWeightPointers to_read(const Pointers& pointers) {
+inline ConstWeightPointers to_read(const WeightPointers& pointers) {
   ConstWeightPointers all;
   std::copy(pointers.begin(), pointers.end(), all.begin());
   return all;
