@@ -112,7 +112,9 @@ def instance_norm_act(
         _check_spatial(x)
     if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
         stats = (running_mean, running_var, use_input_stats)
-        y = torch.instance_norm(x, weight, bias, *stats, momentum, eps, False)
+        # One image's is its batch norm; as instance norm torch 2.13 makes a wrong gradient of it in channels_last.
+        norm = torch.batch_norm if x.size(0) == 1 else torch.instance_norm
+        y = norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
     if not use_input_stats:
         return _call(x, weight, bias, running_mean, running_var, 0, eps, after)[0]

@@ -55,6 +55,13 @@ def test_compile_needs_a_compiler(providers, monkeypatch) -> None:
         providers.runner("compile", "full")
 
 
+def test_wrong_results_are_no_result(providers, monkeypatch) -> None:
+    assert providers.facts("reference", "full")["error_roundings"] < 10
+    monkeypatch.setattr(providers, "_errors", {("reference", True): 1e7})
+    with pytest.raises(ValueError, match="wrong results: 1e\\+07 roundings"):
+        providers.facts("reference", "full")
+
+
 @pytest.mark.slow
 @pytest.mark.inductor
 def test_compile_computes_what_eager_does(providers) -> None:

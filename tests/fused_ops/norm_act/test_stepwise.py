@@ -26,6 +26,7 @@ MODULES = {
     "instance": lambda: FusedInstanceNormAct2d(8, affine=True, track_running_stats=True, activation="elu"),
     "group": lambda: FusedGroupNormAct(2, 8, activation="silu"),
 }
+FORMATS = (torch.contiguous_format, torch.channels_last)
 AFTER = After(None, 2, 0.2, inplace=False, pool=1)
 SMALL, LARGE = torch.randn(2, 8, 9, 9), torch.randn(8, 8, 64, 64)
 
@@ -68,6 +69,25 @@ def test_the_memory_format_stays(name: str, dtype: torch.dtype) -> None:
         assert explain(module, x)[0].backend == "reference"
         for residual in (None, SMALL.to(dtype)):
             assert module(x, residual).is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("of_gradient", FORMATS)
+@pytest.mark.parametrize("of_x", FORMATS)
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_in_either_memory_format(
+    name: str, images: int, of_x: torch.memory_format, of_gradient: torch.memory_format
+) -> None:
+    """torch 2.13's own instance norm of one image makes a wrong gradient of one in channels_last."""
+    module = MODULES[name]()
+    module.activation, module.negative_slope = "identity", None
+    x = SMALL[:images].contiguous(memory_format=of_x).requires_grad_()
+    gradient = torch.randn(x.shape).contiguous(memory_format=of_gradient)
+    assert explain(module, x)[0].backend == "reference"
+    (ours,) = torch.autograd.grad(module(x), x, gradient)
+    with use("reference"):
+        (expected,) = torch.autograd.grad(module.double()(x.double()), x, gradient.double())
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_native
