@@ -112,7 +112,7 @@ def instance_norm_act(
         _check_spatial(x)
     if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
         stats = (running_mean, running_var, use_input_stats)
-        # One image's is its batch norm; as instance norm torch 2.13 makes a wrong gradient of it in channels_last.
+        # One image's is its batch norm; torch 2.13's instance norm misreads its gradient in channels_last.
         norm = torch.batch_norm if x.size(0) == 1 else torch.instance_norm
         y = norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)

@@ -30,6 +30,8 @@ SMALL = {
     ("group", False): 3 << 16, ("group", True): 1 << 15,
 }  # fmt: skip
 SMALL_16_BIT_PLANES = {"batch": 1 << 19, "group": 1 << 20}
+# Groups of many channels in channels_last, by whether elements have 16 bits: alike on three processors.
+MANY_CHANNELS, SMALL_MANY = 256, {False: 1 << 16, True: 1 << 19}
 # Where more follows than an activation, where torch's steps would keep what the caller wants to save, and for
 # few channels in channels_last, along which torch's kernels go.
 SMALL_AT_BEST, FEW_CHANNELS = 1 << 15, 16
@@ -82,6 +84,8 @@ def _why_quicker(shape: torch.Size, last: bool, is_16_bit: bool, kind: Kind, alo
     small = SMALL[kind, last]
     if not last and is_16_bit and kind in SMALL_16_BIT_PLANES:
         small = SMALL_16_BIT_PLANES[kind]
+    if kind == "group" and last and channels >= MANY_CHANNELS:
+        small = SMALL_MANY[is_16_bit]
     if not alone or (last and channels < FEW_CHANNELS):
         small = min(small, SMALL_AT_BEST)
     if size <= small:

@@ -109,6 +109,10 @@ def test_the_reason_names_the_size() -> None:
     )
     last = torch.randn(4, 8, 16, 16).contiguous(memory_format=torch.channels_last)
     assert explain(MODULES["instance"](), last)[0].backend == "cpu"
+    wide = torch.randn(2, 256, 16, 16).contiguous(memory_format=torch.channels_last)
+    for x, backend in ((wide, "cpu"), (wide.bfloat16(), "reference"), (wide[:, :192].bfloat16(), "cpu")):
+        module = FusedGroupNormAct(32, x.size(1)).to(x.dtype)
+        assert explain(module, x)[0].backend == backend
 
 
 def test_without_a_native_library_torch_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
