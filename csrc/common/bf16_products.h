@@ -173,7 +173,7 @@ class DotProducts {
   }
 
   static void multiply(const Started& block, int64_t row) {
-    float* to = block.sums + (row >> 4) * 512 + (row & 15) * 16;
+    float* to = block.sums + sums_row(row);
     Vec<float> sums[kStrip][2];
 #pragma GCC unroll 8
     for (int r = 0; r < kStrip; ++r) {

@@ -309,9 +309,9 @@ std::tuple<Tensor, Tensor, Tensor> selective_share(Tensor x, Tensor y, Tensor W_
                                                    bool want_gates) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
   const Outputs out = bf16_serves(x, y) ? bf16_forward(x, y, weights, z_keeps, want_gates)
-                                       : for_dtype(x, [&](auto zero) {
-                                           return forward<decltype(zero)>(x, y, weights, z_keeps, want_gates);
-                                         });
+                                        : for_dtype(x, [&](auto zero) {
+                                            return forward<decltype(zero)>(x, y, weights, z_keeps, want_gates);
+                                          });
   return {out.x, out.y, out.gates};
 }
 

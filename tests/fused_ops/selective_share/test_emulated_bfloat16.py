@@ -53,9 +53,9 @@ def test_bfloat16_with_the_products_emulated(isa: str, request: pytest.FixtureRe
         import pathlib, pytest
         from fused_ops import native
         native.FOLDER = pathlib.Path({str(folder)!r})
-        names = "bfloat16 and (accurate or whole_lines) and not reference"
-        tests = "tests/fused_ops/selective_share/test_op.py"
-        raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", names, tests]))
+        names = "bfloat16 and (accurate or whole_lines or infinite) and not reference"
+        tests = ["tests/fused_ops/selective_share/" + name for name in ("test_op.py", "test_channels.py")]
+        raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", names, *tests]))
     """
     environment = {**os.environ, "FUSED_OPS_CPU_ISA": isa}
     command = [sys.executable, "-c", code]

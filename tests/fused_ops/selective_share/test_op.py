@@ -135,34 +135,6 @@ def test_a_single_unit_is_one_direction_of_the_pair(backend: str) -> None:
         torch.testing.assert_close(our, their)
 
 
-@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("convention", ["accept", "keep"])
-@pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", WHOLE_LINES, ids=str)
-def test_whole_lines_of_channels(
-    shape: tuple[int, ...], dtype: torch.dtype, memory_format: str, convention: str, recompute: bool
-) -> None:
-    """Pairs and single units: multiples of 32 in bfloat16 are multiplied as such where the processor can,
-    of 16 in float32 are computed in place where they lie side by side (of many pixels also without gates)."""
-    tensors = [tensor.to(dtype) for tensor in pair(*shape)]
-    tensors[:2] = [tensor.contiguous(memory_format=FORMATS[memory_format]) for tensor in tensors[:2]]
-    exact = everything([tensor.double() for tensor in tensors], "reference", convention, recompute)
-    ours = everything(tensors, "cpu", convention, recompute)
-    assert_as_accurate_as_eager(ours, eager_everything(tensors, convention), exact)
-
-    def one_unit(tensors: Sequence[Tensor], backend: str) -> list[Tensor]:
-        x, y, *weights = [tensor.detach().requires_grad_() for tensor in tensors[:6]]
-        with use(backend):
-            out = fused_ops.conv_flu(x, y, weights, convention=convention, recompute=recompute)
-            return detached([out, *torch.autograd.grad(out, [x, y, *weights], torch.ones_like(out))])
-
-    eager = one_unit(tensors, "reference")
-    exact = one_unit([tensor.double() for tensor in tensors], "reference")
-    assert_as_accurate_as_eager(one_unit(tensors, "cpu"), eager, exact)
-
-
 def test_the_conventions_are_one_function_under_a_flipped_update_gate(backend: str) -> None:
     x, y, *weights = pair(4, 4, 2, 3, 3)
     flipped = [-w if index % 4 == 3 else w for index, w in enumerate(weights)]
