@@ -93,6 +93,11 @@ def describe(figures: dict[str, Any]) -> str:
             f"synthesised expressions read correctly {percent(synthesis['expression_accuracy'])} "
             f"(by {synthesis['judge']})"
         )
+        lines += [
+            f"  from {name:<12}{percent(found['expression_accuracy']):>9}  ({found['sources']} images)"
+            for name, found in synthesis["by_source"].items()
+            if found["sources"]
+        ]
         if synthesis["to_target"]:
             made, copied = synthesis["to_target"], synthesis["unchanged_source"]
             lines.append(

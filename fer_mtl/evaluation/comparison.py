@@ -14,7 +14,7 @@ from fer_mtl.evaluation import plots
 from fer_mtl.evaluation.document import Part, Table, write_document
 from fer_mtl.evaluation.paired import comparable, compare
 from fer_mtl.evaluation.published import PUBLISHED, protocol_differences, published_accuracy, published_row
-from fer_mtl.evaluation.report import gate_table, number, percent
+from fer_mtl.evaluation.report import gate_table, number, percent, redrawn_table
 from fer_mtl.evaluation.runs import Run
 from fer_mtl.training.files import write_json
 
@@ -216,6 +216,19 @@ def synthesis(runs: Sequence[Run]) -> list[Part]:
     return [Part("synthesis", "Synthesis", lead, table=Table(header, rows, range(2, len(header))))]
 
 
+def redrawn(runs: Sequence[Run]) -> list[Part]:
+    """For each run that synthesises, the expressions read by the expression of the source."""
+    parts = []
+    for index, (run, name) in enumerate(zip(runs, columns(runs), strict=True)):
+        found = run.report["synthesis"]
+        if found and "by_source" in found:
+            rows, header = redrawn_table(found["by_source"])
+            lead = f"Expressions read by {found['judge']}; numbers of faces and shares are means over folds."
+            table = Table(header, rows, range(1, len(header)))
+            parts.append(Part(f"redrawn-{index}", f"Redrawn faces: {name}", lead, table=table))
+    return parts
+
+
 def gates(runs: Sequence[Run]) -> list[Part]:
     parts = []
     for index, (run, name) in enumerate(zip(runs, columns(runs), strict=True)):
@@ -284,7 +297,7 @@ def folds(runs: Sequence[Run]) -> list[Part]:
     return [Part("folds", "Folds", table=Table(header, rows, range(1, 7)))]
 
 
-PARTS = (results, protocol, paired, recalls, calibrations, learning, synthesis, gates, paper, folds)
+PARTS = (results, protocol, paired, recalls, calibrations, learning, synthesis, redrawn, gates, paper, folds)
 
 
 def write_comparison(runs: Sequence[Run], folder: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from fer_mtl.models.identity import FeatureNetwork
 
 NOT_INDEPENDENT = "the trained recogniser itself, not independent"
 CHUNK = 64
+SOURCES = 128
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,15 @@ def measure_synthesis(
     model: FERSNet,
     faces: FaceSet,
     *,
-    limit: int = 48,
+    limit: int = SOURCES,
     judge: Judge | None = None,
     identity: FeatureNetwork | None = None,
 ) -> dict[str, Any]:
     """Synthesise every OTHER expression for up to ``limit`` images of ``faces`` and measure the result.
 
     The expression accuracy is what ``judge`` (the model itself by default, and then it is said so) reads in
-    the synthesised faces; the same judge's accuracy on the real sources stands beside it. Distances to the
+    the synthesised faces; the same judge's accuracy on the real sources stands beside it. ``by_source`` has
+    it for the sources of each expression alone (such as neutral), see :func:`reading`. Distances to the
     true target are over the pairs that have one, beside those of the unchanged source: a synthesis worth
     having is nearer to the target than the source is. With ``identity``, see :func:`identity_figures`.
     """
@@ -82,21 +85,51 @@ def measure_synthesis(
     wanted = torch.arange(len(faces.classes)).expand_as(other)[other]
     probability, made_features = judge.look(gallery.made[other])
     seen, real_features = judge.look(gallery.source)
-    hits = probability.argmax(1) == wanted
+    hits = torch.zeros_like(other)
+    hits[other] = probability.argmax(1) == wanted
     pairs = gallery.known & other
     copied = gallery.source[:, None].expand_as(gallery.made)
     measured = bool(pairs.any())
+    true_hits = torch.zeros_like(other)
+    if measured:
+        true_hits[pairs] = judge.read(gallery.target[pairs]) == pairs.nonzero()[:, 1]
+    own = [gallery.label == e for e in range(len(faces.classes))]
     return {
         "images": len(wanted),
-        "expression_accuracy": _share(hits),
-        "per_expression": {name: _share(hits[wanted == e]) for e, name in enumerate(faces.classes)},
         "judge": judge.name,
         "judge_on_real_faces": _share(seen.argmax(1) == gallery.label),
-        "pairs": int(pairs.sum()),
+        **reading(hits, true_hits, other, pairs, faces.classes),
+        "by_source": {
+            name: {
+                "sources": int(mine.sum()),
+                **reading(hits[mine], true_hits[mine], other[mine], pairs[mine], faces.classes),
+            }
+            for name, mine in zip(faces.classes, own, strict=True)
+        },
         "to_target": distances(gallery.made[pairs], gallery.target[pairs]) if measured else None,
         "unchanged_source": distances(copied[pairs], gallery.target[pairs]) if measured else None,
         "identity": identity_figures(gallery, other, identity) if identity is not None else None,
         "sets": set_figures(made_features, real_features, judge.name),
+    }
+
+
+def reading(
+    hits: torch.Tensor,
+    true_hits: torch.Tensor,
+    other: torch.Tensor,
+    pairs: torch.Tensor,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """What a judge read right, by source and wanted expression, all bool ``[n, E]``: ``hits`` of the
+    synthesised faces, of which there are ``other``, ``true_hits`` of the true images, of which there are
+    ``pairs``. ``pairs_read`` and ``targets_read`` are the shares over the same pairs: synthesised, and true.
+    """
+    return {
+        "expression_accuracy": _share(hits[other]),
+        "per_expression": {name: _share(hits[other[:, e], e]) for e, name in enumerate(names)},
+        "pairs": int(pairs.sum()),
+        "pairs_read": _share(hits[pairs]),
+        "targets_read": _share(true_hits[pairs]),
     }
 
 

@@ -116,7 +116,12 @@ def synthesis_section(run: Evaluated, pictures: Pictures) -> str:
     steps = pictures.add(
         "interpolation", face_plots.interpolation_grid(between, run.faces.classes), "between two expressions"
     )
-    content = [grid, html.table(synthesis_rows(synthesis), numbers=(1,))]
+    rows, header = redrawn_table(synthesis["by_source"])
+    content = [
+        grid,
+        html.table(synthesis_rows(synthesis), numbers=(1,)),
+        html.table(rows, header, numbers=range(1, len(header))),
+    ]
     if synthesis["to_target"]:
         content.append(
             html.table(
@@ -148,6 +153,8 @@ def synthesis_rows(synthesis: Mapping[str, Any]) -> list[list[str]]:
             percent(synthesis["expression_accuracy"]),
         ],
         ["expression read in the real sources by the same", percent(synthesis["judge_on_real_faces"])],
+        ["read in those of which there is a true image", percent(synthesis["pairs_read"])],
+        ["read in these true images", percent(synthesis["targets_read"])],
     ]
     if identity := synthesis["identity"]:
         rows += [
@@ -163,6 +170,32 @@ def synthesis_rows(synthesis: Mapping[str, Any]) -> list[list[str]]:
             ["the same between two halves of the real faces", number(sets["kernel_real_halves"], 4)],
         ]
     return rows
+
+
+def redrawn_table(by_source: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], list[str]]:
+    """Rows and header of what was read in the faces redrawn from each expression (rows) to each other."""
+    rows = [
+        [
+            name,
+            number(found["sources"], 0),
+            *(percent(found["per_expression"][wanted]) if wanted != name else "" for wanted in by_source),
+            percent(found["expression_accuracy"]),
+            number(found["pairs"], 0),
+            percent(found["pairs_read"]),
+            percent(found["targets_read"]),
+        ]
+        for name, found in by_source.items()
+        if found["sources"]
+    ]
+    return rows, [
+        "redrawn from",
+        "faces",
+        *by_source,
+        "all",
+        "true pairs",
+        "read in them",
+        "in the true image",
+    ]
 
 
 def calibration_section(run: Evaluated, pictures: Pictures) -> str:

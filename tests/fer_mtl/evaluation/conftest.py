@@ -27,6 +27,19 @@ SYNTHESIS: dict[str, Any] = {
     "judge": "a judge",
     "judge_on_real_faces": 0.9,
     "pairs": 3,
+    "pairs_read": 2 / 3,
+    "targets_read": 1.0,
+    "by_source": {
+        name: {
+            "sources": sources,
+            "expression_accuracy": 0.5 if sources else None,
+            "per_expression": {"anger": None, "fear": 0.5} if sources else {"anger": None, "fear": None},
+            "pairs": 3 * (sources > 0),
+            "pairs_read": 2 / 3 if sources else None,
+            "targets_read": 1.0 if sources else None,
+        }
+        for name, sources in (("anger", 6), ("fear", 0))
+    },
     "to_target": {"l1": 0.1, "psnr": 20.0, "ssim": 0.7},
     "unchanged_source": {"l1": 0.2, "psnr": 15.0, "ssim": 0.6},
     "identity": {

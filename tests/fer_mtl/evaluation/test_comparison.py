@@ -47,6 +47,10 @@ def test_runs_stand_side_by_side(faces: FaceSet, tiny: Tiny, made_up: MakeUp, tm
     ]
     assert len(read(tables / "folds.csv")) == 24
     assert len(read(tables / "synthesis.csv")) == 2 and len(read(tables / "gates-0.csv")) == 2
+    redrawn = read(tables / "redrawn-0.csv")
+    assert [(row["redrawn from"], row["fear"], row["read in them"]) for row in redrawn] == [
+        ("anger", "50.0 %", "66.7 %")
+    ]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Where the protocols differ" in page and "97.35 %" in page
 

@@ -67,6 +67,32 @@ def test_the_judge_reads_in_place_of_the_model(faces: FaceSet) -> None:
     assert found["judge_on_real_faces"] == pytest.approx(1 / 7)
 
 
+def test_what_is_read_is_also_told_by_the_sources_expression(faces: FaceSet) -> None:
+    """Sources of three expressions; the judge takes every face for fear. Of the pairs those count whose true
+    image there is, and of these one in six shows fear (for a source of fear none)."""
+    judge = FERSNet(image_size=32, width=0.125, sharing="none", synthesis=False)
+    with torch.no_grad():
+        judge.classifier.linear.bias.copy_(torch.tensor([0.0, 0, 0, 100, 0, 0, 0]))
+    kept = [i for i, label in enumerate(faces.labels.tolist()) if faces.classes[label] != "fear" or i < 7]
+    some = faces.subset(kept)
+    found = measure_synthesis(
+        FERSNet(image_size=32, width=0.125), some, limit=999, judge=Judge("fear everywhere", judge)
+    )
+    sources = found["by_source"]
+    assert {name: entry["sources"] for name, entry in sources.items()} == some.class_counts()
+    assert sum(entry["pairs"] for entry in sources.values()) == found["pairs"] < found["images"]
+    assert sources["fear"]["expression_accuracy"] == sources["fear"]["targets_read"] == 0
+    assert sources["fear"]["per_expression"]["fear"] is None
+    assert sources["anger"]["expression_accuracy"] == pytest.approx(1 / 6)
+    shown = {some.subjects[i] for i in range(len(some)) if some.classes[int(some.labels[i])] == "fear"}
+    anger = [some.subjects[i] for i in range(len(some)) if some.classes[int(some.labels[i])] == "anger"]
+    true_pairs = sum(5 + (subject in shown) for subject in anger)
+    assert sources["anger"]["pairs"] == true_pairs
+    expected = sum(subject in shown for subject in anger) / true_pairs
+    assert sources["anger"]["targets_read"] == pytest.approx(expected)
+    assert sources["anger"]["pairs_read"] == pytest.approx(expected)
+
+
 def test_a_judges_look_is_its_models_answer(faces: FaceSet) -> None:
     model = FERSNet(image_size=32, width=0.125).eval()
     images = torch.rand(70, 3, 32, 32)
