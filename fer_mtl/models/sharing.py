@@ -87,10 +87,10 @@ class CrossStitch(Sharing):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         start = torch.tensor([[OWN, OTHER], [OTHER, OWN]])
-        self.mix = nn.Parameter(start[:, :, None, None, None].repeat(1, 1, channels, 1, 1))
+        self.mix = nn.Parameter(start[:, :, None].repeat(1, 1, channels))
 
     def forward(self, x: Tensor, y: Tensor, return_gates: bool = False) -> Shared:
-        (xx, xy), (yx, yy) = self.mix.to(x.dtype)
+        (xx, xy), (yx, yy) = self.mix.to(x.dtype)[..., None, None]
         return xx * x + xy * y, yx * x + yy * y, None
 
 

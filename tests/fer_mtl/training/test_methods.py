@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
+from fer_mtl.data import FaceSet
 from fer_mtl.models.sharing import SHARING
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.methods import METHODS, method_of
+from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.starting import part_of
+from fer_mtl.training.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]
 
@@ -35,3 +41,18 @@ def test_every_sharing_is_a_method_and_names_differ(tiny: Tiny) -> None:
 )
 def test_a_name_says_what_was_changed(tiny: Tiny, name: str, more: dict, title: str) -> None:
     assert method_of(config_of(tiny, name, **more)) == title
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains(tiny: Tiny, faces: FaceSet, tmp_path: Path, name: str) -> None:
+    """One step, as the command makes it, moves every weight of the way of sharing."""
+    trainer = Trainer(config_of(tiny, name), faces, None, RunFolder(tmp_path))
+    sharing = {
+        key: value.clone()
+        for key, value in trainer.networks.generator.named_parameters()
+        if "sharing" in part_of(key)
+    }
+    trainer.begin_epoch()
+    trainer.step(trainer.batches()[0])
+    moved = dict(trainer.networks.generator.named_parameters())
+    assert all(not torch.equal(moved[key], before) for key, before in sharing.items())
