@@ -28,6 +28,9 @@ from fused_ops import backends, tracing
 NAMESPACE = "fused_ops"
 AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
+_PLAIN_TENSORS = frozenset({Tensor, torch.nn.Parameter})
+_NO_TENSORS = frozenset({type(None), bool, int, float})
+
 _library = torch.library.Library(NAMESPACE, "DEF")
 
 
@@ -71,12 +74,13 @@ def define_op(
         differentiated = False
         for arg in args:
             kind = type(arg)
-            if kind is Tensor or kind is torch.nn.Parameter:
-                if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
-                    return overload(*args)
-                differentiated = differentiated or arg.requires_grad
-            elif isinstance(arg, Tensor):
+            if kind in _NO_TENSORS:  # asking isinstance(arg, Tensor) instead takes longer than all the rest
+                continue
+            if kind not in _PLAIN_TENSORS:
                 return overload(*args)
+            if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
+                return overload(*args)
+            differentiated = differentiated or arg.requires_grad
         if differentiated and torch.is_grad_enabled():
             return directly.apply(*args)
         return backends.compute(name, *args)

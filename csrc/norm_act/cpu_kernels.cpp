@@ -10,59 +10,60 @@ namespace fused_ops::norm_act {
 namespace {
 
 // ---- statistics ----------------------------------------------------------------------------------------------------
-// Blocks that fit the first-level cache are read twice: for a mean, then for the deviations from it, whose own sum
-// corrects the first mean's rounding. Blocks are merged in double by the rule of Chan, Golub and LeVeque (1979).
 
-FUSED_OPS_INLINE void merge(Moments& into, double count, double mean, double m2) {
-  if (into.count == 0) {
-    into = {count, mean, m2};
-    return;
+// A mean of up to some hundred vectors spread over the block: a guess of the mean of all.
+template <typename T>
+Arithmetic<T> guess_mean(const Block<T>& block) {
+  using S = Arithmetic<T>;
+  constexpr int lanes = kLanes<S>;
+  const int64_t row_step = larger(1, block.rows / 8), col_step = larger(1, block.cols / (4 * lanes)) * lanes;
+  Vec<S> total{};
+  int64_t count = 0;
+  for (int64_t row = 0; row < block.rows; row += row_step) {
+    const Input<T, Planes> input(block, row);
+    for (int64_t col = 0; col < block.cols; col += col_step) {
+      const int taken = int(smaller(lanes, block.cols - col));
+      total += taken == lanes ? input.get(Whole{col}) : input.get(Partial{col, taken});
+      count += taken;
+    }
   }
-  const double total = into.count + count, delta = mean - into.mean;
-  into.m2 += m2 + delta * delta * (into.count * count / total);
-  into.mean += delta * (count / total);
-  into.count = total;
+  return sum<S>(total) / S(count);
 }
 
+// The moments of all elements from one pass: of the deviations from a guess, corrected by their mean.
+template <typename T>
+Moments moments_around(const Block<T>& block, Arithmetic<T> guess, double count, double& correction) {
+  using S = Arithmetic<T>;
+  DoubleSum<S> off, deviations;
+  for (int64_t row = 0; row < block.rows; ++row) {
+    const Input<T, Planes> input(block, row);
+    Vec<S> total[kSums]{}, squares[kSums]{};
+    each_run<S>(
+        0, block.cols,
+        [&](auto at, int k) {
+          const Vec<S> deviation = at.keep(input.get(at) - guess);
+          total[k] += deviation;
+          squares[k] += deviation * deviation;
+        },
+        [&] {
+          off.add(take_sum(total));
+          deviations.add(take_sum(squares));
+        });
+  }
+  correction = off.total() / count;
+  return {count, guess + correction, deviations.total() - count * correction * correction};
+}
+
+// The correction takes away digits: where it is more than two standard deviations, the mean it gave is the guess of a
+// second pass.
 template <typename T>
 Moments plane_moments(const Block<T>& block) {
   using S = Arithmetic<T>;
-  constexpr int64_t vectors = 128;  // of a block
-  const int64_t rows_at_once = larger(1, vectors / ((block.cols + kLanes<S> - 1) / kLanes<S>));
-  Moments result;
-  for (int64_t row = 0; row < block.rows; row += rows_at_once) {
-    const int64_t row_end = smaller(row + rows_at_once, block.rows);
-    for (int64_t col = 0; col < block.cols; col += vectors * kLanes<S>) {
-      const int64_t col_end = smaller(col + vectors * kLanes<S>, block.cols);
-      const double count = double(row_end - row) * double(col_end - col);
-      Vec<S> total{}, squares{};
-      for (int64_t i = row; i < row_end; ++i) {
-        const Input<T, Planes> input(block, i);
-        each<S>(col, col_end, [&](auto at) { total += input.get(at); });
-      }
-      const S guess = S(sum<S>(total) / count);
-      DoubleSum<S> off, deviations;
-      for (int64_t i = row; i < row_end; ++i) {
-        const Input<T, Planes> input(block, i);
-        total = squares = Vec<S>{};
-        each_run<S>(
-            col, col_end,
-            [&](auto at) {
-              const Vec<S> deviation = at.keep(input.get(at) - guess);
-              total += deviation;
-              squares += deviation * deviation;
-            },
-            [&] {
-              off.add(total);
-              deviations.add(squares);
-              total = squares = Vec<S>{};
-            });
-      }
-      const double correction = off.total() / count;
-      merge(result, count, guess + correction, deviations.total() - count * correction * correction);
-    }
-  }
-  return result;
+  const double count = double(block.rows) * double(block.cols);
+  double correction;
+  Moments found = moments_around(block, guess_mean(block), count, correction);
+  if (found.m2 < count * correction * correction / 4) found = moments_around(block, S(found.mean), count, correction);
+  return found;
 }
 
 // Calls body with `number` rows from `row` on, four at a time where possible: so the running sums, which lie in
@@ -145,19 +146,18 @@ void plane_sums(const Block<T>& block, Arithmetic<T> activation_slope, const Gra
   for (int64_t i = 0; i < block.rows; ++i) {
     const GradientRow<kind, T, Planes, restores> row(block, i, gradient, activation_slope);
     DoubleSum<S> total, total_x;
-    Vec<S> run{}, run_x{};
+    Vec<S> run[kSums]{}, run_x[kSums]{};
     each_run<S>(
         0, block.cols,
-        [&](auto at) {
+        [&](auto at, int k) {
           const Vec<S> centred = row.centred(at), grad_z = row.grad_z(at, centred);
           row.keep(at, grad_z);
-          run += grad_z;
-          run_x += grad_z * centred;
+          run[k] += grad_z;
+          run_x[k] += grad_z * centred;
         },
         [&] {
-          total.add(run);
-          total_x.add(run_x);
-          run = run_x = Vec<S>{};
+          total.add(take_sum(run));
+          total_x.add(take_sum(run_x));
         });
     sum_out[i * block.step] += total.total();
     sum_x_out[i * block.step] += total_x.total();
@@ -217,7 +217,7 @@ void backward(const Block<T>& block, Arithmetic<T> activation_slope, const Gradi
       each<S>(0, block.cols, body);
       continue;
     }
-    each_run<S>(0, block.cols, body, [&] {
+    each_run<S>(0, block.cols, [&](auto at, int) { body(at); }, [&] {
       noise_sum.add(with_noise);
       with_noise = Vec<S>{};
     });

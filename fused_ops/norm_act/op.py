@@ -94,6 +94,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(x, saved_y, gamma, beta, saved_residual, noise, noise_scale, mean, var)
 
 
+_CONSTANTS = (None,) * 7  # the gradients of mean, var and the arguments that are no tensors
+
+
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad
     if grad is None:
@@ -108,7 +111,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         wanted[1] or wanted[2],
         *wanted[3:6],
     )
-    return *(found if needed else None for found, needed in zip(grads, wanted, strict=False)), *(None,) * 7
+    return *[found if needed else None for found, needed in zip(grads, wanted, strict=False)], *_CONSTANTS
 
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:

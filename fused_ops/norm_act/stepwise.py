@@ -27,7 +27,7 @@ SMALL = {
     ("batch", False): 1 << 17, ("batch", True): 1 << 17,
     ("running", False): 1 << 17, ("running", True): 1 << 17,
     ("instance", False): 1 << 15, ("instance", True): 1 << 12,
-    ("group", False): 3 << 16, ("group", True): 1 << 15,
+    ("group", False): 7 << 15, ("group", True): 1 << 15,
 }  # fmt: skip
 SMALL_16_BIT_PLANES = {"batch": 1 << 19, "group": 1 << 20}
 # Groups of many channels in channels_last, by whether elements have 16 bits: alike on three processors.

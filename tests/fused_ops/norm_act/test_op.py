@@ -1,11 +1,8 @@
-"""norm_act on every backend: values, gradients, layouts, what it keeps, and its manners within torch."""
+"""norm_act on every backend: layouts, what it keeps, and its manners within torch (values: test_accuracy)."""
 
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,102 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fused_ops
-from fused_ops import backends, native, use
+from fused_ops import use
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act import reference
-from tests.fused_ops.norm_act.cases import CASES, SHAPES, SHAPES_FOR_THREADS, Case, results
-from tests.numerics import assert_as_accurate_as_eager, error_in_roundings, saved_bytes
+from tests.fused_ops.norm_act.cases import CASES, Case, results
+from tests.numerics import saved_bytes
 
 OP = torch.ops.fused_ops.norm_act.default
 BACKWARD_OP = torch.ops.fused_ops.norm_act_backward.default
-
-
-def is_in_format(y: Tensor, x: Tensor) -> bool:
-    if y.shape != x.shape:  # pooled
-        x = torch.empty(y.shape).contiguous(
-            memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        )
-    significant = [dim for dim, size in enumerate(x.shape) if size > 1]
-    return [y.stride(dim) for dim in significant] == [x.stride(dim) for dim in significant]
-
-
-def stacked(rounds: list[list[Tensor]]) -> list[Tensor]:
-    return [torch.stack(results_of_one) for results_of_one in zip(*rounds, strict=True)]
-
-
-def check_accuracy(case: Case, shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype) -> None:
-    """Three draws are judged together, since the error of a single sum is a matter of luck."""
-    draws = [case.cast(case.tensors(shape, channels_last), dtype) for _ in range(3)]
-    ours = [results(case.fused, tensors) for tensors in draws]
-    eager = stacked([results(case.eager, tensors) for tensors in draws])
-    exact = stacked([results(case.eager, [t.double() for t in tensors], dtype) for tensors in draws])
-    if dtype == torch.float64:
-        torch.testing.assert_close(stacked(ours), exact)
-    elif backends.requested() == "reference":  # sums in single precision, torch's norms in double
-        for our, their, true in zip(stacked(ours), eager, exact, strict=True):
-            assert error_in_roundings(our, true) <= 8 * error_in_roundings(their, true) + 8
-    else:
-        assert_as_accurate_as_eager(stacked(ours), eager, exact)
-    assert is_in_format(ours[0][0], draws[0][0])
-    assert is_in_format(ours[0][1], draws[0][0])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_and_gradients_are_as_accurate_as_eagers(
-    shape: tuple[int, ...], dtype: torch.dtype, backend: str
-) -> None:
-    with use(backend):
-        for case in CASES:
-            for channels_last in (False, True) if len(shape) > 3 else (False,):
-                if case.serves(shape):
-                    check_accuracy(case, shape, channels_last, dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES_FOR_THREADS, ids=str)
-def test_accuracy_with_several_threads(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    torch.set_num_threads(2)
-    for case in CASES:
-        for channels_last in (False, True):
-            check_accuracy(case, shape, channels_last, dtype)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_with_and_without_residual(activation: str, backend: str) -> None:
-    with use(backend):
-        for residual in (False, True):
-            for channels_last in (False, True):
-                for dtype in (torch.float32, torch.bfloat16):
-                    check_accuracy(
-                        Case("batch", activation, residual=residual), (3, 20, 6, 5), channels_last, dtype
-                    )
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("norm", ["batch", "instance", "group", "adain"])
-def test_a_large_mean_costs_no_accuracy(norm: str, channels_last: bool, backend: str) -> None:
-    """Mean 1e4, deviation 1: E[x^2] - E[x]^2 would lose all digits of the variance in float32."""
-    case = Case(norm)
-    for first in (0.0, 1e4):  # the first rows may be black
-        tensors = case.tensors((4, 16, 24, 24), channels_last)
-        tensors[0].div_(2).add_(1e4)
-        tensors[0][:, :, :2] += first - 1e4
-        exact = results(case.eager, [tensor.double() for tensor in tensors])
-        with use(backend):
-            ours = results(case.fused, tensors)
-        assert_as_accurate_as_eager(ours, results(case.eager, tensors), exact)
-
-
-def test_the_statistics_are_exact_for_large_counts(backend: str) -> None:
-    x = torch.randn(4, 3, 200, 200) + 100
-    with use(backend):
-        for channels_last in (False, True):
-            data = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-            _, mean, var = OP(data, None, None, None, None, None, None, None, 0, 1e-5, 0, 0.0, False)
-            exact_var, exact_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
-            torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-7, atol=0)
-            torch.testing.assert_close(var.double(), exact_var, rtol=2e-7, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -411,37 +320,6 @@ def test_float16_is_served_by_the_reference() -> None:
     decision = fused_ops.explain(fused_ops.group_norm_act, x, 2)[0]
     assert decision.backend == "reference"
     assert decision.reasons["cpu"].startswith(("it has no kernel for torch.float16", "the native CPU"))
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_the_plainer_instruction_sets_are_as_accurate(isa: str) -> None:
-    """In a process of its own, since the choice is made once; the best set is tested above."""
-    if not native.cpu_library().loaded:
-        pytest.skip(native.cpu_library().reason)
-    code = """if True:
-        import torch
-        from fused_ops import use
-        from tests.fused_ops.norm_act import cases, test_op
-        torch.manual_seed(0)
-        with use("cpu"):
-            for shape in cases.SHAPES[:4]:
-                for case in filter(lambda case: case.serves(shape), cases.CASES):
-                    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-                        for channels_last in (False, True):
-                            test_op.check_accuracy(case, shape, channels_last, dtype)
-            for activation in test_op.ACTIVATIONS:
-                test_op.check_accuracy(cases.Case("batch", activation), (3, 20, 6, 5), True, torch.float32)
-    """
-    environment = {**os.environ, "FUSED_OPS_CPU_ISA": isa}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        cwd=os.getcwd(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_modules_can_be_copied() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import fused_ops
 from fused_ops import FusedBatchNormAct2d, FusedInstanceNormAct2d, explain, use
 from tests.fused_ops.norm_act.cases import POOLED, Case, results
-from tests.fused_ops.norm_act.test_op import check_accuracy
+from tests.fused_ops.norm_act.test_accuracy import check_accuracy
 from tests.numerics import saved_bytes
 
 POOL_OP = torch.ops.fused_ops.norm_act_pool.default
