@@ -30,7 +30,7 @@ from fer_mtl.evaluation.paired import comparable, compare
 from fer_mtl.evaluation.predictions import Predictions, concatenate
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import Run, load_run
-from fer_mtl.training.config import TrainConfig, from_dict, to_dict
+from fer_mtl.training.config import BUILT_ON, TrainConfig, from_dict, to_dict
 from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.fold_folders import fold_folder
 from fer_mtl.training.run_folder import RunFolder
@@ -80,8 +80,11 @@ def keep(run: Run, name: str, folder: Path) -> None:
         str(seed): RunFolder(fold_folder(run.folder, seed, fold)).read_environment()
         for seed, fold in reversed(run.predictions)
     }
+    names_alone = {
+        name: Path(value).name for name in BUILT_ON if (value := getattr(run.config, name)) is not None
+    }
     content = {
-        "config": to_dict(replace(run.config, data=run.data)),
+        "config": to_dict(replace(run.config, data=run.data, **names_alone)),
         "environments": environments,
         "parameters": run.report["parameters"]["total"],
         "per_fold": [

@@ -25,6 +25,8 @@ SELECTIONS = ("last", "validation")
 DEVICES = ("auto", "cpu", "cuda")
 # What `restart` may name: the parts of FERSNet.parameter_counts, and the style layers of the decoder.
 PARTS = ("stem", "fer", "fes", "sharing", "joint", "classifier", "decoder", "style")
+# The settings that name other runs, or what was made from them.
+BUILT_ON = ("init", "synthetic", "judge")
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
-from fer_mtl.training.config import TrainConfig, to_dict
+from fer_mtl.training.config import BUILT_ON, TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json
 from fer_mtl.training.fold_folders import FOLDS, fold_folder, matching, read_folds
@@ -52,7 +52,7 @@ def fold_config(config: TrainConfig, seed: int, fold: int) -> TrainConfig:
     """``config`` for one fold; runs that it builds on are narrowed down to the same fold of theirs."""
     built_on: dict[str, Any] = {
         name: None if getattr(config, name) is None else matching(getattr(config, name), seed, fold)
-        for name in ("init", "synthetic", "judge")
+        for name in BUILT_ON
     }
     return replace(config, seed=seed, fold=fold, **built_on)
 

@@ -20,10 +20,12 @@ CLASSES = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surp
 ENVIRONMENT = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "commit": "0123456789abcdef"}
 
 
-def a_run(folder: Path, answers: int, seed: int = 0, **model: object) -> Run:
+def a_run(folder: Path, answers: int, seed: int = 0, built_on: str | None = None, **model: object) -> Run:
     """Two folds of random answers."""
     random = torch.Generator().manual_seed(answers)
-    config = preset_config("ck48", data="ck48:some/where", folds=2, model=model)
+    config = preset_config(
+        "ck48", data="ck48:some/where", folds=2, model=model, init=built_on, synthetic=built_on
+    )
     predictions, per_fold = {}, []
     for fold in (0, 1):
         names = [f"{name}/S{fold}{i:02}_face.png" for i, name in enumerate(CLASSES * 3)]
@@ -41,13 +43,14 @@ def a_run(folder: Path, answers: int, seed: int = 0, **model: object) -> Run:
 
 
 def test_what_is_kept_gives_the_runs_own_tests_without_its_names(tmp_path: Path) -> None:
-    runs = [a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 2, sharing="nddr")]
+    runs = [a_run(tmp_path / "a", 1, built_on="some/where"), a_run(tmp_path / "b", 2, sharing="nddr")]
     for run in runs:
         ck48.keep(run, run.folder.name, tmp_path / "kept")
     text = "".join(path.read_text() for path in (tmp_path / "kept").iterdir())
     assert "S00" not in text and "png" not in text and "some/where" not in text
     kept = ck48.load_all(tmp_path / "kept")
     assert [run.method for run in kept] == [run.method for run in runs]
+    assert kept[0].config.synthetic == "where" and kept[1].config.synthetic is None
     ours, theirs = compare(*kept), compare(*runs)
     for found in ours, theirs:
         del found["first"], found["second"]
@@ -78,7 +81,7 @@ def test_more_seeds_are_kept_beside_the_others_and_other_settings_are_refused(tm
 
 
 def test_what_every_run_misses_is_counted_by_what_it_was_taken_for(tmp_path: Path) -> None:
-    runs = [a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 2, sharing="nddr")]
+    runs = [a_run(tmp_path / "a", 1, built_on="some/where"), a_run(tmp_path / "b", 2, sharing="nddr")]
     answers = [{key: found.predicted for key, found in run.predictions.items()} for run in runs]
     label = runs[0].predictions[0, 0].label
     both = [
