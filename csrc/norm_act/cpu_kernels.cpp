@@ -84,25 +84,33 @@ FUSED_OPS_INLINE void clear(S* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) values[i] = 0;
 }
 
+// The mean of up to 15 rows spread over the block.
 template <typename T>
-void channel_moments(const Block<T>& block, double count, double* mean, double* m2, Arithmetic<T>* scratch) {
+void guess_means(const Block<T>& block, Arithmetic<T>* guess) {
   using S = Arithmetic<T>;
+  const int64_t step = larger(1, block.rows / 8);
+  clear(guess, block.cols);
+  for (int64_t row = 0; row < block.rows; row += step) {
+    const Input<T, Channels> input(block, row);
+    each<S>(0, block.cols, [&](auto at) { at.put(guess, at.get(guess) + input.get(at)); });
+  }
+  const S count = S((block.rows + step - 1) / step);
+  for (int64_t col = 0; col < block.cols; ++col) guess[col] /= count;
+}
+
+// As moments_around, per column. Whether no guess was too far off.
+template <typename T>
+bool channel_moments_around(const Block<T>& block, const Arithmetic<T>* guess, double* mean, double* m2,
+                            Arithmetic<T>* scratch) {
+  using S = Arithmetic<T>;
+  constexpr int64_t rows_at_once = 2 * kRun;
   const int64_t cols = block.cols;
-  const int64_t rows_at_once = smaller(64, larger(16, 16384 / cols));
-  S *guess = scratch, *total = scratch + cols, *squares = scratch + 2 * cols;
+  S *total = scratch, *squares = scratch + cols;
+  clear(mean, cols);
+  clear(m2, cols);
   for (int64_t begin = 0; begin < block.rows; begin += rows_at_once) {
-    const int64_t end = smaller(begin + rows_at_once, block.rows);
-    clear(guess, 3 * cols);
-    by_fours(begin, end, [&](int64_t row, auto number) {
-      each<S>(0, cols, [&](auto at) {
-        Vec<S> sum = at.get(guess);
-        for (int i = 0; i < number.value; ++i) sum += Input<T, Channels>(block, row + i).get(at);
-        at.put(guess, sum);
-      });
-    });
-    const S rows = S(end - begin);
-    for (int64_t col = 0; col < cols; ++col) guess[col] /= rows;
-    by_fours(begin, end, [&](int64_t row, auto number) {
+    clear(scratch, 2 * cols);
+    by_fours(begin, smaller(begin + rows_at_once, block.rows), [&](int64_t row, auto number) {
       each<S>(0, cols, [&](auto at) {
         const Vec<S> around = at.get(guess);
         Vec<S> sum = at.get(total), sum_squares = at.get(squares);
@@ -115,14 +123,30 @@ void channel_moments(const Block<T>& block, double count, double* mean, double* 
         at.put(squares, sum_squares);
       });
     });
-    const double n = double(end - begin), all = count + n, share = n / all, weight = count * share;
     for (int64_t col = 0; col < cols; ++col) {
-      const double off = total[col] / n, delta = guess[col] + off - mean[col];
-      m2[col] += squares[col] - n * off * off + delta * delta * weight;
-      mean[col] += delta * share;
+      mean[col] += total[col];
+      m2[col] += squares[col];
     }
-    count = all;
   }
+  const double count = double(block.rows);
+  int64_t far_off = 0;
+  for (int64_t col = 0; col < cols; ++col) {
+    const double correction = mean[col] / count, lost = count * correction * correction;
+    mean[col] = guess[col] + correction;
+    m2[col] -= lost;
+    far_off += m2[col] < lost / 4;
+  }
+  return !far_off;
+}
+
+template <typename T>
+void channel_moments(const Block<T>& block, double* mean, double* m2, Arithmetic<T>* scratch) {
+  using S = Arithmetic<T>;
+  S* guess = scratch + 2 * block.cols;
+  guess_means(block, guess);
+  if (channel_moments_around(block, guess, mean, m2, scratch)) return;
+  for (int64_t col = 0; col < block.cols; ++col) guess[col] = S(mean[col]);
+  channel_moments_around(block, guess, mean, m2, scratch);
 }
 
 // ---- forward and backward ------------------------------------------------------------------------------------------

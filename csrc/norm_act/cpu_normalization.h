@@ -268,7 +268,7 @@ struct Measured {
     }
     std::vector<Arithmetic<T>> scratch(3 * layout.cols);
     const int64_t at = part.slot * layout.cols;
-    norm.run.channel_moments(block, 0, &means[at], &m2s[at], scratch.data());
+    norm.run.channel_moments(block, &means[at], &m2s[at], scratch.data());
   }
 
   // Writes the statistics of a unit: the mean of its parts' means, and of the squared deviations those of the parts

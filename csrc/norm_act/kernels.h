@@ -92,8 +92,8 @@ struct Kernels {
 
   // One row: all of the block's elements as one sample.
   Moments (*plane_moments)(const Block<T>&);
-  // Per column; `count` tells the moments gathered so far in mean and m2. `scratch` holds 3 * cols.
-  void (*channel_moments)(const Block<T>&, double count, double* mean, double* m2, S* scratch);
+  // Per column, into mean and m2. `scratch` holds 3 * cols.
+  void (*channel_moments)(const Block<T>&, double* mean, double* m2, S* scratch);
 
   struct Layout {
     void (*forward[kActivations])(const Block<T>&, S slope, T* y);
