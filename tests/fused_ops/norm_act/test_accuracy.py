@@ -114,9 +114,9 @@ def test_the_statistics_are_exact_for_large_counts(backend: str) -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_bad_guess_of_the_mean_costs_no_accuracy(channels_last: bool) -> None:
-    """The native kernels measure around the mean of a few elements spread over the block; here these alone are
-    black. The deviations from their mean are alike then, and so are the roundings of the squares, some 1e-5 of
-    the variance, which a second pass mends."""
+    """The native kernels measure around the mean of a few elements spread over the block; here these alone
+    are black. The deviations from their mean are alike then, and so are the roundings of the squares, some
+    1e-5 of the variance, which a second pass mends."""
     if not native.cpu_library().loaded:
         pytest.skip(native.cpu_library().reason)
     x = torch.full((1, 64, 64, 64) if channels_last else (1, 2, 256, 256), 1.2345)
