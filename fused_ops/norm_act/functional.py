@@ -112,8 +112,9 @@ def instance_norm_act(
         _check_spatial(x)
     if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
         stats = (running_mean, running_var, use_input_stats)
-        # One image's is its batch norm; torch 2.13's instance norm misreads its gradient in channels_last.
-        norm = torch.batch_norm if x.size(0) == 1 else torch.instance_norm
+        # One image's is its batch norm; torch 2.13's instance norm misreads its gradient in channels_last,
+        # which of one channel there is none, while batch norm of one in channels_last is slow.
+        norm = torch.batch_norm if x.size(0) == 1 < x.size(1) else torch.instance_norm
         y = norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
     if not use_input_stats:
