@@ -170,8 +170,11 @@ def _choose(op: str, args: tuple[Any, ...]) -> tuple[str, str, str]:
     wish = _override or environments_wish()
     candidates = _implementations[op]
     device = args[0].device.type
-    order, why = at_home(device) if wish == "auto" else (wish,), ""
-    if wish == "auto" and device == "cuda" and (choice := dispatch.choose(op, args)):
+    order: tuple[str, ...] = AUTO_ORDER
+    why = ""
+    if wish != "auto":
+        order = (wish,)
+    elif device == "cuda" and (choice := dispatch.choose(op, args)):
         order, why = (*choice.order, *AUTO_ORDER[len(choice.order) :]), choice.reason
     for name in order:
         if _why_not(candidates, name, wish, device, args) is None:
@@ -180,12 +183,6 @@ def _choose(op: str, args: tuple[Any, ...]) -> tuple[str, str, str]:
         f"fused_ops.{op}: the backend {wish!r} was asked for and cannot serve this call: "
         f"{refusal(op, wish, args)}"
     )
-
-
-@functools.cache
-def at_home(device: str) -> tuple[str, ...]:
-    """The backends that the automatic choice asks on a device, in order."""
-    return tuple(name for name in AUTO_ORDER if HOME.get(name, device) == device)
 
 
 def _run(op: str, name: str, wish: str, why: str, *args: Any) -> Any:

@@ -99,6 +99,20 @@ def test_what_is_large_enough_goes_to_the_kernels(name: str) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("of_gradient", FORMATS)
+@pytest.mark.parametrize("of_x", FORMATS)
+def test_gradients_of_one_channel(of_x: torch.memory_format, of_gradient: torch.memory_format) -> None:
+    """Of one image torch's instance norm takes the whole, which has one order in both memory formats."""
+    x, gradient = (torch.empty((1, 1, 9, 9), memory_format=of).normal_() for of in (of_x, of_gradient))
+    found = []
+    for like in (x, x.double()):
+        like.requires_grad_()
+        module = FusedInstanceNormAct2d(1)
+        with use("auto" if like is x else "reference"):
+            found += torch.autograd.grad(module(like), like, gradient.to(like.dtype))
+    torch.testing.assert_close(found[0].double(), found[1], rtol=1e-4, atol=1e-5)
+
+
 def test_the_reason_names_the_size() -> None:
     reasons = explain(MODULES["group"](), SMALL)[0].reasons
     assert reasons["cpu"] == "torch's own kernels are quicker for 1296 elements"
@@ -110,6 +124,10 @@ def test_the_reason_names_the_size() -> None:
     last = torch.randn(4, 8, 16, 16).contiguous(memory_format=torch.channels_last)
     assert explain(MODULES["instance"](), last)[0].backend == "cpu"
     wide = torch.randn(2, 256, 16, 16).contiguous(memory_format=torch.channels_last)
+    # Torch's own kernels take longer for groups of one channel in channels_last alone.
+    alone = torch.randn(4, 8, 64, 64)
+    for x, backend in ((alone, "reference"), (alone.to(memory_format=torch.channels_last), "cpu")):
+        assert explain(FusedGroupNormAct(8, 8), x)[0].backend == backend
     for x, backend in ((wide, "cpu"), (wide.bfloat16(), "reference"), (wide[:, :192].bfloat16(), "cpu")):
         module = FusedGroupNormAct(32, x.size(1)).to(x.dtype)
         assert explain(module, x)[0].backend == backend
