@@ -56,10 +56,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_networks(
-    config: TrainConfig, num_expressions: int, num_subjects: int, device: torch.device
+    config: TrainConfig, num_expressions: int, num_subjects: int | None, device: torch.device
 ) -> Networks:
     """Fresh networks; the generator is drawn first, so runs of one seed that differ elsewhere start from the
-    same one. The identity encoder is still untrained, LightCNN-9 has its weights."""
+    same one. The identity encoder is still untrained, LightCNN-9 has its weights; where nobody knows who is
+    who (``num_subjects`` None) and there is no LightCNN-9, there is no identity network."""
     model = config.model
     place: dict[str, Any] = {
         "device": device,
@@ -72,13 +73,13 @@ def build_networks(
     if not model.synthesis:
         return Networks(generator, averaged=averaged)
     discriminator = Discriminator(num_expressions, model.in_channels, model.width).to(**place)
-    identity: torch.nn.Module
+    identity: IdentityEncoder | LightCNN9 | None = None
     if config.identity.weights is not None:
-        identity = LightCNN9.from_file(config.identity.weights)
-    else:
-        identity = IdentityEncoder(num_subjects, model.in_channels, config.identity.width)
+        identity = LightCNN9.from_file(config.identity.weights).to(**place)
+    elif num_subjects is not None:
+        identity = IdentityEncoder(num_subjects, model.in_channels, config.identity.width).to(**place)
     weighting = make_weighting(config.weighting, config.loss).to(device)
-    return Networks(generator, discriminator, identity.to(**place), averaged, weighting)
+    return Networks(generator, discriminator, identity, averaged, weighting)
 
 
 def make_optimiser(

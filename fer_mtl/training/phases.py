@@ -35,7 +35,8 @@ Terms = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of one subject each: faces float ``[N, C, S, S]`` in [0, 1], labels int64 ``[N]``."""
+    """Pairs of one subject each, or of anybody where nobody knows who is who: faces float ``[N, C, S, S]`` in
+    [0, 1], labels int64 ``[N]``."""
 
     source: torch.Tensor
     source_label: torch.Tensor

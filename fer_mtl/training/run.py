@@ -21,7 +21,7 @@ from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.methods import method_of
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import Split, make_split, missing_classes
-from fer_mtl.training.starting import check_unseen, load_judge
+from fer_mtl.training.starting import check_start, load_judge
 from fer_mtl.training.synthetic import load_synthetic
 from fer_mtl.training.trainer import Trainer
 
@@ -29,8 +29,8 @@ from fer_mtl.training.trainer import Trainer
 def load_faces(config: TrainConfig) -> FaceSet:
     """The data set of ``config``, for its image size and channels.
 
-    Raises ``ValueError`` where synthesis is asked for and the set does not tell who is who, since no picture
-    then has a partner of the same person; and what the loaders raise.
+    Raises ``ValueError`` where synthesis is to be compared with true pictures of the same person and the set
+    does not tell who is who; and what the loaders raise.
     """
     faces = load(
         config.data,
@@ -39,10 +39,11 @@ def load_faces(config: TrainConfig) -> FaceSet:
         skip_bad_images=config.skip_bad_images,
         **config.data_options,
     )
-    if config.model.synthesis and not faces.known_subjects:
+    if config.model.synthesis and config.loss.identity and not faces.known_subjects:
         raise ValueError(
-            f"model.synthesis must be false (and model.sharing none) for {faces.name}: it does not tell "
-            "who is who, so there are no pairs of one person to learn from"
+            f"loss.identity must be 0 for {faces.name}, got {config.loss.identity:g}: it does not tell who "
+            "is who, so no synthesised face has a true picture of the same person to be compared with (or "
+            "train recognition alone: --method baseline)"
         )
     return faces
 
@@ -115,8 +116,7 @@ def train_run(
     test = faces.subset(split.test)
     if missing := missing_classes(faces, split.train):
         console.line(f"warning: no training image of {', '.join(missing)}; those faces cannot be recognised")
-    if config.init is not None:
-        check_unseen(checkpoints.load_model(config.init).origin, subjects["test"], config.data)
+    check_start(config, subjects["test"], faces.classes)
     judge = judge or load_judge(config.judge, subjects["test"], config, faces.classes)
     train = faces.subset(split.train)
     validation = faces.subset(split.validation) if len(split.validation) else None

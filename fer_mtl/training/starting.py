@@ -33,6 +33,24 @@ def start_from(model: FERSNet, source: str, restart: Collection[str]) -> None:
     load_weights(model, {**{key: own[key] for key in afresh}, **kept}, source)
 
 
+def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Sequence[str]) -> None:
+    """Raise ``ValueError`` when a run of ``config`` must not start from its ``init``: that knows tested
+    subjects, or other expressions, and parts that tell expressions apart by their number would be kept."""
+    if config.init is None:
+        return
+    found = checkpoints.load_model(config.init)
+    check_unseen(found.origin, test_subjects, config.data)
+    if found.classes == tuple(classes):
+        return
+    numbered = ("classifier", "style") if config.model.synthesis else ("classifier",)
+    afresh = {*config.restart, *(["style"] if "decoder" in config.restart else [])}
+    if kept := [part for part in numbered if part not in afresh]:
+        raise ValueError(
+            f"restart must have {' and '.join(kept)} as well, got {', '.join(config.restart) or 'nothing'}: "
+            f"{config.init} knows {', '.join(found.classes)}, this run {', '.join(classes)}"
+        )
+
+
 def check_unseen(origin: Mapping[str, Any], test_subjects: Collection[str], data: str) -> None:
     """Raise ``ValueError`` when a network that this run builds on (``origin`` as in its checkpoint) was
     trained on subjects it tests.

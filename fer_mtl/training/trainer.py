@@ -71,7 +71,8 @@ class Trainer:
         self.device = choose_device(config.device)
         self.random = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
-        self.networks = build_networks(config, len(train.classes), len(set(train.subjects)), self.device)
+        people = len(set(train.subjects)) if train.known_subjects else None
+        self.networks = build_networks(config, len(train.classes), people, self.device)
         self.optimisers = {
             name: make_optimiser(config, module, self.networks.weighting if name == "generator" else None)
             for name, module in self.networks.trained().items()
@@ -89,9 +90,9 @@ class Trainer:
             for synthesise in (False, True)
         }
         real = torch.arange(len(train))
-        self.pairs = PairSampler(
-            self.faces.labels, self.faces.subjects, len(train.classes), self.random, pool=real
-        )
+        # Where nobody knows who is who, anybody's face shows what the wanted expression looks like.
+        owners = self.faces.subjects if train.known_subjects else [""] * len(self.faces)
+        self.pairs = PairSampler(self.faces.labels, owners, len(train.classes), self.random, pool=real)
         self.augment = make_augmentation(config.augmentation, config.model.image_size)
         self.position = Position()
         self.events = Events(run.events) if config.tensorboard else None

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.predictions import read_csv
+from fer_mtl.training.balance import open_source
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.console import Console
 from fer_mtl.training.run import describe_plan, fold_name, load_faces, train_run
@@ -33,9 +34,19 @@ def rafdb(tmp_path: Path, faces: FaceSet) -> str:
     return f"rafdb:{tmp_path}"
 
 
-def test_synthesis_needs_to_know_who_is_who(tiny: Tiny, rafdb: str) -> None:
-    with pytest.raises(ValueError, match=r"model\.synthesis must be false .* for rafdb"):
+def test_true_pictures_of_a_person_need_to_be_known(tiny: Tiny, rafdb: str) -> None:
+    with pytest.raises(ValueError, match=r"loss\.identity must be 0 for rafdb, got 1: it does not tell"):
         load_faces(tiny(data=rafdb))
+
+
+def test_synthesis_without_knowing_who_is_who(tiny: Tiny, rafdb: str, tmp_path: Path) -> None:
+    config = tiny(data=rafdb, fold_rule="official", epochs=1, loss={"identity": 0.0})
+    report = train_run(config, tmp_path / "run")
+    figures = report["synthesis"]
+    assert figures["identity"] is None and figures["pairs"] == 0
+    assert 0 <= figures["expression_accuracy"] <= 1
+    with pytest.raises(ValueError, match="no synthesis branch with an identity network"):
+        open_source(tmp_path / "run", None, load_faces(config).classes)
 
 
 def test_recognition_on_an_official_split(tiny: Tiny, rafdb: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import PARTS, TrainConfig
 from fer_mtl.training.run import train_run
-from fer_mtl.training.starting import check_unseen, load_judge, part_of, start_from
+from fer_mtl.training.starting import check_start, check_unseen, load_judge, part_of, start_from
 
 Tiny = Callable[..., TrainConfig]
 
@@ -54,6 +54,29 @@ def test_a_network_that_knows_tested_subjects_is_refused(trained_run: Path) -> N
     check_unseen(origin, [known], "ck48:elsewhere")  # the same id is another person there
     with pytest.raises(ValueError, match=f"must not know the tested subjects.* 1 of them: {known}"):
         check_unseen(origin, [known, *unknown], "procedural:seed=3")
+
+
+def test_other_expressions_need_a_new_classifier_and_style(trained_run: Path, tiny: Tiny) -> None:
+    known = checkpoints.load_model(trained_run).classes
+    other = (*known[1:], "neutral")
+
+    def check(classes: tuple[str, ...], restart: tuple[str, ...], **options: object) -> None:
+        check_start(tiny(init=str(trained_run), restart=restart, **options), [], classes)
+
+    check_start(tiny(), [], other)  # nothing to start from
+    check(known, ())
+    check(other, ("classifier", "style"))
+    check(other, ("classifier", "decoder"))
+    with pytest.raises(
+        ValueError, match=r"restart must have classifier as well, got decoder, style: .* knows anger"
+    ):
+        check(other, ("decoder", "style"))
+    with pytest.raises(ValueError, match=r"restart must have classifier and style as well, got nothing"):
+        check(other, ())
+    alone = {"model": {"synthesis": False, "sharing": "none"}}
+    check(other, ("classifier",), **alone)
+    with pytest.raises(ValueError, match=r"restart must have classifier as well, got stem"):
+        check(other, ("stem",), **alone)
 
 
 def test_a_judge_reads_the_same_expressions_at_the_same_size(

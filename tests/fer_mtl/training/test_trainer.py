@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,22 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
         assert torch.equal(one, other), where
     else:
         assert one == other, where
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_targets_are_of_the_same_person_or_of_anybody(
+    known: bool, faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    some = replace(faces, known_subjects=known)
+    if not known:
+        some = replace(some, subjects=list(some.sources))
+    trainer = make_trainer(tiny(loss={"identity": 0.0}), some, tmp_path)
+    assert ("identity" in trainer.networks.modules()) is known
+    pairs = trainer.pairs.sample(torch.arange(len(trainer.train_set)))
+    assert bool((pairs.target_label != trainer.train_set.labels).all())
+    person = dict(zip(faces.sources, faces.subjects, strict=True))
+    drawn = [[person[trainer.train_set.sources[i]] for i in which.tolist()] for which in pairs[:2]]
+    assert (drawn[0] == drawn[1]) is known
 
 
 class StopAt:
