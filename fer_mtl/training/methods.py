@@ -41,6 +41,8 @@ def method_of(config: TrainConfig) -> str:
     else:
         name = TITLES[model.sharing]
     notes = []
+    if config.init is not None and config.synthetic is None:
+        notes.append("pre-trained")
     if config.synthetic is not None and not name.startswith("FERSNet*"):
         notes.append("with synthetic faces")
     if model.sharing == "convflu" and model.convention != "accept":

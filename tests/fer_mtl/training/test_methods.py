@@ -33,6 +33,8 @@ def test_every_sharing_is_a_method_and_names_differ(tiny: Tiny) -> None:
     [
         ("fersnet", {}, "FERSNet (ConvFLU)"),
         ("fersnet", {"synthetic": "faces"}, "FERSNet* (balanced and enlarged)"),
+        ("fersnet", {"synthetic": "faces", "init": "other"}, "FERSNet* (balanced and enlarged)"),
+        ("baseline", {"init": "other"}, "Baseline (FER branch alone), pre-trained"),
         ("baseline", {}, "Baseline (FER branch alone)"),
         ("baseline*", {"train_subjects": 20}, "Baseline* (hard sharing), 20 training subjects"),
         ("nddr", {"loss": {"identity": 0.0}}, "NDDR, no identity loss"),
