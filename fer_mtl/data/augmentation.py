@@ -82,9 +82,16 @@ class Augment:
                 )
             _check(target, self.image_size, "target")
             batches.append(target)
-        views = self._light(self._move(batches, generator), generator)
-        views[0] = self._disturb(views[0], generator)
+        views = self._views(batches, generator)
         return views[0] if target is None else (views[0], views[1])
+
+    def again(self, images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+        """Another random view of views, such as synthesised faces: float32 [N, C, S, S], gradients pass."""
+        return self._views([images], generator)[0]
+
+    def _views(self, batches: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
+        views = self._light(self._move(batches, generator), generator)
+        return [self._disturb(views[0], generator), *views[1:]]
 
     def _move(self, batches: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
         n, device, level = len(batches[0]), batches[0].device, self.level
@@ -159,7 +166,7 @@ def _check(images: torch.Tensor, image_size: int, name: str) -> None:
 
 
 def _unit(images: torch.Tensor) -> torch.Tensor:
-    return images.to(torch.float32).div_(255)
+    return images if images.is_floating_point() else images.to(torch.float32).div_(255)
 
 
 def _around(middle: float, half_width: float, n: int, generator: torch.Generator) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,8 +27,11 @@ class CenterView:
             return center(source, self.image_size)
         return center(source, self.image_size), center(target, self.image_size)
 
+    def again(self, images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+        return images
 
-def make_augmentation(level: str, image_size: int) -> Callable[..., Any]:
+
+def make_augmentation(level: str, image_size: int) -> Augment | CenterView:
     """The augmentation called ``level``. ``ValueError`` for an unknown one."""
     if level == "none":
         return CenterView(image_size)

@@ -31,6 +31,11 @@ from fer_mtl.training.networks import Networks
 from fer_mtl.training.weighting import Weighting
 
 Terms = dict[str, torch.Tensor]
+View = Callable[[torch.Tensor], torch.Tensor]
+
+
+def as_it_is(images: torch.Tensor) -> torch.Tensor:
+    return images
 
 
 @dataclass(frozen=True)
@@ -163,9 +168,10 @@ def generator_terms(
     weights: LossWeights,
     label_smoothing: float = 0.0,
     reader: FERSNet | None = None,
+    look: View = as_it_is,
 ) -> Terms:
     """The terms of L_G; one whose weight is 0 is not computed. ``reader`` (frozen, in evaluation mode) is
-    needed where the expression of the synthesised faces counts."""
+    needed where the expression of the synthesised faces counts; ``look`` is how it sees them."""
     batch, image = step.batch, step.image
     terms = recognition_terms(step, generator, weights, label_smoothing)
     if weights.identity:
@@ -179,7 +185,8 @@ def generator_terms(
         terms["cycle"] = losses.cycle(back, batch.source)
     if weights.expression and reader is not None:
         # A slow average, which gets no gradient, cannot learn to read what is not to be seen.
-        terms["expression"] = losses.classification(reader(image)["logits"], batch.target_label)
+        # Seen from ever other places, as in training, an expression takes more than a pattern of pixels.
+        terms["expression"] = losses.classification(reader(look(image))["logits"], batch.target_label)
     return terms
 
 
@@ -199,6 +206,7 @@ def plan(
     *,
     synthesise: bool = True,
     label_smoothing: float = 0.0,
+    look: View = as_it_is,
 ) -> list[Phase]:
     """The phases of one batch, in their order.
 
@@ -220,6 +228,7 @@ def plan(
         weights=weights,
         label_smoothing=label_smoothing,
         reader=networks.averaged,
+        look=look,
     )
     phases = [
         Phase("generator", generator, optimisers["generator"], terms, weighting, frozen=(discriminator,))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ class Trainer:
             for name, module in self.networks.trained().items()
         }
         steps, smoothing = config.discriminator_steps, config.label_smoothing
+        self.augment = make_augmentation(config.augmentation, config.model.image_size)
         self.phases = {
             synthesise: plan(
                 self.networks,
@@ -86,6 +88,7 @@ class Trainer:
                 steps,
                 synthesise=synthesise,
                 label_smoothing=smoothing,
+                look=partial(self.augment.again, generator=self.random),
             )
             for synthesise in (False, True)
         }
@@ -93,7 +96,6 @@ class Trainer:
         # Where nobody knows who is who, anybody's face shows what the wanted expression looks like.
         owners = self.faces.subjects if train.known_subjects else [""] * len(self.faces)
         self.pairs = PairSampler(self.faces.labels, owners, len(train.classes), self.random, pool=real)
-        self.augment = make_augmentation(config.augmentation, config.model.image_size)
         self.position = Position()
         self.events = Events(run.events) if config.tensorboard else None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -44,11 +46,13 @@ def make_networks(synthesis: bool = True, sharing: str = "convflu") -> Networks:
     return Networks(generator, Discriminator(3, width=0.125), identity)
 
 
-def make_plan(networks: Networks, weights: LossWeights | None = None, steps: int = 3) -> list[Phase]:
+def make_plan(
+    networks: Networks, weights: LossWeights | None = None, steps: int = 3, **options: Any
+) -> list[Phase]:
     optimisers = {
         name: torch.optim.Adam(module.parameters(), lr=1e-3) for name, module in networks.trained().items()
     }
-    return plan(networks, optimisers, weights or LossWeights(), steps)
+    return plan(networks, optimisers, weights or LossWeights(), steps, **options)
 
 
 def copies(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -158,10 +162,10 @@ def test_the_average_reads_the_expression_and_learns_nothing(batch: Batch) -> No
     networks = make_networks()
     networks.averaged = averaged_copy(networks.generator)
     weights = LossWeights(identity=0, adversarial=0, cycle=0, expression=2.0)
-    (phase,) = make_plan(networks, weights)
+    (phase,) = make_plan(networks, weights, look=lambda images: images.flip(3))
     step = take_step(batch, networks)
     with torch.no_grad():
-        logits = networks.averaged(step.image)["logits"]
+        logits = networks.averaged(step.image.flip(3))["logits"]
     before, decoder = copies(networks.averaged), copies(networks.generator.decoder)
     terms = phase.run(step)
     torch.testing.assert_close(terms["expression"], losses.classification(logits, batch.target_label))

@@ -64,6 +64,18 @@ def test_targets_are_of_the_same_person_or_of_anybody(
     assert (drawn[0] == drawn[1]) is known
 
 
+def test_synthesised_faces_are_read_as_training_faces_are_seen(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tiny(augmentation="geometric"), faces, tmp_path)
+    images, state = torch.rand(2, 3, 32, 32), trainer.random.get_state()
+    seen = trainer.phases[True][-1].loss.keywords["look"](images)
+    assert not torch.equal(trainer.random.get_state(), state)  # so a resumed run sees the same
+    trainer.random.set_state(state)
+    assert torch.equal(seen, trainer.augment.again(images, generator=trainer.random))
+    assert not torch.equal(seen, images)
+
+
 class StopAt:
     """Interrupts a run after a number of steps."""
 
