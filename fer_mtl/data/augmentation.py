@@ -86,8 +86,12 @@ class Augment:
         return views[0] if target is None else (views[0], views[1])
 
     def again(self, images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
-        """Another random view of views, such as synthesised faces: float32 [N, C, S, S], gradients pass."""
-        return self._views([images], generator)[0]
+        """Another random view of views, such as synthesised faces: float32 [N, C, S, S], gradients pass.
+
+        Views that only move a crop and mirror it have nothing to show anew and come back as they are: without
+        a margin there is nowhere to move, and read in mirror images the demo's faces came out worse.
+        """
+        return self._views([images], generator)[0] if self.level.warps else images
 
     def _views(self, batches: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
         views = self._light(self._move(batches, generator), generator)
