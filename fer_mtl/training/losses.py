@@ -27,8 +27,8 @@ class LossWeights:
         classification, identity, adversarial, cycle: of the terms of that name.
         features: of the identity network's features inside the identity term; 0 leaves pixels alone.
         expression: of the cross-entropy between the wanted expression and what the running average of the
-            network reads in the synthesised face, augmented as the training images are. Ours; the paper has
-            none.
+            network reads in the synthesised face, turned, scaled and lit as the augmentation (strong or
+            geometric) does to training images. Ours; the paper has none.
         penalty: of what the way of sharing adds (:meth:`fer_mtl.models.fersnet.FERSNet.sharing_penalty`; only
             ``sluice`` does), ours.
     """
