@@ -64,8 +64,8 @@ class TrainConfig:
     init: str | None = None
     """Start from the generator of this run (pre-training, then fine-tuning)."""
     restart: tuple[str, ...] = ("decoder", "style")
-    """With init: the parts that start afresh, of stem, fer, fes, sharing, joint, classifier, decoder, style.
-    """
+    """With init: the parts that start afresh, of stem, fer, fes, sharing, joint, classifier, decoder, style;
+    classifier and style must where init knows other expressions."""
     synthetic: str | None = None
     """Also train on the synthetic faces of this manifest (see `fer-mtl balance`)."""
     mix: float = 0.5

@@ -113,6 +113,7 @@ def test_gradients_of_one_channel(of_x: torch.memory_format, of_gradient: torch.
     torch.testing.assert_close(found[0].double(), found[1], rtol=1e-4, atol=1e-5)
 
 
+@needs_native
 def test_the_reason_names_the_size() -> None:
     reasons = explain(MODULES["group"](), SMALL)[0].reasons
     assert reasons["cpu"] == "torch's own kernels are quicker for 1296 elements"
