@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
+
+COUNTED = "peak_bytes: counted"
 
 
 def saved_bytes(function: Callable[[], object], ignore: Sequence[Tensor] = ()) -> int:
@@ -30,7 +32,9 @@ def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
     """The most bytes that ``function`` has allocated at one time beyond what there was before it.
 
     On the CPU: torch's allocator as its profiler sees it, so what libraries take by other means (oneDNN's
-    scratch, C++ vectors) is not counted. On CUDA: the caching allocator's own peak.
+    scratch, C++ vectors) is not counted; and the second of two calls, since the profiler does not see that
+    something older than itself is freed, as a training step frees the gradients of the one before. On CUDA:
+    the caching allocator's own peak.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -40,11 +44,15 @@ def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        kept = function()  # what the call returns is alive at its end and counts
+        function()
+        with record_function(COUNTED):
+            kept = function()  # what the call returns is alive at its end and counts
     del kept
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == COUNTED:
+            now = peak = 0
+        elif event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
     return peak

@@ -40,3 +40,13 @@ def test_peak_is_beyond_what_was_there() -> None:
     there = torch.ones(1 << 20)
     assert peak_bytes(lambda: there.sum()) <= 64
     assert peak_bytes(lambda: there[:1024].clone()) == pytest.approx(KILO, abs=64)
+
+
+def test_peak_knows_what_a_call_frees_of_the_one_before() -> None:
+    held = [torch.ones(1024)]
+
+    def step() -> None:
+        held.clear()
+        held.append(torch.ones(1024))
+
+    assert peak_bytes(step) <= 64
