@@ -17,8 +17,13 @@ from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.selective_share import reference
 
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-# Below, tiles are too narrow for the weights that pass through them: twice torch's time at 16 pixels.
-FEW_PIXELS, MANY_CHANNELS = 32, 512
+# From so many channels (of x and y together) on, with fewer than so many pixels, large weights pass through
+# narrow tiles: torch's products of matrices are quicker, as measured on a Zen 4.
+FEW_PIXELS = {
+    torch.float32: ((2048, 64), (1024, 4)),
+    torch.float64: ((2048, 64), (1024, 4)),
+    torch.bfloat16: ((2048, 128), (1024, 32)),
+}
 
 _WEIGHTS = ", ".join(
     f"Tensor{mark} {name}_{unit}"
@@ -178,7 +183,8 @@ def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     if x.numel() == 0 or y.numel() == 0:
         return "the tensors are empty"
     pixels, channels = x.numel() // x.shape[1], x.shape[1] + y.shape[1]
-    if pixels < FEW_PIXELS and channels >= MANY_CHANNELS and backends.requested() == "auto":
+    few = next((few for many, few in FEW_PIXELS[x.dtype] if channels >= many), 0)
+    if pixels < few and backends.requested() == "auto":
         return f"torch's own products are quicker for {pixels} pixels of {channels} channels"
     library = native.cpu_library()
     return None if library.loaded else library.reason

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 # "_x" belongs to the unit that updates x, "_y" to the one that updates y.
 GATE_ORDER = ("h_x", "r_x", "z_x", "r_y", "z_y", "h_y")
 
+FEW_PIXELS = 128  # in all images together
 
 Unit = tuple[Tensor, Tensor, Tensor, Tensor]  # W_r, W, U, W_z
 
@@ -35,8 +36,18 @@ def gate_sizes(x_channels: int, y_channels: int, pair: bool) -> list[int]:
     return x_gates + y_gates if pair else x_gates
 
 
+def is_product(features: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution is computed as the product of matrices that a 1x1 kernel makes of it.
+
+    So it is for few pixels, where torch's convolution takes most of its time to rearrange the weights.
+    """
+    return weight.shape[2:] == (1, 1) and features.numel() < FEW_PIXELS * features.shape[1]
+
+
 def convolve(features: Tensor, weight: Tensor) -> Tensor:
     """A convolution that keeps the image's size: odd kernel, zero padding."""
+    if is_product(features, weight):
+        return F.linear(features.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
     return F.conv2d(features, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
 
 
@@ -152,6 +163,10 @@ def _unit_backward(
 
 
 def _convolve_backward(grad: Tensor, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    if is_product(features, weight):
+        rows, grad_rows = (tensor.movedim(1, -1).flatten(0, 2) for tensor in (features, grad))
+        grad_features = F.linear(grad.movedim(1, -1), weight.flatten(1).t()).movedim(-1, 1)
+        return grad_features, (grad_rows.t() @ rows).view_as(weight)
     padding = [weight.shape[2] // 2, weight.shape[3] // 2]
     grad_features, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad, features, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False]

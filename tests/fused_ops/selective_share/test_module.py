@@ -109,11 +109,13 @@ def test_the_representation_tells_the_settings() -> None:
 
 @pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
 def test_few_pixels_of_many_channels_are_left_to_torch() -> None:
-    share = FusedSelectiveShare(256)
-    few, many = torch.randn(3, 256, 2, 5), torch.randn(4, 256, 2, 4)
+    share = FusedSelectiveShare(512)
+    few, many = torch.randn(3, 512, 1, 1), torch.randn(2, 512, 1, 2)
     assert explain(share, few, few)[0].reasons["cpu"] == (
-        "torch's own products are quicker for 30 pixels of 512 channels"
+        "torch's own products are quicker for 3 pixels of 1024 channels"
     )
     assert explain(share, many, many)[0].backend == "cpu"
     with use("cpu"):
         assert explain(share, few, few)[0].backend == "cpu"
+    assert explain(FusedSelectiveShare(8), few[:, :8], few[:, :8])[0].backend == "cpu"
+    assert explain(share.bfloat16(), many.bfloat16(), many.bfloat16())[0].backend == "reference"
