@@ -124,7 +124,7 @@ inline constexpr int64_t kSomeRows = 8 * kRows;
 template <typename S, bool turned = false>
 void product(int64_t rows, int64_t cols, const Term<S>* terms, int count, S* out, int64_t out_ld, bool add,
              int64_t some_rows = kSomeRows) {
-  constexpr int lanes = kLanes<S>, width = kVectors * lanes;
+  constexpr int lanes = kLanes<S>;
   for (int64_t row = 0; row < rows; row += some_rows) {
     const int64_t end = row + some_rows < rows ? row + some_rows : rows;
     Term<S> some[8];
@@ -133,17 +133,24 @@ void product(int64_t rows, int64_t cols, const Term<S>* terms, int count, S* out
     for (int64_t done = 0; first < count; add_to = true) {
       const int some_count = next_terms<S, turned>(terms, count, first, done, some);
       int64_t col = 0;
-      for (; col + width <= cols; col += width) {
-        product_columns<S, turned, kVectors, true>(end, row, some, some_count, col, out, out_ld, add_to, lanes);
+      const auto go = [&]<int vectors>(int last) {
+        constexpr bool whole = vectors > 1;
+        product_columns<S, turned, vectors, whole>(end, row, some, some_count, col, out, out_ld, add_to, last);
+        col += vectors * lanes;
+      };
+      // Four at a time leave one of five vectors, which takes nearly as long as two: three and two are better.
+      for (int64_t left = cols / lanes; left > 0; left = (cols - col) / lanes) {
+        if (left >= kVectors && left != kVectors + 1) {
+          go.template operator()<kVectors>(lanes);
+        } else if (kVectors > 2 && left >= 3) {
+          go.template operator()<3>(lanes);
+        } else if (left >= 2) {
+          go.template operator()<2>(lanes);
+        } else {
+          go.template operator()<1>(lanes);
+        }
       }
-      if (kVectors > 2 && col + 2 * lanes <= cols) {
-        product_columns<S, turned, 2, true>(end, row, some, some_count, col, out, out_ld, add_to, lanes);
-        col += 2 * lanes;
-      }
-      for (; col < cols; col += lanes) {
-        const int last = cols - col < lanes ? int(cols - col) : lanes;
-        product_columns<S, turned, 1, false>(end, row, some, some_count, col, out, out_ld, add_to, last);
-      }
+      if (col < cols) go.template operator()<1>(int(cols - col));
     }
   }
 }

@@ -113,18 +113,26 @@ struct Weights {
 // are used often; spread evenly over the threads. Rather an odd number of the products' register blocks, see row_line,
 // if they run along pixels.
 int64_t tile_width(const Shape& shape, int64_t rows, int64_t element_size, int64_t columns) {
-  constexpr int64_t least = 48, enough = 144, most = 256;
+  constexpr int64_t enough = 144, most = 256;
   constexpr int64_t fixed = 2;  // a tile costs as much as so many pixels more
   constexpr int64_t in_place_step = 12;  // rows of register blocks
-  const int64_t odd = 10, even = shape.in_place ? odd : 11;  // what a pixel costs
   const int64_t pixels = shape.images * shape.pixels, threads = torch::stable::get_num_threads();
-  const int64_t step = shape.in_place ? in_place_step : std::max(columns, kLineElements);
+  const int64_t step = shape.in_place ? in_place_step : kLineElements;
+  // What a pixel costs: rows of an even number of lines compete for the first level's sets, and narrow register blocks
+  // load more for each product.
+  const auto pixel_cost = [&](int64_t width) {
+    if (shape.in_place || (width % columns == 0 && width / columns % 2)) return 10;
+    if (width == kLineElements && width < columns) return 15;
+    return width % columns == 0 || width / kLineElements % 2 ? 11 : 12;
+  };
   const int64_t fit = kCacheBytes / (rows * element_size);
-  const int64_t limit = fit < least + 2 * step ? enough : std::min(fit, most);
+  const int64_t least = std::min<int64_t>(48, in_lines((pixels + threads - 1) / threads));
+  const int64_t block = shape.in_place ? step : std::max(columns, step);
+  const int64_t limit = fit < least + 2 * block ? enough : std::min(fit, most);
   int64_t best = step, best_cost = std::numeric_limits<int64_t>::max();
   for (int64_t blocks = 1; blocks * step <= limit; ++blocks) {
     const int64_t width = blocks * step, rounds = (count_tiles(shape, width) + threads - 1) / threads;
-    const int64_t cost = (std::min(rounds * width, pixels) + rounds * fixed) * (blocks % 2 ? odd : even);
+    const int64_t cost = (std::min(rounds * width, pixels) + rounds * fixed) * pixel_cost(width);
     if (width >= least && cost <= best_cost) best = width, best_cost = cost;
   }
   return shape.in_place ? std::min(best, pixels) : last_width(best, pixels);

@@ -26,10 +26,11 @@ SHAPES = [  # x channels, y channels, images, height, width
     (3, 2, 3, 1, 1),
     (7, 31, 2, 5, 3),
     (64, 32, 2, 24, 23),
+    (33, 17, 1, 12, 12), (20, 12, 1, 14, 14), (9, 24, 1, 7, 7),  # tiles of 5, 7 and 2 vectors on AVX-512
     (160, 192, 2, 9, 5),  # weights so large that their gradients are made at the end
     (161, 163, 1, 7, 9),
     (160, 192, 1, 41, 79),  # and so many pixels that they are made in several passes
-]
+]  # fmt: skip
 WHOLE_LINES = [  # or nearly so
     (32, 96, 1, 1, 1), (64, 32, 3, 11, 7), (192, 160, 2, 7, 5), (16, 48, 2, 31, 37), (256, 32, 1, 9, 29),
     (90, 61, 3, 11, 7), (30, 250, 2, 1, 1),  # in bfloat16 filled up to multiples of 32
