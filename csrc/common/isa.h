@@ -67,6 +67,16 @@ inline Isa isa() {
   return chosen;
 }
 
+// Whether a vector of 512 bits takes as long as two of 256, as on a Zen 4 (of AMD's later ones it is not known).
+inline bool wide_vectors_in_halves() {
+#if defined(__x86_64__)
+  static const bool found = (__builtin_cpu_init(), __builtin_cpu_is("amd") != 0);
+  return found;
+#else
+  return false;
+#endif
+}
+
 }  // namespace fused_ops
 
 #ifdef FUSED_OPS_ISAS_avx2

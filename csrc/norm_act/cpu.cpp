@@ -150,7 +150,8 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
     const bool applies = want_x || need.residual;
     // In low precision grad_z would be rounded.
     const bool keeps = measures && want_x && std::is_same_v<T, S> && is_costly(Activation(a.activation)) &&
-                       layout.rows * layout.cols * int64_t(sizeof(T)) <= norm.run.keeps_up_to;
+                       (wide_vectors_in_halves() ||
+                        layout.rows * layout.cols * int64_t(sizeof(T)) <= norm.run.keeps_up_to);
     const auto gradient_of = [&](const Part& part) {
       const int64_t at = layout.offset(part);
       const int64_t first = layout.channels ? part.unit * layout.cols : layout.coefficient(part.unit, part.row);

@@ -276,7 +276,8 @@ template <typename T>
 constexpr Kernels<T> make_table() {
   Kernels<T> table{};
   // With the widest vectors an exponential is cheaper than memory: only while all stays in the second-level cache.
-  // Narrower ones take twice as long for it (group norm and SiLU over 19 MB, AVX2: 10.8 ms, and 8.2 ms with grad_z kept).
+  // Narrower ones take twice as long for it (group norm and SiLU over 19 MB, AVX2: 10.8 ms, and 8.2 ms with grad_z
+  // kept), and so do wide ones that are executed in halves.
 #if defined(__AVX512F__)
   table.keeps_up_to = 512 * 1024;
 #else
