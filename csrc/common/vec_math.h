@@ -10,17 +10,38 @@
 namespace fused_ops {
 inline namespace FUSED_OPS_ISA {
 
+// In instructions of their own, since the compiler makes a comparison and a selection of the conditions. NaN in the
+// first argument stays.
+#if defined(__AVX512F__)
+#define FUSED_OPS_EXTREME(name, a, b)                                                                            \
+  sizeof(S) == 4 ? (Vec<S>)_mm512_maskz_##name##_ps(__mmask16(-1), (__m512)(b), (__m512)(a))                     \
+                 : (Vec<S>)_mm512_maskz_##name##_pd(__mmask8(-1), (__m512d)(b), (__m512d)(a))
+#elif defined(__AVX2__)
+#define FUSED_OPS_EXTREME(name, a, b)                                          \
+  sizeof(S) == 4 ? (Vec<S>)_mm256_##name##_ps((__m256)(b), (__m256)(a))        \
+                 : (Vec<S>)_mm256_##name##_pd((__m256d)(b), (__m256d)(a))
+#endif
+
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vmax(Vec<S> a, Vec<S> b) {
+#if defined(FUSED_OPS_EXTREME)
+  return FUSED_OPS_EXTREME(max, a, b);
+#else
   return a < b ? b : a;
+#endif
 }
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vmin(Vec<S> a, Vec<S> b) {
+#if defined(FUSED_OPS_EXTREME)
+  return FUSED_OPS_EXTREME(min, a, b);
+#else
   return b < a ? b : a;
+#endif
 }
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vabs(Vec<S> x) {
-  return x < S(0) ? -x : x;
+  const Vec<Integer<S>> sign_bit = (Vec<Integer<S>>)broadcast<S>(S(-0.0));
+  return (Vec<S>)((Vec<Integer<S>>)x & ~sign_bit);
 }
 
 // The magnitude with the sign of `sign`; the magnitude must not be negative.
@@ -35,7 +56,7 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLowest = -104.0f, kHighest = 89.0f, kHighestFinite = 88.0f;
+  static constexpr float kLowest = -104.0f, kHighestFinite = 88.0f;
   static constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr int kMantissaBits = 23, kBias = 127, kTerms = 7;
@@ -43,7 +64,7 @@ struct ExpConstants<float> {
 
 template <>
 struct ExpConstants<double> {
-  static constexpr double kLowest = -746.0, kHighest = 710.0, kHighestFinite = 709.0;
+  static constexpr double kLowest = -746.0, kHighestFinite = 709.0;
   static constexpr double kRounder = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
   static constexpr int kMantissaBits = 52, kBias = 1023, kTerms = 13;
@@ -82,10 +103,9 @@ FUSED_OPS_INLINE Vec<S> power_of_two(Vec<Integer<S>> n) {
   return (Vec<S>)((n + Integer<S>(K::kBias)) << Integer<S>(K::kMantissaBits));
 }
 
+// For x from kLowest, below which exp is 0, to kHighestFinite.
 template <typename S>
-FUSED_OPS_INLINE Vec<S> vexp(Vec<S> x) {
-  using K = ExpConstants<S>;
-  x = vmin<S>(vmax<S>(x, broadcast<S>(K::kLowest)), broadcast<S>(K::kHighest));
+FUSED_OPS_INLINE Vec<S> vexp_within(Vec<S> x) {
   const ExpParts<S> parts = split_exp<S>(x);
   const Vec<S> mantissa = parts.fraction + S(1);
 #if defined(__AVX512F__)
@@ -101,15 +121,20 @@ FUSED_OPS_INLINE Vec<S> vexp(Vec<S> x) {
 #endif
 }
 
+// exp(x) - 1 where 2^n is a normal number.
+template <typename S>
+FUSED_OPS_INLINE Vec<S> vexpm1_within(Vec<S> x) {
+  const ExpParts<S> parts = split_exp<S>(x);
+  const Vec<S> scale = power_of_two<S>(parts.integer);
+  return parts.fraction * scale + (scale - S(1));
+}
+
 // exp(x) - 1 for x <= 88 (double: 709); larger values give the result there.
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vexpm1(Vec<S> x) {
   using K = ExpConstants<S>;
   const S lowest = -S(K::kMantissaBits + 3);  // exp(lowest) is below half a unit of 1
-  x = vmin<S>(vmax<S>(x, broadcast<S>(lowest)), broadcast<S>(K::kHighestFinite));
-  const ExpParts<S> parts = split_exp<S>(x);
-  const Vec<S> scale = power_of_two<S>(parts.integer);
-  return parts.fraction * scale + (scale - S(1));
+  return vexpm1_within<S>(vmin<S>(vmax<S>(x, broadcast<S>(lowest)), broadcast<S>(K::kHighestFinite)));
 }
 
 // 1 / d for 2^-126 < |d| < 2^126, within a unit in the last place: a division costs more than all the rest of a sigmoid.
@@ -127,13 +152,13 @@ FUSED_OPS_INLINE Vec<S> vreciprocal(Vec<S> d) {
 // Below -87 (double: -708), where the result is under the smallest normal number, it is that of -87.
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vsigmoid(Vec<S> x) {
-  constexpr S lowest = sizeof(S) == 4 ? S(-87) : S(-708);
-  return vreciprocal<S>(S(1) + vexp<S>(-vmax<S>(x, broadcast<S>(lowest))));
+  constexpr S lowest = sizeof(S) == 4 ? S(-87) : S(-708), highest = -ExpConstants<S>::kLowest;
+  return vreciprocal<S>(S(1) + vexp_within<S>(-vmin<S>(vmax<S>(x, broadcast<S>(lowest)), broadcast<S>(highest))));
 }
 
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vtanh(Vec<S> x) {
-  const Vec<S> t = vexpm1<S>(vmin<S>(S(2) * vabs<S>(x), broadcast<S>(40)));
+  const Vec<S> t = vexpm1_within<S>(vmin<S>(S(2) * vabs<S>(x), broadcast<S>(40)));
   const Vec<S> magnitude = t * vreciprocal<S>(t + S(2));
   return vcopysign<S>(magnitude, x);
 }
@@ -147,7 +172,7 @@ struct Normal {
 
 template <typename S>
 FUSED_OPS_INLINE Normal<S> vnormal(Vec<S> x) {
-  const Vec<S> bell = vexp<S>(S(-0.5) * x * x);
+  const Vec<S> bell = vexp_within<S>(vmax<S>(S(-0.5) * x * x, broadcast<S>(ExpConstants<S>::kLowest)));
   const Vec<S> a = vmin<S>(vabs<S>(x) * S(0.70710678118654752), broadcast<S>(30));
   Vec<S> upper;  // the tail beyond |x|: erfc(a) / 2
   if constexpr (sizeof(S) == 4) {

@@ -49,14 +49,7 @@ template <typename S, bool low>
 FUSED_OPS_INLINE Vec<S> hyperbolic_tangent(Vec<S> x) {
   if constexpr (low) {
     // x P(x^2) / Q(x^2), relative error 5e-5 for |x| <= 5 (least maximum by reweighted least squares) and 9e-5 beyond.
-#if defined(__AVX512F__)
-    // NaN stays: of two operands of which one is NaN, these give the second.
-    const __m512 limit = (__m512)broadcast<float>(5.0f);
-    const __m512 capped = _mm512_maskz_min_ps(__mmask16(-1), limit, (__m512)x);
-    const Vec<float> a = (Vec<float>)_mm512_maskz_max_ps(__mmask16(-1), -limit, capped);
-#else
-    const Vec<float> a = vmin<float>(vmax<float>(x, broadcast<float>(-5)), broadcast<float>(5));
-#endif
+    const Vec<float> a = vmax<float>(vmin<float>(x, broadcast<float>(5)), broadcast<float>(-5));
     const Vec<float> u = a * a;
     const Vec<float> over = a * (0.99994805f + u * (0.10241753f + u * 0.00067055989f));
     const Vec<float> under = 1.0f + u * (0.43543233f + u * 0.012819835f);
