@@ -149,13 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     environment = machine.describe("cpu")
     path = options.results / machine.slug(environment) / "sweep.csv"
+    ops = options.ops.split(",")
     rows = load(path)
     if options.again:
-        gone = rows if options.again == "all" else lost(rows)
+        gone = [row for row in (rows if options.again == "all" else lost(rows)) if row["op"] in ops]
         rows = [row for row in rows if row not in gone]
     known = {tuple(row[name] for name in CASE_FIELDS) for row in rows}
     try:
-        wanted = list(cases(options.ops.split(",")))[:: options.every]
+        wanted = list(cases(ops))[:: options.every]
     except ValueError as error:
         parser.error(str(error))
     left = (case for case in wanted if key(case) not in known)

@@ -20,8 +20,8 @@ NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # From so many channels (of x and y together) on, with fewer than so many pixels, large weights pass through
 # narrow tiles: torch's products of matrices are quicker, as measured on a Zen 4.
 FEW_PIXELS = {
-    torch.float32: ((2048, 48), (1024, 4), (512, 2)),
-    torch.float64: ((2048, 48), (1024, 4), (512, 2)),
+    torch.float32: ((2048, 48), (1024, 4)),
+    torch.float64: ((2048, 48), (1024, 4)),
     torch.bfloat16: ((2048, 128), (1024, 32)),
 }
 
