@@ -31,6 +31,8 @@ def saved_bytes(function: Callable[[], object], ignore: Sequence[Tensor] = ()) -
 def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
     """The most bytes that ``function`` has allocated at one time beyond what there was before it.
 
+    It is called once or twice.
+
     On the CPU: torch's allocator as its profiler sees it, so what libraries take by other means (oneDNN's
     scratch, C++ vectors) is not counted; and the second of two calls, since the profiler does not see that
     something older than itself is freed, as a training step frees the gradients of the one before. On CUDA:

@@ -105,13 +105,13 @@ def make_providers(case: Case, device: str) -> Any:
 
 
 def _alone(runner: Runner) -> Any:
-    """The timed part of one call, with what it needs prepared and alive before it."""
+    """The timed part of a call, for twice at most, with what each needs alive before: a graph serves once."""
     with runner.around():
-        argument = runner.prepare() if runner.prepare else None
+        prepared = [runner.prepare() if runner.prepare else None for _ in range(2)]
 
     def call() -> object:
         with runner.around():
-            return runner.run(argument)
+            return runner.run(prepared.pop())
 
     return call
 
