@@ -18,7 +18,7 @@ from fused_ops.selective_share import reference
 
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # From so many channels (of x and y together) on, with fewer than so many pixels, large weights pass through
-# narrow tiles: torch's products of matrices are quicker, as measured on a Zen 4.
+# narrow tiles: the reference's products of matrices are quicker, as measured on a Zen 4.
 FEW_PIXELS = {
     torch.float32: ((2048, 48), (1024, 4)),
     torch.float64: ((2048, 48), (1024, 4)),

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 # "_x" belongs to the unit that updates x, "_y" to the one that updates y.
 GATE_ORDER = ("h_x", "r_x", "z_x", "r_y", "z_y", "h_y")
 
-FEW_PIXELS = 128  # in all images together
+PRODUCT_PIXELS = 128  # in all images together: fewer, and 1x1 convolutions are products of matrices
 
 Unit = tuple[Tensor, Tensor, Tensor, Tensor]  # W_r, W, U, W_z
 
@@ -41,7 +41,7 @@ def is_product(features: Tensor, weight: Tensor) -> bool:
 
     So it is for few pixels, where torch's convolution takes most of its time to rearrange the weights.
     """
-    return weight.shape[2:] == (1, 1) and features.numel() < FEW_PIXELS * features.shape[1]
+    return weight.shape[2:] == (1, 1) and features.numel() < PRODUCT_PIXELS * features.shape[1]
 
 
 def convolve(features: Tensor, weight: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 from fused_ops.selective_share import reference
 
 
-@pytest.fixture(params=[reference.FEW_PIXELS, 0], ids=["product", "convolution"], autouse=True)
+@pytest.fixture(params=[reference.PRODUCT_PIXELS, 0], ids=["product", "convolution"], autouse=True)
 def few_pixels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """1x1 kernels either way, whatever the number of pixels here."""
-    monkeypatch.setattr(reference, "FEW_PIXELS", request.param)
+    monkeypatch.setattr(reference, "PRODUCT_PIXELS", request.param)
 
 
 def unit_at_one_pixel(
