@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a trained model on faces it has not seen",
     "balance": "draw synthetic faces until the expressions are even",
     "synthesize": "redraw faces with another expression",
+    "predict": "read the expressions in pictures and videos",
 }
 
 # What people install for a package that is not there.

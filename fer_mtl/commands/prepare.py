@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
-from fer_mtl.data.files import PICTURE_SUFFIXES, Found, counted, data_folder, find
+from fer_mtl.data.files import PICTURE_SUFFIXES, Found, counted, data_folder, files_under, find
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
@@ -32,7 +32,7 @@ LABEL_SUFFIXES = (".txt", ".csv", ".xml")
 
 def jobs_of_folder(root: Path) -> list[Job]:
     """Every picture in a folder and its subfolders, hidden ones left out."""
-    return [_job(root, path, path) for path in _files(root, PICTURE_SUFFIXES)]
+    return [_job(root, path, path) for path in files_under(root, PICTURE_SUFFIXES)]
 
 
 def jobs_of_set(found: Found) -> list[Job]:
@@ -54,16 +54,6 @@ def jobs_of_set(found: Found) -> list[Job]:
 def _job(root: Path, path: Path, picture: Any) -> Job:
     name = path.relative_to(root).as_posix()
     return Job(name, name, picture)
-
-
-def _files(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"OUT must not lie in IN, got {out} in {root}")
     if not jobs:
         raise ValueError(f"no pictures in {root}")
-    videos = [] if name in DATASETS and rest else _files(root, VIDEO_SUFFIXES)
+    videos = [] if name in DATASETS and rest else files_under(root, VIDEO_SUFFIXES)
     if videos:
         console.line(
             f"{counted(len(videos), 'video')} left out, such as {videos[0]}; name the data set for them"
@@ -117,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
         workers=options.workers or available_processors(),
         console=console,
     )
-    copies = _files(root, LABEL_SUFFIXES)
+    copies = files_under(root, LABEL_SUFFIXES)
     for path in copies:
         target = out / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data.augmentation import center
+from fer_mtl.data.files import distinct_stems
 from fer_mtl.data.images import read_images
 from fer_mtl.evaluation.face_plots import face_grid
 from fer_mtl.evaluation.pictures import to_image
@@ -32,15 +33,6 @@ def wanted(expression: str, classes: Sequence[str]) -> list[int]:
     if expression not in classes:
         raise ValueError(f"--expression must be {ALL} or one of {', '.join(classes)}, got {expression!r}")
     return [list(classes).index(expression)]
-
-
-def names(paths: Sequence[Path]) -> list[str]:
-    """File stems, made distinct where two images of different folders share one."""
-    stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f"{stem}-{stems[:i].count(stem) + 1}"
-        for i, stem in enumerate(stems)
-    ]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
     folder, columns = Path(options.out), [trained.classes[label] for label in labels]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, row in zip(names(paths), made, strict=True):
+    for name, row in zip(distinct_stems(paths), made, strict=True):
         for expression, face in zip(columns, row, strict=True):
             write_bytes(folder / f"{name}_{expression}.png", to_image(face))
     grid = face_grid(torch.cat([source[:, None], made], 1), ("source", *columns))

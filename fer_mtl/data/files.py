@@ -5,6 +5,8 @@ Such a data set is one function from its folder to a `Found`, entered by `@regis
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
@@ -133,6 +135,29 @@ def files_in(folder: Path) -> list[Path]:
         for p in folder.iterdir()
         if p.is_file() and not p.name.startswith(".") and p.name.lower() not in _CLUTTER
     )
+
+
+def files_under(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of these suffixes in a folder and its subfolders, sorted, hidden ones left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """File names without their suffix; those that several files share are numbered."""
+    counts = Counter(path.stem for path in paths)
+    taken, names = {stem for stem, count in counts.items() if count == 1}, []
+    for path in paths:
+        numbered = (f"{path.stem}-{number}" for number in itertools.count(1))
+        name = path.stem if counts[path.stem] == 1 else next(n for n in numbered if n not in taken)
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -46,6 +46,27 @@ def count_frames(path: Path) -> int:
     return count
 
 
+def every(path: Path, step: int) -> Iterator[tuple[int, float | None, Image.Image]]:
+    """Number, second and picture (mode "RGB") of every ``step``-th frame of a video, from the first on; the
+    second is None where the video does not say how many frames it shows in one.
+
+    Raises ImageError for a file that is no video and for one of the frames that cannot be decoded.
+    """
+    import cv2
+
+    with _capture(path) as video:
+        rate, number = video.get(cv2.CAP_PROP_FPS), 0
+        while video.grab():
+            if number % step == 0:
+                good, pixels = video.retrieve()
+                if not good:
+                    raise ImageError(f"{path}: frame {number} cannot be decoded")
+                yield number, number / rate if rate > 0 else None, Image.fromarray(pixels[..., ::-1].copy())
+            number += 1
+    if not number:
+        raise ImageError(f"{path}: not a readable video")
+
+
 @contextmanager
 def _capture(path: Path) -> Iterator[Any]:
     import cv2  # here, since it is optional

@@ -42,7 +42,7 @@ def evaluate(
     """
     if not len(faces):
         raise ValueError("faces must hold at least one image to evaluate on, got none")
-    predictions = make_predictions(predict(model, faces, views=views), faces)
+    predictions = make_predictions(predict(model, faces.images, views=views), faces)
     figures = figures_of(predictions)
     figures["gates"] = gate_statistics(model, faces)
     figures["synthesis"] = (

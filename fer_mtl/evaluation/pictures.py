@@ -1,11 +1,15 @@
-"""Faces as picture files."""
+"""Faces as picture files, and pictures with what was read in them."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+
+from fer_mtl.evaluation.plots import BLUE
+from fer_mtl.faces import Face
 
 
 def to_image(face: torch.Tensor) -> bytes:
@@ -16,3 +20,26 @@ def to_image(face: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def captioned(picture: Image.Image, faces: Iterable[tuple[Face, str]]) -> Image.Image:
+    """The picture in mode "RGB" with a box around each face and its caption above it, or inside where the
+    picture ends. Lines and letters grow with the picture."""
+    shown = picture.convert("RGB")
+    draw, side = ImageDraw.Draw(shown), min(shown.size)
+    font, width = ImageFont.load_default(max(10, side // 24)), max(1, side // 200)
+    for face, caption in faces:
+        left, top, right, bottom = (
+            face.box[0],
+            face.box[1],
+            face.box[0] + face.box[2],
+            face.box[1] + face.box[3],
+        )
+        draw.rectangle((left, top, right, bottom), outline=BLUE, width=width)
+        x0, y0, x1, y1 = draw.textbbox((0, 0), caption, font=font)
+        wide, high = x1 - x0 + 4 * width, y1 - y0 + 4 * width
+        x = max(0, min(left, shown.width - wide))
+        y = top - high if top >= high else max(0, top)
+        draw.rectangle((x, y, x + wide, y + high), fill=BLUE)
+        draw.text((x - x0 + 2 * width, y - y0 + 2 * width), caption, font=font, fill="white")
+    return shown

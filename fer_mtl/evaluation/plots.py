@@ -173,3 +173,19 @@ def learning_curve(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     axes.set_xlabel("training subjects of a fold", fontsize=8, color=MUTED)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     return figure
+
+
+def timeline(
+    times: Sequence[float], probabilities: Sequence[Sequence[float]], classes: Sequence[str], unit: str
+) -> Figure:
+    """The probability of every expression over time; NaN where there is no face leaves a gap."""
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes, "Probability of each expression")
+    marker = "o" if len(times) == 1 else None
+    for colour, name, values in zip(cycle(COLOURS), classes, zip(*probabilities, strict=True), strict=False):
+        axes.plot(times, values, color=colour, lw=1.6, label=name, marker=marker)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(unit, fontsize=8, color=MUTED)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

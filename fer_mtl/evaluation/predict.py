@@ -43,8 +43,11 @@ def crops(images: torch.Tensor, image_size: int, views: str) -> Iterator[torch.T
 
 
 @torch.no_grad()
-def predict(model: FERSNet, faces: FaceSet, batch_size: int = 64, *, views: str = "center") -> torch.Tensor:
-    """Logits float ``[n, E]`` on the CPU, computed in eval mode; the model's mode is put back.
+def predict(
+    model: FERSNet, stored: torch.Tensor, batch_size: int = 64, *, views: str = "center"
+) -> torch.Tensor:
+    """Logits float ``[n, E]`` on the CPU for stored faces uint8 ``[n, C, S, S]``, computed in eval mode; the
+    model's mode is put back.
 
     With more ``views`` than the centre they are the mean log-probabilities over the views, see :func:`crops`.
     Raises ``ValueError`` for unknown views.
@@ -55,9 +58,8 @@ def predict(model: FERSNet, faces: FaceSet, batch_size: int = 64, *, views: str 
     parts = []
     model.eval()
     try:
-        for start in range(0, len(faces), batch_size):
-            images = faces.images[start : start + batch_size]
-            seen = crops(images, model.config["image_size"], views)
+        for start in range(0, len(stored), batch_size):
+            seen = crops(stored[start : start + batch_size], model.config["image_size"], views)
             logits = [model(view.to(device))["logits"].float().cpu() for view in seen]
             if len(logits) > 1:
                 logits = [torch.stack([found.log_softmax(1) for found in logits]).mean(0)]
@@ -71,5 +73,5 @@ def evaluate_recognition(
     model: FERSNet, faces: FaceSet, batch_size: int = 64, *, views: str = "center"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits and the confusion matrix int64 ``[E, E]`` of ``model`` on ``faces``."""
-    logits = predict(model, faces, batch_size, views=views)
+    logits = predict(model, faces.images, batch_size, views=views)
     return logits, confusion_matrix(logits.argmax(1), faces.labels, model.config["num_expressions"])

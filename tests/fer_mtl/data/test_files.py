@@ -12,7 +12,9 @@ from fer_mtl.data.files import (
     check_classes,
     counted,
     data_folder,
+    distinct_stems,
     files_in,
+    files_under,
     find,
     part_of,
     pictures_in,
@@ -97,3 +99,15 @@ def test_every_data_set_of_files_refuses_an_empty_folder(tmp_path: Path) -> None
         if info.finder is not None:
             with pytest.raises(ValueError, match=str(tmp_path)):
                 load(f"{name}:{tmp_path}", image_size=32)
+
+
+def test_files_of_a_tree_without_hidden_ones(tmp_path: Path) -> None:
+    for name in ("b/c/2.PNG", "a.png", ".hidden/3.png", "b/.4.png", "b/note.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_under(tmp_path, (".png",)) == [tmp_path / "a.png", tmp_path / "b" / "c" / "2.PNG"]
+
+
+def test_stems_of_files_are_told_apart() -> None:
+    paths = [Path(name) for name in ("x/a.png", "y/a.jpg", "a-1.png", "b.png")]
+    assert distinct_stems(paths) == ["a-2", "a-3", "a-1", "b"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_mtl.data.images import ImageError
-from fer_mtl.data.video import VideoFrame, count_frames
+from fer_mtl.data.video import VideoFrame, count_frames, every
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
 
@@ -42,3 +42,13 @@ def test_what_is_not_there_is_named(video: Path, tmp_path: Path) -> None:
     for path in (broken, tmp_path / "gone.avi"):
         with pytest.raises(ImageError, match=f"{path.name}: not a readable video"):
             count_frames(path)
+
+
+def test_every_third_frame_has_its_number_and_second(video: Path, tmp_path: Path) -> None:
+    found = list(every(video, 3))
+    assert [(number, second) for number, second, _ in found] == [(0, 0.0), (3, pytest.approx(0.12))]
+    assert np.array_equal(np.asarray(found[1][2]), np.asarray(VideoFrame(video, 3).open()))
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(ImageError, match=r"broken\.avi: not a readable video"):
+        next(every(broken, 1))

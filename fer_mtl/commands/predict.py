@@ -1,0 +1,185 @@
+"""fer-mtl predict: read the expressions in pictures and videos."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.data.files import PICTURE_SUFFIXES, counted, distinct_stems, files_under
+from fer_mtl.data.images import ImageError, open_image
+from fer_mtl.data.video import VIDEO_SUFFIXES, every
+from fer_mtl.evaluation.pictures import captioned
+from fer_mtl.evaluation.plots import timeline, to_png
+from fer_mtl.evaluation.reading import Reader, Reading
+from fer_mtl.evaluation.report import percent
+from fer_mtl.faces.detector import DETECTORS, make_detector
+from fer_mtl.faces.prepare import save
+from fer_mtl.training.checkpoints import load_model
+from fer_mtl.training.console import Console
+from fer_mtl.training.files import write_bytes, write_text
+
+DESCRIPTION = """Read the expressions in pictures and videos with a trained model. Every face is found, turned
+and scaled as `fer-mtl prepare` does it; of a video every STEP-th frame is read. --out writes readings.csv (a
+row per face, its box and the probability of every expression), every picture with its faces marked, and for a
+video the probabilities of the largest face over time. A model reads faces like those it has learnt from: one
+trained on drawn faces knows nothing of photographs. Example: fer-mtl predict runs/ck48 holiday.jpg talk.mp4
+--out read"""
+
+TABLE = "readings.csv"
+COLUMNS = ("file", "frame", "second", "face", "left", "top", "width", "height", "expression")
+
+
+class Table:
+    """The rows of readings.csv; a picture without a face has one too, its face is number 0."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes, self.rows = classes, [[*COLUMNS, *classes]]
+
+    def add(
+        self, path: Path, readings: Sequence[Reading], frame: int | None = None, second: float | None = None
+    ) -> None:
+        place = [str(path), "" if frame is None else str(frame), "" if second is None else f"{second:.3f}"]
+        if not readings:
+            self.rows.append([*place, "0", *[""] * (len(self.rows[0]) - len(place) - 1)])
+        for number, reading in enumerate(readings, 1):
+            box = [f"{value:.1f}" for value in reading.face.box]
+            probability = [f"{value:.9g}" for value in reading.probability]
+            self.rows.append([*place, str(number), *box, reading.ranked(self.classes)[0][0], *probability])
+
+    def text(self) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self.rows)
+        return text.getvalue()
+
+
+class Command:
+    """Reads file after file, says what it found, and keeps it where there is a folder for it."""
+
+    def __init__(self, reader: Reader, classes: Sequence[str], console: Console, out: Path | None) -> None:
+        self.reader, self.classes, self.console, self.out = reader, classes, console, out
+        self.table, self.faces = Table(classes), 0
+
+    def picture(self, path: Path, stem: str) -> None:
+        image = open_image(path)
+        readings = self._read(image)
+        self.table.add(path, readings)
+        for number, reading in enumerate(readings, 1):
+            which = f", face {number} of {len(readings)}" if len(readings) > 1 else ""
+            self.console.line(f"{path}{which}: {self._describe(reading.ranked(self.classes)[:3])}")
+        if not readings:
+            self.console.line(f"{path}: no face found")
+        if self.out is not None:
+            faces = [(each.face, self._describe(each.ranked(self.classes)[:1])) for each in readings]
+            save(captioned(image, faces), self.out / f"{stem}.png")
+
+    def video(self, path: Path, stem: str, step: int) -> None:
+        times: list[float] = []
+        largest: list[Sequence[float]] = []
+        said: Counter[str] = Counter()
+        unit = "seconds"
+        for number, second, image in every(path, step):
+            readings = self._read(image)
+            self.table.add(path, readings, number, second)
+            if second is None:
+                unit = "frame"
+            times.append(number if second is None else second)
+            largest.append(readings[0].probability if readings else [float("nan")] * len(self.classes))
+            said.update(reading.ranked(self.classes)[0][0] for reading in readings[:1])
+        found = said.total()
+        shares = [(name, count / found) for name, count in said.most_common()]
+        self.console.line(
+            f"{path}: {counted(len(times), 'frame')} read, {found} with a face"
+            + (f"; the largest shows {self._describe(shares)} of the time" if found else "")
+        )
+        if self.out is not None and found:
+            write_bytes(self.out / f"{stem}.png", to_png(timeline(times, largest, self.classes, unit)))
+
+    def _read(self, image: Any) -> list[Reading]:
+        readings = self.reader.read(image)
+        self.faces += len(readings)
+        return readings
+
+    @staticmethod
+    def _describe(ranked: Sequence[tuple[str, float]]) -> str:
+        return ", ".join(f"{name} {percent(value)}" for name, value in ranked)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """What was read by then is in the table, however the block ends."""
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            if self.out is not None:
+                write_text(self.out / TABLE, self.table.text())
+
+
+def inputs(names: Sequence[str]) -> list[Path]:
+    """The files named, and the pictures and videos of the folders named. Raises FileNotFoundError, and
+    ValueError for a folder without any."""
+    paths: list[Path] = []
+    for path in (Path(name).expanduser() for name in names):
+        if not path.exists():
+            raise FileNotFoundError(f"no such file or folder: {path}")
+        found = files_under(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)) if path.is_dir() else [path]
+        if not found:
+            raise ValueError(f"no pictures and no videos in {path}")
+        paths += found
+    return paths
+
+
+def main(arguments: Sequence[str]) -> int:
+    arguments = normalise(arguments)
+    parser = make_parser("predict", DESCRIPTION)
+    parser.add_argument(
+        "model", type=str, metavar="CHECKPOINT", help="a run folder, checkpoint or model folder"
+    )
+    parser.add_argument(
+        "inputs", type=str, nargs="+", metavar="FILE", help="pictures, videos, or folders of them"
+    )
+    parser.add_argument(
+        "--detector",
+        type=str,
+        default="haar",
+        help=f"{', '.join(DETECTORS)} (each picture is one cropped face), or a YuNet model FILE.onnx",
+    )
+    parser.add_argument("--step", type=int, default=5, help="of a video every STEP-th frame is read")
+    parser.add_argument("--out", type=str, metavar="FOLDER", help="where table and pictures go")
+    parser.add_argument(
+        "--skip_bad_images", action="store_true", help="leave unreadable files out and say which"
+    )
+    options = parse(parser, arguments)
+    if options.step < 1:
+        raise ValueError(f"--step must be at least 1, got {options.step}")
+    paths, console = inputs(options.inputs), Console()
+    trained, detector = load_model(options.model), make_detector(options.detector)
+    views = trained.origin["config"]["views"] if "config" in trained.origin else "center"
+    out = Path(options.out) if options.out else None
+    command = Command(Reader(trained.model, detector, views), trained.classes, console, out)
+    with command.keeping(), console.bar("files", len(paths)):
+        for path, stem in zip(paths, distinct_stems(paths), strict=True):
+            try:
+                if path.suffix.lower() in VIDEO_SUFFIXES:
+                    command.video(path, stem, options.step)
+                else:
+                    command.picture(path, stem)
+            except ImageError as error:
+                if not options.skip_bad_images:
+                    raise ImageError(f"{error}; --skip_bad_images leaves such files out") from error
+                console.line(f"left out: {error}")
+            console.advance()
+    if not command.faces:
+        raise ValueError(
+            "no face found; --detector whole takes every picture for one cropped face, and a YuNet model "
+            "FILE.onnx finds faces that 'haar' misses"
+        )
+    if out is not None:
+        console.line(f"{counted(command.faces, 'face')}: {out / TABLE} and pictures beside it")
+    return 0
