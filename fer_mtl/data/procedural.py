@@ -75,7 +75,8 @@ def load_procedural(
         images[subject] = (pixels * 255).round_().to(torch.uint8)
 
     parallel_map(draw, range(num_subjects))
-    ids = [f"P{subject:04d}" for subject in range(num_subjects)]
+    drawn_by = f"-{seed}" if seed else ""  # another seed draws other people
+    ids = [f"P{subject:04d}{drawn_by}" for subject in range(num_subjects)]
     return FaceSet(
         name="procedural",
         classes=tuple(classes),

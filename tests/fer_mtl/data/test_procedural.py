@@ -26,6 +26,7 @@ def test_every_subject_shows_every_expression(faces: FaceSet) -> None:
 def test_the_seed_decides(faces: FaceSet) -> None:
     assert draw().images.equal(draw().images)
     assert not draw(seed=1).images.equal(draw().images)
+    assert not set(draw(seed=1).subjects) & {*draw().subjects, *draw(seed=2).subjects}
 
 
 def test_threads_make_no_difference() -> None:

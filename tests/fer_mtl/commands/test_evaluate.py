@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fer_mtl.cli import main
+from fer_mtl.commands.evaluate import match_classes
+from fer_mtl.data import FaceSet
+
+
+def test_the_held_out_fold_is_what_the_training_tested(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", str(trained_run), "--out", str(out)]) == 0
+    tested, again = (json.loads((folder / "report.json").read_text()) for folder in (trained_run, out))
+    for name in ("accuracy", "macro_f1", "confusion", "images"):
+        assert again[name] == tested[name]
+    said = capsys.readouterr().out
+    assert f"({tested['images']} images)" in said and "report: " in said
+    assert main(["evaluate", str(trained_run), "--out", str(out)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_other_data_leaves_out_who_was_trained_on(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The drawn people of another seed are others; those of its own data were seen but for the test fold."""
+    for data, images in (("", 14), (",seed=1", 56)):
+        spec = f"procedural:num_subjects=8,images_per_expression=1{data}"
+        assert main(["evaluate", str(trained_run), "--data", spec]) == 0
+        assert f"({images} images)" in capsys.readouterr().out
+    assert main(["evaluate", str(trained_run), "--data", "nowhere:x"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_classes_are_matched_by_name(faces: FaceSet) -> None:
+    order = tuple(reversed(faces.classes))
+    matched = match_classes(faces, (*order, "boredom"))
+    assert [matched.classes[label] for label in matched.labels] == [
+        faces.classes[label] for label in faces.labels
+    ]
+    with pytest.raises(ValueError, match="the data shows fear, which the model does not know"):
+        match_classes(faces, [name for name in faces.classes if name != "fear"])

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fer_mtl import cli
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, code: Any = None) -> None:
+    """Have every command end so."""
+
+    def run(arguments: list[str]) -> Any:
+        if error is not None:
+            raise error
+        return code
+
+    monkeypatch.setattr(cli, "load_command", lambda name: SimpleNamespace(main=run))
+
+
+def test_every_command_is_listed_and_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in listed
+        with pytest.raises(SystemExit) as left:
+            cli.main([name, "--help"])
+        assert left.value.code == 0
+        assert f"usage: fer-mtl {name}" in capsys.readouterr().out
+    assert cli.main([]) == 2
+
+
+def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["learn"]) == 2
+    assert "unknown command 'learn'; known are demo, datasets, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("two\n lines"), 2, "fer-mtl train: error: two lines\n"),
+        (FileNotFoundError("no such file"), 2, "fer-mtl train: error: no such file\n"),
+        (RuntimeError("a bug"), 1, "fer-mtl train: error: a bug (--debug shows where)\n"),
+        (KeyboardInterrupt("stopped after epoch 3"), 130, "fer-mtl train: stopped after epoch 3\n"),
+        (ModuleNotFoundError("", name="cv2.data"), 2, "'selective-feature-sharing[faces]'\n"),
+        (ModuleNotFoundError("", name="safetensors"), 2, "'selective-feature-sharing[fer]'\n"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(
+    error: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stand_in(monkeypatch, error)
+    assert cli.main(["train"]) == code
+    said = capsys.readouterr().err
+    assert said.endswith(message) and said.count("\n") == 1
+    if not isinstance(error, KeyboardInterrupt):
+        with pytest.raises(type(error)):
+            cli.main(["train", "--debug"])
+
+
+def test_our_own_missing_module_is_no_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, ModuleNotFoundError("", name="fer_mtl.nowhere"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["train"])
+
+
+def test_a_command_that_returns_nothing_has_gone_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, None)
+    assert cli.main(["train"]) == 0
+    stand_in(monkeypatch, None, 3)
+    assert cli.main(["train"]) == 3
