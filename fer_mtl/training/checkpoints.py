@@ -66,7 +66,9 @@ def resolve(source: str | Path) -> Path:
         for name in ("best.pt", "last.pt"):
             if (source / name).is_file():
                 return source / name
-        raise FileNotFoundError(f"{source} holds no checkpoint (best.pt or last.pt)")
+        folds = sorted(path.parent for path in source.glob("seed-*/fold-*/best.pt"))
+        hint = f"; it is a cross-validation, name one of its folds, e.g. {folds[0]}" if folds else ""
+        raise FileNotFoundError(f"{source} holds no checkpoint (best.pt or last.pt){hint}")
     return source
 
 

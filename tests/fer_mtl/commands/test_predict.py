@@ -128,12 +128,16 @@ def test_bad_input_is_one_line(
     trained_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    fold = tmp_path / "crossval" / "seed-0" / "fold-3"
+    fold.mkdir(parents=True)
+    (fold / "best.pt").touch()
     for arguments, message in (
         ([str(trained_run), str(tmp_path / "gone.png")], "no such file or folder"),
         ([str(trained_run), str(tmp_path / "empty")], "no pictures and no videos in"),
         ([str(trained_run), str(photos), "--step", "0"], "--step must be at least 1, got 0"),
         ([str(trained_run), str(photos), "--detector", "hog"], "detector must be one of haar, whole"),
         ([str(tmp_path / "gone"), str(photos)], "gone"),
+        ([str(tmp_path / "crossval"), str(photos)], f"name one of its folds, e.g. {fold}"),
     ):
         assert main(["predict", *arguments, "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
