@@ -18,7 +18,7 @@ from fer_mtl.evaluation.pictures import captioned
 from fer_mtl.evaluation.plots import timeline, to_png
 from fer_mtl.evaluation.reading import Reader, Reading
 from fer_mtl.evaluation.report import percent
-from fer_mtl.faces.detector import DETECTORS, make_detector
+from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import save
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
@@ -144,12 +144,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "inputs", type=str, nargs="+", metavar="FILE", help="pictures, videos, or folders of them"
     )
-    parser.add_argument(
-        "--detector",
-        type=str,
-        default="haar",
-        help=f"{', '.join(DETECTORS)} (each picture is one cropped face), or a YuNet model FILE.onnx",
-    )
+    parser.add_argument("--detector", type=str, default="haar", help=DETECTOR_HELP)
     parser.add_argument("--step", type=int, default=5, help="of a video every STEP-th frame is read")
     parser.add_argument("--out", type=str, metavar="FOLDER", help="where table and pictures go")
     parser.add_argument(

@@ -15,7 +15,7 @@ from fer_mtl.data.files import PICTURE_SUFFIXES, Found, counted, data_folder, fi
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
-from fer_mtl.faces.detector import DETECTORS, make_detector
+from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import STATE, Job, prepare
 from fer_mtl.processors import available_processors
 from fer_mtl.training.console import Console
@@ -61,12 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = make_parser("prepare", DESCRIPTION)
     parser.add_argument("source", type=str, metavar="IN", help="a folder of pictures, or NAME:FOLDER")
     parser.add_argument("out", type=str, metavar="OUT", help="the folder for the faces")
-    parser.add_argument(
-        "--detector",
-        type=str,
-        default="haar",
-        help=f"{', '.join(DETECTORS)} (the pictures are cropped already), or a YuNet model FILE.onnx",
-    )
+    parser.add_argument("--detector", type=str, default="haar", help=DETECTOR_HELP)
     parser.add_argument("--size", type=int, default=110, help="side of the faces in pixels")
     parser.add_argument(
         "--require_eyes", action="store_true", help="fail where no eyes are found, instead of using the box"

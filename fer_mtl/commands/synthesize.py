@@ -10,18 +10,21 @@ import torch
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.files import distinct_stems
-from fer_mtl.data.images import read_images
+from fer_mtl.data.images import open_image
 from fer_mtl.evaluation.face_plots import face_grid
 from fer_mtl.evaluation.pictures import to_image
 from fer_mtl.evaluation.plots import to_png
+from fer_mtl.evaluation.reading import aligned, find_faces
 from fer_mtl.evaluation.synthesis import synthesise
+from fer_mtl.faces.detector import DETECTOR_HELP, Detector, make_detector
+from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_bytes
 
 DESCRIPTION = """Redraw face images with one expression or with all of them. Writes NAME_EXPRESSION.png for
-each and grid.png (first column: the source) into a folder. Images should show a cropped face, as in
-training."""
+each and grid.png (first column: the source) into a folder. Images should show a cropped face, as in training;
+of a photograph `--detector haar` finds, turns and scales the largest face, as `fer-mtl prepare` does it."""
 
 ALL = "all"
 
@@ -35,6 +38,15 @@ def wanted(expression: str, classes: Sequence[str]) -> list[int]:
     return [list(classes).index(expression)]
 
 
+def largest_face(model: FERSNet, detector: Detector, path: Path) -> torch.Tensor:
+    """uint8 ``[1, C, S, S]``. ImageError for a file that cannot be read, ValueError where there is none."""
+    image = open_image(path)
+    faces = find_faces(detector, image)
+    if not faces:
+        raise ValueError(f"{path}: no face found; --detector whole takes the picture for a cropped face")
+    return aligned(model, image, faces[:1])
+
+
 def main(arguments: Sequence[str]) -> int:
     arguments = normalise(arguments)
     parser = make_parser("synthesize", DESCRIPTION)
@@ -45,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--expression", type=str, default=ALL, help=f"an expression the model knows, or {ALL}"
     )
+    parser.add_argument("--detector", type=str, default="whole", help=DETECTOR_HELP)
     parser.add_argument(
         "--out", type=str, default="synthesized", metavar="FOLDER", help="where the pictures go"
     )
@@ -54,8 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     size = model.config["image_size"]
     paths = [Path(path) for path in options.images]
     # Every image is read before anything is written: a bad one stops the command with nothing half done.
-    faces = read_images(paths, image_size=size, channels=model.config["in_channels"])
-    source = center(faces.pixels, size)
+    detector = make_detector(options.detector)
+    source = center(torch.cat([largest_face(model, detector, path) for path in paths]), size)
     made = synthesise(
         model, source.repeat_interleave(len(labels), 0), torch.tensor(labels).repeat(len(paths))
     )

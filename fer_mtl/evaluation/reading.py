@@ -1,4 +1,4 @@
-"""Reading the expressions of all faces in a picture: found by a detector, aligned, recognised."""
+"""Faces in pictures as a model takes them: found by a detector, aligned; and the expressions read in them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ class Reading:
         return sorted(zip(classes, self.probability, strict=True), key=lambda pair: -pair[1])
 
 
+def find_faces(detector: Detector, image: Image.Image) -> list[Face]:
+    """The faces of a picture in mode "L" or "RGB", the largest first; empty where none is found."""
+    return sorted(detector.detect(np.asarray(image.convert("RGB"))), key=lambda face: -face.area)
+
+
+def aligned(model: FERSNet, image: Image.Image, faces: Sequence[Face]) -> torch.Tensor:
+    """One or more faces of a picture as stored faces uint8 ``[n, C, S, S]``, of the size the model takes."""
+    side, channels = stored_side(model.config["image_size"]), model.config["in_channels"]
+    return torch.from_numpy(np.stack([fit(align(image, face, side), side, channels) for face in faces]))
+
+
 class Reader:
     """Finds the faces of a picture and reads their expressions.
 
@@ -42,11 +53,9 @@ class Reader:
 
     def read(self, image: Image.Image) -> list[Reading]:
         """Of a picture in mode "L" or "RGB", the largest face first; empty where none is found."""
-        found = self.detector.detect(np.asarray(image.convert("RGB")))
-        if not found:
+        faces = find_faces(self.detector, image)
+        if not faces:
             return []
-        faces = sorted(found, key=lambda face: -face.area)
-        side, channels = stored_side(self.model.config["image_size"]), self.model.config["in_channels"]
-        pixels = np.stack([fit(align(image, face, side), side, channels) for face in faces])
-        probability = predict(self.model, torch.from_numpy(pixels), views=self.views).double().softmax(1)
-        return [Reading(face, tuple(row)) for face, row in zip(faces, probability.tolist(), strict=True)]
+        logits = predict(self.model, aligned(self.model, image, faces), views=self.views)
+        probability = logits.double().softmax(1).tolist()
+        return [Reading(face, tuple(row)) for face, row in zip(faces, probability, strict=True)]

@@ -12,6 +12,7 @@ Point = tuple[float, float]
 
 DETECTORS = ("haar", "whole")
 """The detectors that need no file of yours; a file FILE.onnx is one, too."""
+DETECTOR_HELP = "haar (OpenCV's), whole (each picture is one cropped face) or a YuNet model FILE.onnx"
 
 
 @dataclass(frozen=True)

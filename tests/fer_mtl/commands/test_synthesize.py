@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from fer_mtl.cli import main
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
 from fer_mtl.evaluation.synthesis import synthesise
+from fer_mtl.faces import Face
+from fer_mtl.faces.align import PLACES
 from fer_mtl.training.checkpoints import load_model
 
 
@@ -48,6 +51,41 @@ def test_one_expression(trained_run: Path, pictures: list[Path], tmp_path: Path)
     arguments = ["synthesize", str(trained_run), str(pictures[0]), "--expression", "fear", "--out", str(out)]
     assert main(arguments) == 0
     assert {path.name for path in out.iterdir()} == {"face ü_fear.png", "grid.png"}
+
+
+def test_the_largest_face_of_a_photograph(
+    trained_run: Path,
+    pictures: list[Path],
+    faces: FaceSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Cut out of a larger picture it is redrawn as the same face alone is."""
+    side = faces.images.shape[3]
+    photo = Image.new("RGB", (3 * side, 2 * side))
+    photo.paste(Image.open(pictures[0]), (side, side // 2))
+    photo.save(tmp_path / "photo.png")
+
+    def finds(*lefts: float) -> None:
+        boxes = [(left, side // 2, size, size) for left, size in zip(lefts, (side / 4, side), strict=False)]
+        eyes = [tuple((x + w * u, y + w * v) for u, v in PLACES[:2]) for x, y, w, _ in boxes]
+        found = [Face(box, points) for box, points in zip(boxes, eyes, strict=True)]
+        monkeypatch.setattr(
+            "fer_mtl.commands.synthesize.make_detector",
+            lambda name: SimpleNamespace(detect=lambda image: found),
+        )
+
+    out, run = tmp_path / "out", ["synthesize", str(trained_run), "--expression", "fear", "--out"]
+    assert main([*run, str(out), str(pictures[0])]) == 0
+    finds(0, side)
+    assert main([*run, str(out), str(tmp_path / "photo.png"), "--detector", "haar"]) == 0
+    alone, cut = (np.asarray(Image.open(out / f"{name}_fear.png")) for name in ("face ü", "photo"))
+    assert np.array_equal(alone, cut)
+    finds()
+    assert main([*run, str(tmp_path / "none"), str(tmp_path / "photo.png"), "--detector", "haar"]) == 2
+    assert "photo.png: no face found" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_bad_picture_stops_it_before_anything_is_written(
