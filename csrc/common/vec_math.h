@@ -156,10 +156,14 @@ FUSED_OPS_INLINE Vec<S> vsigmoid(Vec<S> x) {
   return vreciprocal<S>(S(1) + vexp_within<S>(-vmin<S>(vmax<S>(x, broadcast<S>(lowest)), broadcast<S>(highest))));
 }
 
-template <typename S>
+// With `near_one` also the distance to 1 is accurate, for a derivative that is computed from the result: 1 - 2 / (t + 2)
+// rounds once, where t / (t + 2) has the errors of two operations on numbers near 1.
+template <typename S, bool near_one = false>
 FUSED_OPS_INLINE Vec<S> vtanh(Vec<S> x) {
   const Vec<S> t = vexpm1_within<S>(vmin<S>(S(2) * vabs<S>(x), broadcast<S>(40)));
-  const Vec<S> magnitude = t * vreciprocal<S>(t + S(2));
+  const Vec<S> r = vreciprocal<S>(t + S(2));
+  Vec<S> magnitude = t * r;
+  if constexpr (near_one) magnitude = t > S(4) ? S(1) - S(2) * r : magnitude;
   return vcopysign<S>(magnitude, x);
 }
 

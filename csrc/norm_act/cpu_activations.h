@@ -15,7 +15,7 @@ struct VectorMath {
   static FUSED_OPS_INLINE Value min(Value a, Value b) { return vmin<S>(a, b); }
   static FUSED_OPS_INLINE Value max(Value a, Value b) { return vmax<S>(a, b); }
   static FUSED_OPS_INLINE Value sigmoid(Value z) { return vsigmoid<S>(z); }
-  static FUSED_OPS_INLINE Value tanh(Value z) { return vtanh<S>(z); }
+  static FUSED_OPS_INLINE Value tanh(Value z) { return vtanh<S, true>(z); }
   static FUSED_OPS_INLINE Value expm1(Value z) { return vexpm1<S>(z); }
   static FUSED_OPS_INLINE Normal<S> normal(Value z) { return vnormal<S>(z); }
 };

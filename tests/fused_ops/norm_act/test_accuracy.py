@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from fused_ops import backends, native, use
+from fused_ops import backends, batch_norm_act, native, use
 from fused_ops.activations import ACTIVATIONS
 from tests.fused_ops.norm_act.cases import (
     CASES,
@@ -19,7 +20,7 @@ from tests.fused_ops.norm_act.cases import (
     Case,
     results,
 )
-from tests.numerics import assert_as_accurate_as_eager, error_in_roundings
+from tests.numerics import assert_as_accurate_as_eager, error_in_roundings, outputs_and_gradients
 
 OP = torch.ops.fused_ops.norm_act.default
 
@@ -84,6 +85,51 @@ def test_every_activation_with_and_without_residual(activation: str, backend: st
                     check_accuracy(
                         Case("batch", activation, residual=residual), (3, 20, 6, 5), channels_last, dtype
                     )
+
+
+SMALLEST = torch.finfo(torch.float32).tiny
+MAGNITUDES = (
+    1e-3,
+    1.0,
+    5.0,
+    20.0,
+    88.0,
+    104.0,
+    200.0,
+    750.0,
+    1e4,
+    1e30,
+)  # 88, 104: where exp ends in float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_at_any_magnitude(activation: str, dtype: torch.dtype, backend: str) -> None:
+    """Given statistics pass x through unchanged, so that what the activation gets is as large as x."""
+    channels = 16
+    mean, var = torch.zeros(channels), torch.ones(channels)
+
+    def through(compute: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+        return outputs_and_gradients(lambda z: [compute(z)], [x], dtype)
+
+    def plain(z: Tensor) -> Tensor:
+        return ACTIVATIONS[activation].function(z, 0.01)
+
+    def fused(z: Tensor) -> Tensor:
+        return batch_norm_act(z, mean, var, eps=1e-30, activation=activation, negative_slope=slope)
+
+    slope = 0.01 if ACTIVATIONS[activation].default_slope is not None else None
+    for magnitude in MAGNITUDES:
+        x = (torch.rand(2, channels, 3, 7) / 2 + 0.5) * magnitude * torch.randn(2, channels, 3, 7).sign()
+        x = x.to(dtype)
+        with use(backend):
+            ours = through(fused, x)
+        exact = through(plain, x.double())
+        for our, true in zip(ours, exact, strict=True):
+            if true.abs().max() < SMALLEST:  # a sigmoid may end in the smallest number instead of zero
+                assert our.abs().max() < 8 * SMALLEST
+                our.copy_(true)
+        assert_as_accurate_as_eager(ours, through(plain, x), exact)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
