@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
         faces,
         judge=judge,
         identity=load_identity(options.model),
-        views=config["views"] if config else "center",
+        views=trained.views,
     )
     report = {
         "model": options.model,

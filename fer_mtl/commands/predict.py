@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from PIL import Image
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data.files import PICTURE_SUFFIXES, counted, distinct_stems, files_under
@@ -100,7 +101,7 @@ class Command:
         if self.out is not None and found:
             write_bytes(self.out / f"{stem}.png", to_png(timeline(times, largest, self.classes, unit)))
 
-    def _read(self, image: Any) -> list[Reading]:
+    def _read(self, image: Image.Image) -> list[Reading]:
         readings = self.reader.read(image)
         self.faces += len(readings)
         return readings
@@ -135,6 +136,13 @@ def inputs(names: Sequence[str]) -> list[Path]:
     return paths
 
 
+def check_out(out: Path, names: Sequence[str]) -> None:
+    """ValueError where marked pictures would take the places of those named, or be read the next time."""
+    for path in (Path(name).expanduser().resolve() for name in names):
+        if out.resolve().is_relative_to(path) or out.resolve() == path.parent:
+            raise ValueError(f"--out must be a folder apart from what is read, got {out} for {path}")
+
+
 def main(arguments: Sequence[str]) -> int:
     arguments = normalise(arguments)
     parser = make_parser("predict", DESCRIPTION)
@@ -154,10 +162,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.step < 1:
         raise ValueError(f"--step must be at least 1, got {options.step}")
     paths, console = inputs(options.inputs), Console()
+    out = Path(options.out).expanduser() if options.out else None
+    if out is not None:
+        check_out(out, options.inputs)
     trained, detector = load_model(options.model), make_detector(options.detector)
-    views = trained.origin["config"]["views"] if "config" in trained.origin else "center"
-    out = Path(options.out) if options.out else None
-    command = Command(Reader(trained.model, detector, views), trained.classes, console, out)
+    command = Command(Reader(trained.model, detector, trained.views), trained.classes, console, out)
     with command.keeping(), console.bar("files", len(paths)):
         for path, stem in zip(paths, distinct_stems(paths), strict=True):
             try:

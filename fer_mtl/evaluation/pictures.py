@@ -29,13 +29,8 @@ def captioned(picture: Image.Image, faces: Iterable[tuple[Face, str]]) -> Image.
     draw, side = ImageDraw.Draw(shown), min(shown.size)
     font, width = ImageFont.load_default(max(10, side // 24)), max(1, side // 200)
     for face, caption in faces:
-        left, top, right, bottom = (
-            face.box[0],
-            face.box[1],
-            face.box[0] + face.box[2],
-            face.box[1] + face.box[3],
-        )
-        draw.rectangle((left, top, right, bottom), outline=BLUE, width=width)
+        left, top, width_of_face, height_of_face = face.box
+        draw.rectangle((left, top, left + width_of_face, top + height_of_face), outline=BLUE, width=width)
         x0, y0, x1, y1 = draw.textbbox((0, 0), caption, font=font)
         wide, high = x1 - x0 + 4 * width, y1 - y0 + 4 * width
         x = max(0, min(left, shown.width - wide))

@@ -53,6 +53,11 @@ class TrainedModel:
     origin: dict[str, Any] = field(default_factory=dict)
     """Of a checkpoint: ``config``, ``split`` (subjects by role) and ``epoch``. A model folder has none."""
 
+    @property
+    def views(self) -> str:
+        """How its run tested: views as in :func:`fer_mtl.evaluation.predict.predict`."""
+        return str(self.origin["config"]["views"]) if "config" in self.origin else "center"
+
 
 def model_content(model: FERSNet, classes: Sequence[str]) -> dict[str, Any]:
     """What every checkpoint says of its model."""

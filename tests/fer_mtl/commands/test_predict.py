@@ -124,6 +124,16 @@ def test_what_cannot_be_read_stops_it_or_is_left_out(
     assert len(rows(out)) == 2
 
 
+def test_the_pictures_read_are_never_written_over(
+    trained_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in photos.rglob("*.png")}
+    for name, out in ((photos, photos), (photos, photos / "read"), (photos / "a.png", photos)):
+        assert main(["predict", str(trained_run), str(name), "--detector=whole", "--out", str(out)]) == 2
+        assert "--out must be a folder apart from what is read" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+
+
 def test_bad_input_is_one_line(
     trained_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
