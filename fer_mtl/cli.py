@@ -24,6 +24,7 @@ COMMANDS = {
     "balance": "draw synthetic faces until the expressions are even",
     "synthesize": "redraw faces with another expression",
     "predict": "read the expressions in pictures and videos",
+    "app": "a page in the browser that reads expressions and redraws faces",
 }
 
 # What people install for a package that is not there.

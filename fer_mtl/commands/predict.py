@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data.files import PICTURE_SUFFIXES, counted, distinct_stems, files_under
 from fer_mtl.data.images import ImageError, open_image
-from fer_mtl.data.video import VIDEO_SUFFIXES, every
-from fer_mtl.evaluation.pictures import captioned
-from fer_mtl.evaluation.plots import timeline, to_png
-from fer_mtl.evaluation.reading import Reader, Reading
-from fer_mtl.evaluation.report import percent
+from fer_mtl.data.video import VIDEO_SUFFIXES
+from fer_mtl.evaluation.plots import to_png
+from fer_mtl.evaluation.reading import Reader, Table, Track, described, marked
 from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import save
 from fer_mtl.training.checkpoints import load_model
@@ -33,30 +26,6 @@ trained on drawn faces knows nothing of photographs. Example: fer-mtl predict ru
 --out read"""
 
 TABLE = "readings.csv"
-COLUMNS = ("file", "frame", "second", "face", "left", "top", "width", "height", "expression")
-
-
-class Table:
-    """The rows of readings.csv; a picture without a face has one too, its face is number 0."""
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes, self.rows = classes, [[*COLUMNS, *classes]]
-
-    def add(
-        self, path: Path, readings: Sequence[Reading], frame: int | None = None, second: float | None = None
-    ) -> None:
-        place = [str(path), "" if frame is None else str(frame), "" if second is None else f"{second:.3f}"]
-        if not readings:
-            self.rows.append([*place, "0", *[""] * (len(self.rows[0]) - len(place) - 1)])
-        for number, reading in enumerate(readings, 1):
-            box = [f"{value:.1f}" for value in reading.face.box]
-            probability = [f"{value:.9g}" for value in reading.probability]
-            self.rows.append([*place, str(number), *box, reading.ranked(self.classes)[0][0], *probability])
-
-    def text(self) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self.rows)
-        return text.getvalue()
 
 
 class Command:
@@ -68,47 +37,26 @@ class Command:
 
     def picture(self, path: Path, stem: str) -> None:
         image = open_image(path)
-        readings = self._read(image)
+        readings = self.reader.read(image)
+        self.faces += len(readings)
         self.table.add(path, readings)
         for number, reading in enumerate(readings, 1):
             which = f", face {number} of {len(readings)}" if len(readings) > 1 else ""
-            self.console.line(f"{path}{which}: {self._describe(reading.ranked(self.classes)[:3])}")
+            self.console.line(f"{path}{which}: {described(reading.ranked(self.classes)[:3])}")
         if not readings:
             self.console.line(f"{path}: no face found")
         if self.out is not None:
-            faces = [(each.face, self._describe(each.ranked(self.classes)[:1])) for each in readings]
-            save(captioned(image, faces), self.out / f"{stem}.png")
+            save(marked(image, readings, self.classes), self.out / f"{stem}.png")
 
     def video(self, path: Path, stem: str, step: int) -> None:
-        times: list[float] = []
-        largest: list[Sequence[float]] = []
-        said: Counter[str] = Counter()
-        unit = "seconds"
-        for number, second, image in every(path, step):
-            readings = self._read(image)
-            self.table.add(path, readings, number, second)
-            if second is None:
-                unit = "frame"
-            times.append(number if second is None else second)
-            largest.append(readings[0].probability if readings else [float("nan")] * len(self.classes))
-            said.update(reading.ranked(self.classes)[0][0] for reading in readings[:1])
-        found = said.total()
-        shares = [(name, count / found) for name, count in said.most_common()]
-        self.console.line(
-            f"{path}: {counted(len(times), 'frame')} read, {found} with a face"
-            + (f"; the largest shows {self._describe(shares)} of the time" if found else "")
-        )
-        if self.out is not None and found:
-            write_bytes(self.out / f"{stem}.png", to_png(timeline(times, largest, self.classes, unit)))
-
-    def _read(self, image: Image.Image) -> list[Reading]:
-        readings = self.reader.read(image)
-        self.faces += len(readings)
-        return readings
-
-    @staticmethod
-    def _describe(ranked: Sequence[tuple[str, float]]) -> str:
-        return ", ".join(f"{name} {percent(value)}" for name, value in ranked)
+        track = Track(self.classes)
+        for frame in self.reader.frames(path, step):
+            self.table.add(path, frame.readings, frame.number, frame.second)
+            track.add(frame)
+            self.faces += len(frame.readings)
+        self.console.line(f"{path}: {track.summary()}")
+        if self.out is not None and track.said:
+            write_bytes(self.out / f"{stem}.png", to_png(track.figure()))
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -20,6 +20,15 @@ def accepted(z: torch.Tensor, convention: str) -> torch.Tensor:
 
 
 @torch.no_grad()
+def gates_by_level(model: FERSNet, images: torch.Tensor) -> dict[int, Any]:
+    """The gates that open for faces float ``[n, C, S, S]``, a ``ShareGates`` per sharing level; empty for a
+    model without gates."""
+    model.eval()
+    gates = model(images.to(device_of(model)), return_gates=True)["gates"]
+    return dict(zip(model.shared_levels, gates, strict=True)) if gates else {}
+
+
+@torch.no_grad()
 def gate_statistics(model: FERSNet, faces: FaceSet, limit: int = 256) -> list[dict[str, Any]]:
     """For every sharing level, direction and gate (r, z): mean, deviation, the share above one half, and the
     mean over the faces of each expression. z is in its "accept" sense. At most ``limit`` faces are looked at.

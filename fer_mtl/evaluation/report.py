@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
 from fer_mtl.evaluation import face_plots, html, plots
-from fer_mtl.evaluation.predict import device_of
+from fer_mtl.evaluation.gates import gates_by_level
 from fer_mtl.evaluation.synthesis import gallery_sources, interpolate, make_gallery
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.files import to_yaml, write_bytes, write_json, write_text
@@ -215,16 +215,13 @@ def calibration_section(run: Evaluated, pictures: Pictures) -> str:
     )
 
 
-@torch.no_grad()
 def gates_section(run: Evaluated, pictures: Pictures) -> str:
     model, size = run.model, run.model.config["image_size"]
     images = center(run.faces.images[torch.tensor(gallery_sources(run.faces, GATE_FACES))], size)
-    model.eval()
-    gates = model(images.to(device_of(model)), return_gates=True)["gates"]
+    gates = gates_by_level(model, images)
     if not gates:
         return html.section("Gates", f"Sharing {model.config['sharing']!r} has no gates.")
-    by_level = dict(zip(model.shared_levels, gates, strict=True))
-    figure = face_plots.gate_maps(images, by_level, model.config["convention"])
+    figure = face_plots.gate_maps(images, gates, model.config["convention"])
     statistics = run.report["gates"]
     accepted: dict[str, dict[str, float]] = {}
     for line in statistics:

@@ -13,6 +13,7 @@ from fer_mtl.cli import main
 from fer_mtl.commands import predict as command
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.predict import predict
+from fer_mtl.evaluation.reading import COLUMNS, Reading, Table
 from fer_mtl.faces import Face
 from fer_mtl.training.checkpoints import load_model
 
@@ -156,8 +157,8 @@ def test_bad_input_is_one_line(
 
 
 def test_the_table_has_one_width() -> None:
-    table = command.Table(("fear", "anger"))
+    table = Table(("fear", "anger"))
     table.add(Path("a.png"), [])
-    table.add(Path("b.png"), [command.Reading(Face((0, 0, 5, 5)), (0.25, 0.75))], 3, math.pi)
-    assert {len(row) for row in table.rows} == {len(command.COLUMNS) + 2}
+    table.add(Path("b.png"), [Reading(Face((0, 0, 5, 5)), (0.25, 0.75), torch.empty(0))], 3, math.pi)
+    assert {len(row) for row in table.rows} == {len(COLUMNS) + 2}
     assert table.text().splitlines()[2] == "b.png,3,3.142,1,0.0,0.0,5.0,5.0,anger,0.25,0.75"

@@ -1,0 +1,209 @@
+"""The page itself, in gradio: what is where, and which function of :class:`Studio` fills it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fer_mtl.app.studio import Seen, Studio, plotted
+from fer_mtl.evaluation.reading import Reading
+from fer_mtl.models.pretrained import LIMITS
+from fer_mtl.training.files import write_text
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, which would report home
+import gradio as gr
+
+TITLE = "Facial expressions, read and redrawn"
+HOUR = 3600
+MOST_UPLOADED = "500mb"
+HEIGHT = 320
+DRAWN = """**This model has learnt from drawn faces and knows nothing of photographs.** Try the drawn people
+below the picture; none of them was in its training."""
+NO_FACE = """No face was found. If the picture shows one face and little else, tick “one cropped face”;
+otherwise try one where the face is upright, larger or better lit."""
+KEPT = "Pictures and videos stay on the machine that serves this page, at most two hours."
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none from elsewhere
+
+
+def serve(studio: Studio, host: str, port: int | None, open_browser: bool) -> tuple[gr.Blocks, str]:
+    """Start serving in threads of its own, by default on the first free port from 7860 on; the page
+    (``close()`` ends it) and its address.
+
+    Raises OSError where the port is taken or the host is none of this machine.
+    """
+    page = build(studio)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=open_browser,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        share=False,
+        ssr_mode=False,
+        max_file_size=MOST_UPLOADED,
+        footer_links=[],
+        theme=THEME,
+    )
+    return page, address
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page. What visitors upload and what is made of it is deleted after an hour."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+        gr.Markdown(f"# {TITLE}\n\n{studio.description()}.")
+        if studio.drawn_faces:
+            gr.Markdown(DRAWN)
+        with gr.Tab("Picture"):
+            picture_tab(studio)
+        with gr.Tab("Video"):
+            video_tab(studio)
+        gr.Markdown(LIMITS + KEPT)
+    page.queue(default_concurrency_limit=1)
+    return page
+
+
+def picture_tab(studio: Studio) -> None:
+    classes, state = list(studio.classes), gr.State(None)
+    with gr.Row():
+        with gr.Column():
+            picture = gr.Image(
+                label="Picture",
+                sources=["upload", "webcam", "clipboard"],
+                height=HEIGHT,
+            )
+            picture.preprocess = as_uploaded  # type: ignore[method-assign, assignment]
+            cropped = cropped_switch(studio)
+            if studio.drawn_faces:
+                with tempfile.TemporaryDirectory() as folder:  # gradio keeps copies
+                    gr.Examples(written(studio.strangers(), Path(folder)), [picture], label="Drawn people")
+        with gr.Column():
+            marked = result("Faces found", height=HEIGHT, show_label=False)
+            status = gr.Markdown()
+            which = gr.Radio(label="Face", choices=[], visible=False)
+            label = gr.Label(label="Expression", show_heading=False)
+    parts: list[Any] = [label]
+    if studio.draws:
+        gr.Markdown("### Redrawn with every expression")
+        grid = result()
+        with gr.Row():
+            with gr.Column():
+                expression = gr.Dropdown(label="From what was read to", choices=classes, value=classes[0])
+                strength = gr.Slider(label="How far", minimum=0, maximum=1, value=1, step=0.05)
+            blended = result("On its way", height=HEIGHT)
+        gr.Markdown("### What each task lets in of the other")
+        gates = result()
+        parts += [grid, blended, gates]
+
+    def chosen(seen: Seen | None, face: str | None) -> Reading | None:
+        return seen.readings[int(face) - 1] if seen is not None and seen.readings and face else None
+
+    def show(seen: Seen | None, face: str | None, *blend: Any) -> list[Any]:
+        reading = chosen(seen, face)
+        if reading is None:
+            return [None] * len(parts)
+        found: list[Any] = [studio.probabilities(reading)]
+        if studio.draws:
+            found += [studio.redrawn(reading), studio.blended(reading, *blend), studio.gates(reading)]
+        return found
+
+    def look(path: str | None, whole: bool, *blend: Any) -> list[Any]:
+        if path is None:
+            return [None, "", None, gr.Radio(choices=[], value=None, visible=False), *show(None, None)]
+        with explained(Path(path)):
+            seen = studio.look(Path(path), whole)
+        faces = [str(number) for number in range(1, len(seen.readings) + 1)]
+        first = faces[0] if faces else None
+        said = "" if faces else NO_FACE
+        choice = gr.Radio(choices=faces, value=first, visible=len(faces) > 1)
+        return [seen, said, studio.marked(seen), choice, *show(seen, first, *blend)]
+
+    controls = [expression, strength] if studio.draws else []
+    events: list[Callable[..., Any]] = [picture.change, cropped.input]
+    shown = [state, status, marked, which, *parts]
+    gr.on(events, look, [picture, cropped, *controls], shown, api_name="picture")
+    which.input(show, [state, which, *controls], parts, api_name="face")
+    if studio.draws:
+
+        def blend(seen: Seen | None, face: str | None, name: str, share: float) -> Any:
+            reading = chosen(seen, face)
+            return None if reading is None else studio.blended(reading, name, share)
+
+        changes: list[Callable[..., Any]] = [expression.input, strength.release]
+        gr.on(changes, blend, [state, which, *controls], [blended], api_name="blend")
+
+
+def video_tab(studio: Studio) -> None:
+    with gr.Row():
+        with gr.Column():
+            video = gr.Video(label="Video", sources=["upload", "webcam"], height=HEIGHT)
+            step = gr.Slider(label="Read every so many-th frame", minimum=1, maximum=30, value=5, step=1)
+            cropped = cropped_switch(studio)
+            read = gr.Button("Read", variant="primary")
+        with gr.Column():
+            status = gr.Markdown()
+            timeline = result("The largest face over time", show_label=False)
+            table = gr.File(label="Every face of every frame read")
+    gr.Markdown("### The surest frame of each expression")
+    surest = gr.Gallery(show_label=False, columns=4, format="png", object_fit="contain", interactive=False)
+
+    def look(path: str | None, every: int, whole: bool, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        if path is None:
+            raise gr.Error("Choose or record a video first.", print_exception=False)
+        seen = studio.start()
+        with explained(Path(path)):
+            for number, frame in enumerate(studio.frames(Path(path), int(every), whole), 1):
+                seen.add(Path(path).name, frame)
+                progress((number, None), desc="frames read")
+        if not seen.track.said:
+            return [NO_FACE, None, None, None]
+        with tempfile.TemporaryDirectory() as folder:  # gradio keeps a copy, and deletes it in time
+            file = Path(folder) / "readings.csv"
+            write_text(file, seen.table.text())
+            copy = table.move_resource_to_block_cache(file)
+        return [f"{seen.track.summary()}.", plotted(seen.track.figure()), copy, seen.gallery()]
+
+    read.click(look, [video, step, cropped], [status, timeline, table, surest], api_name="video")
+
+
+def cropped_switch(studio: Studio) -> gr.Checkbox:
+    return gr.Checkbox(
+        label="one cropped face",
+        info="Do not look for faces: the picture is one, cut to it.",
+        value=studio.drawn_faces,
+    )
+
+
+def result(label: str | None = None, **options: Any) -> gr.Image:
+    """A picture that the page makes."""
+    shown = {"show_label": label is not None, "buttons": ["download", "fullscreen"], **options}
+    return gr.Image(label=label, interactive=False, format="png", **shown)
+
+
+def as_uploaded(uploaded: gr.FileData | None) -> str | None:
+    """The file itself: `open_image` reads more kinds of pictures than gradio, and names what is wrong with
+    the rest. (Gradio writes a stub beside every subclass of its components, so there is none for this.)"""
+    return None if uploaded is None else uploaded.path
+
+
+def written(pictures: Sequence[tuple[Image.Image, str]], folder: Path) -> list[str]:
+    """PNG files of pictures, named by their captions."""
+    files = [folder / f"{caption}.png" for _, caption in pictures]
+    for (image, _), file in zip(pictures, files, strict=True):
+        image.save(file)
+    return list(map(str, files))
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Bad input is shown on the page, by the name of the file and not by where it lies here."""
+    try:
+        yield
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise gr.Error(str(error).replace(str(path), path.name), print_exception=False) from error

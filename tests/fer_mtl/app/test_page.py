@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="needs gradio (the extra `app`)")
+
+from fer_mtl.app.page import NO_FACE, serve
+from fer_mtl.app.studio import Studio, stored_picture
+from fer_mtl.data import FaceSet
+from fer_mtl.faces import Face
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.training.checkpoints import TrainedModel, load_model
+
+
+class TwoFaces:
+    """Finds two in any picture wider than high, none in others."""
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        height, width = image.shape[:2]
+        side = float(height)
+        return [Face((0, 0, side / 2, side / 2)), Face((side, 0, side, side))] if width > height else []
+
+
+@pytest.fixture(scope="module")
+def client(trained_run: Path) -> Iterator[Any]:
+    from gradio_client import Client
+
+    page, address = serve(Studio(load_model(trained_run), TwoFaces()), "127.0.0.1", None, open_browser=False)
+    yield Client(address, verbose=False)
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, faces: FaceSet) -> Path:
+    """Two drawn faces side by side."""
+    one = stored_picture(faces.images[3]).convert("RGB")
+    both = Image.new("RGB", (2 * one.width, one.height))
+    both.paste(one)
+    both.paste(stored_picture(faces.images[9]), (one.width, 0))
+    both.save(tmp_path / "pair ü.png")
+    return tmp_path / "pair ü.png"
+
+
+def look(client: Any, path: Path, cropped: bool) -> Any:
+    from gradio_client import handle_file
+
+    return client.predict(handle_file(str(path)), cropped, "fear", 1.0, api_name="/picture")
+
+
+def said(label: dict[str, Any]) -> dict[str, float]:
+    return {each["label"]: each["confidence"] for each in label["confidences"]}
+
+
+def test_a_picture_its_faces_and_what_is_drawn_of_them(client: Any, pair: Path, trained_run: Path) -> None:
+    status, marked, which, label, grid, blended, gates = look(client, pair, cropped=False)
+    assert status == "" and which["choices"] == [["1", "1"], ["2", "2"]] and which["value"] == "1"
+    assert set(said(label)) == set(load_model(trained_run).classes)
+    assert sum(said(label).values()) == pytest.approx(1, abs=1e-3)
+    for file in (marked, grid, blended, gates):
+        assert Image.open(file).format == "PNG"
+
+    other, _, other_blended, _ = client.predict("2", "fear", 1.0, api_name="/face")
+    assert said(other) != said(label)
+    assert Path(other_blended).read_bytes() != Path(blended).read_bytes()
+    half = client.predict("2", "fear", 0.5, api_name="/blend")
+    assert Path(half).read_bytes() != Path(other_blended).read_bytes()
+
+
+def test_no_face_and_the_way_out(client: Any, tmp_path: Path, faces: FaceSet) -> None:
+    path = tmp_path / "square.png"
+    stored_picture(faces.images[3]).save(path)
+    status, marked, which, label, *drawn = look(client, path, cropped=False)
+    assert status == NO_FACE and Path(marked).is_file() and not which["visible"]
+    assert not label and drawn == [None] * 3
+    status, _, which, label, *drawn = look(client, path, cropped=True)
+    assert status == "" and not which["visible"] and label["label"] in said(label) and all(drawn)
+
+
+def test_a_removed_picture_empties_the_page(client: Any) -> None:
+    found = client.predict(None, True, "fear", 1.0, api_name="/picture")
+    assert found[0] == "" and found[1] is None and not any(found[3:])
+
+
+def test_bad_files_are_named_without_their_folders(client: Any, tmp_path: Path) -> None:
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    bad = tmp_path / "face ü.png"
+    bad.write_text("nothing of a picture")
+    with pytest.raises(AppError, match=r"^face ü\.png: not a readable image"):
+        look(client, bad, cropped=True)
+    empty = tmp_path / "clip.mp4"
+    empty.write_bytes(b"nothing of a video")
+    pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
+    with pytest.raises(AppError, match=r"^clip\.mp4: not a readable video"):
+        client.predict(handle_file(str(empty)), 5, True, api_name="/video")
+    with pytest.raises(AppError, match="Choose or record a video first"):
+        client.predict(None, 5, True, api_name="/video")
+
+
+def test_a_video(client: Any, tmp_path: Path, faces: FaceSet) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
+    from gradio_client import handle_file
+
+    side = faces.images.shape[3]
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (side, side))
+    for index in range(7):
+        writer.write(faces.images[index].permute(1, 2, 0).numpy()[..., ::-1].copy())
+    writer.release()
+    status, timeline, table, surest = client.predict(handle_file(str(clip)), 3, True, api_name="/video")
+    assert status.startswith("3 frames read, 3 with a face; the largest shows ")
+    assert Image.open(timeline).format == "PNG" and 1 <= len(surest) <= 3
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["file"], row["frame"]) for row in rows] == [("clip.avi", f"{n}") for n in (0, 3, 6)]
+    status, *rest = client.predict(handle_file(str(clip)), 3, False, api_name="/video")
+    assert status == NO_FACE and rest == [None, None, []]
+
+
+def test_a_recogniser_has_no_part_for_drawing(tmp_path: Path, faces: FaceSet) -> None:
+    from gradio_client import Client, handle_file
+
+    model = FERSNet(2, 32, 0.125, sharing="none", synthesis=False).eval()
+    studio = Studio(TrainedModel(model, ("no", "yes")), TwoFaces())
+    page, address = serve(studio, "127.0.0.1", None, open_browser=False)
+    try:
+        path = tmp_path / "face.png"
+        stored_picture(faces.images[0]).save(path)
+        found = Client(address, verbose=False).predict(handle_file(str(path)), True, api_name="/picture")
+    finally:
+        page.close(verbose=False)
+    assert len(found) == 4 and set(said(found[3])) == {"no", "yes"}
