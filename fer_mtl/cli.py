@@ -24,11 +24,18 @@ COMMANDS = {
     "balance": "draw synthetic faces until the expressions are even",
     "synthesize": "redraw faces with another expression",
     "predict": "read the expressions in pictures and videos",
+    "export": "write a trained model for use elsewhere: a model folder, ONNX or PyTorch's pt2",
     "app": "a page in the browser that reads expressions and redraws faces",
 }
 
 # What people install for a package that is not there.
-EXTRAS = {"cv2": "faces", "gradio": "app", "torchjd": "weighting", "tensorboard": "tensorboard"}
+EXTRAS = {
+    "cv2": "faces",
+    "gradio": "app",
+    "tensorboard": "tensorboard",
+    "torchjd": "weighting",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+}
 DISTRIBUTION = "selective-feature-sharing"
 
 BAD_INPUT, BUG, STOPPED = 2, 1, 130

@@ -16,6 +16,7 @@ from fused_ops.norm_act import (
     group_norm_act,
     instance_norm_act,
 )
+from fused_ops.registration import decompositions
 from fused_ops.selective_share import FusedConvFLU, FusedSelectiveShare, conv_flu, selective_share
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "adain",
     "batch_norm_act",
     "conv_flu",
+    "decompositions",
     "explain",
     "fuse",
     "group_norm_act",

@@ -107,6 +107,11 @@ def ops(backend: str | None = None) -> tuple[str, ...]:
     return tuple(op for op, found in _implementations.items() if backend is None or backend in found)
 
 
+def definition(op: str) -> Callable[..., Any]:
+    """The op in plain PyTorch."""
+    return _implementations[op]["reference"].run
+
+
 def requested() -> str:
     """The backend asked for now: that of the innermost :func:`use`, else the environment's, else ``auto``."""
     return _override or environments_wish()

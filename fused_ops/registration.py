@@ -204,3 +204,13 @@ def _with_autocast(overload: Any, rule: Callable[..., Sequence[Any]], device: st
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST_DEVICES[device]))
     with torch._C._ExcludeDispatchKeyGuard(excluded):
         return overload(*rule(torch.get_autocast_dtype(device), *args))
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    """Every op of this package with its definition in plain PyTorch.
+
+    For exported programs that are to run without this package, or that become something else, such as ONNX:
+    ``exported.run_decompositions({**torch.export.default_decompositions(), **fused_ops.decompositions()})``.
+    """
+    package = getattr(torch.ops, NAMESPACE)
+    return {getattr(package, op).default: backends.definition(op) for op in backends.ops("reference")}

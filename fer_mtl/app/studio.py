@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn.functional import one_hot
 
+from fer_mtl.data import load
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.images import open_image
 from fer_mtl.evaluation import face_plots
@@ -25,7 +26,6 @@ from fer_mtl.faces.whole import WholePicture
 from fer_mtl.training.checkpoints import TrainedModel
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.methods import method_of
-from fer_mtl.training.run import load_faces
 from fer_mtl.training.starting import data_name
 
 STRANGERS = 20200714
@@ -65,7 +65,12 @@ class Studio:
     @property
     def drawn_faces(self) -> bool:
         """Whether it has learnt from drawn faces, and knows nothing of photographs."""
-        return self.config is not None and data_name(self.config.data) == "procedural"
+        return self.data == "procedural"
+
+    @property
+    def data(self) -> str | None:
+        """The name of what it has learnt from; None where nothing tells."""
+        return self.model.metadata.get("data") if self.config is None else data_name(self.config.data)
 
     @property
     def config(self) -> TrainConfig | None:
@@ -76,11 +81,14 @@ class Studio:
     def strangers(self) -> list[tuple[Image.Image, str]]:
         """For a model that has learnt from drawn faces: drawn people whom it has not seen, each with another
         of its expressions."""
-        config = self.config
-        if config is None or not self.drawn_faces:
+        if not self.drawn_faces:
             raise ValueError("only a model that has learnt from drawn faces has drawn strangers")
-        strangers = {"seed": STRANGERS, "num_subjects": len(self.classes), "images_per_expression": 1}
-        faces = load_faces(replace(config, data_options={**config.data_options, **strangers}))
+        new = {"seed": STRANGERS, "num_subjects": len(self.classes), "images_per_expression": 1}
+        spec, options = (
+            ("procedural", {}) if self.config is None else (self.config.data, self.config.data_options)
+        )
+        side, channels = self.model.config["image_size"], self.model.config["in_channels"]
+        faces = load(spec, image_size=side, channels=channels, **{**options, **new})
         chosen = [person * len(self.classes) + person for person in range(len(self.classes))]
         return [
             (stored_picture(faces.images[index]), name)
@@ -91,7 +99,8 @@ class Studio:
         """The model in one line."""
         config, side = self.config, self.model.config["image_size"]
         colour = "grey" if self.model.config["in_channels"] == 1 else "colour"
-        name = "FERSNet" if config is None else f"{method_of(config)}, trained on {data_name(config.data)}"
+        name = self.model.metadata.get("method", "FERSNet") if config is None else method_of(config)
+        name += "" if self.data is None else f", trained on {self.data}"
         return f"{name}; {', '.join(self.classes)}; {colour} faces of {side} x {side} pixels"
 
     def look(self, path: Path, cropped: bool) -> Seen:

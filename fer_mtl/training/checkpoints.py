@@ -51,12 +51,14 @@ class TrainedModel:
     model: FERSNet
     classes: tuple[str, ...]
     origin: dict[str, Any] = field(default_factory=dict)
-    """Of a checkpoint: ``config``, ``split`` (subjects by role) and ``epoch``. A model folder has none."""
+    """Of a checkpoint: ``config``, ``split`` (subjects by role) and ``epoch``. A model folder has none, but
+    may tell more in the model's ``metadata``."""
 
     @property
     def views(self) -> str:
         """How its run tested: views as in :func:`fer_mtl.evaluation.predict.predict`."""
-        return str(self.origin["config"]["views"]) if "config" in self.origin else "center"
+        told = self.origin.get("config", self.model.metadata)
+        return str(told.get("views", "center"))
 
 
 def model_content(model: FERSNet, classes: Sequence[str]) -> dict[str, Any]:

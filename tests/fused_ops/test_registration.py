@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_ops import FusedGroupNormAct, FusedSelectiveShare
+from fused_ops import FusedBatchNormAct2d, FusedGroupNormAct, FusedSelectiveShare, decompositions
 
 X, Y = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
 
@@ -80,3 +80,27 @@ def test_second_derivatives_are_the_dispatchers() -> None:
         return second
 
     torch.testing.assert_close(penalty(contextlib.nullcontext()), penalty(SeeAll()), rtol=1e-12, atol=1e-12)
+
+
+def test_every_op_of_an_exported_program_can_be_plain_pytorch() -> None:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.share, self.norm = FusedSelectiveShare(4), FusedBatchNormAct2d(4, activation="relu")
+
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            x, y = self.share(x, y)
+            return self.norm(x), y
+
+    network = Network().eval()
+    exported = torch.export.export(network, (X, Y))
+    assert any("fused_ops" in str(node.target) for node in exported.graph.nodes)
+    plain = exported.run_decompositions({**torch.export.default_decompositions(), **decompositions()})
+    assert not any("fused_ops" in str(node.target) for node in plain.graph.nodes)
+    torch.testing.assert_close(plain.module()(X, Y), network(X, Y))
+    names = {op.name() for op in decompositions()}
+    assert names >= {
+        "fused_ops::selective_share",
+        "fused_ops::selective_share_backward",
+        "fused_ops::norm_act",
+    }

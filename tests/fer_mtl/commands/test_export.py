@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_mtl import FERSNet
+from fer_mtl.cli import main
+from fer_mtl.models import export
+from fer_mtl.training.checkpoints import load_model
+
+
+def test_a_model_folder_serves_every_command(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "given away"
+    assert main(["export", str(trained_run), "--out", str(out)]) == 0
+    assert f"README.md, config.json, model.safetensors in {out}" in capsys.readouterr().out
+    before, after = load_model(trained_run), load_model(out)
+    assert after.classes == before.classes and after.views == before.views
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            FERSNet.from_pretrained(out)(image)["logits"], before.model(image)["logits"]
+        )
+    recorded = after.model.metadata
+    assert recorded["data"] == "procedural" and recorded["method"] == "FERSNet (ConvFLU)"
+    told = (out / "config.json").read_text(encoding="utf-8") + (out / "README.md").read_text(encoding="utf-8")
+    for secret in (str(trained_run), "P0001", "num_subjects"):  # neither paths nor people
+        assert secret not in told
+
+    again = tmp_path / "again"
+    assert main(["export", str(out), "--out", str(again)]) == 0
+    assert (again / "config.json").read_bytes() == (out / "config.json").read_bytes()
+
+
+def test_views_of_the_run_go_with_the_model(tmp_path: Path) -> None:
+    model = FERSNet(2, 32, 0.125)
+    model.save_pretrained(tmp_path / "one", {"expressions": ["no", "yes"], "views": "ten"})
+    model.save_pretrained(tmp_path / "two")
+    assert load_model(tmp_path / "one").views == "ten" and load_model(tmp_path / "two").views == "center"
+
+
+def test_programs_with_what_they_take(trained_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "programs"
+    assert main(["export", str(trained_run), "--format", "pt2", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"model.json", "recognition.pt2", "synthesis.pt2"}
+    told = json.loads((out / "model.json").read_text(encoding="utf-8"))
+    assert told["expressions"] == list(load_model(trained_run).classes)
+    assert told["image"] == {"channels": 3, "side": 32, "range": [0, 1]}
+    assert told["files"]["synthesis.pt2"] == {"inputs": ["image", "expression"], "output": "redrawn"}
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    trained_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)  # no program is good enough
+    for arguments, code, message in (
+        (
+            [str(trained_run), "--out", str(tmp_path / "there")],
+            2,
+            "--out must be a folder that does not exist yet",
+        ),
+        (
+            [str(trained_run), "--format", "tflite", "--out", str(tmp_path / "a")],
+            2,
+            "--format must be one of",
+        ),
+        ([str(tmp_path / "gone"), "--out", str(tmp_path / "a")], 2, "gone"),
+        ([str(trained_run), "--format", "pt2", "--out", str(tmp_path / "a")], 1, "differs from the network"),
+    ):
+        assert main(["export", *arguments]) == code
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
