@@ -59,23 +59,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "there").mkdir()
+    there, new, run = tmp_path / "there", tmp_path / "new", str(trained_run)
+    there.mkdir()
     monkeypatch.setattr(export, "TOLERANCE", -1.0)  # no program is good enough
-    for arguments, code, message in (
-        (
-            [str(trained_run), "--out", str(tmp_path / "there")],
-            2,
-            "--out must be a folder that does not exist yet",
-        ),
-        (
-            [str(trained_run), "--format", "tflite", "--out", str(tmp_path / "a")],
-            2,
-            "--format must be one of",
-        ),
-        ([str(tmp_path / "gone"), "--out", str(tmp_path / "a")], 2, "gone"),
-        ([str(trained_run), "--format", "pt2", "--out", str(tmp_path / "a")], 1, "differs from the network"),
+    for arguments, out, code, message in (
+        ([run], there, 2, "--out must be a folder that does not exist yet"),
+        ([run, "--format", "tflite"], new, 2, "--format must be one of"),
+        ([str(tmp_path / "gone")], new, 2, "gone"),
+        ([run, "--format", "pt2"], new, 1, "differs from the network"),
     ):
-        assert main(["export", *arguments]) == code
+        assert main(["export", *arguments, "--out", str(out)]) == code
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
