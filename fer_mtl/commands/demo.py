@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.demo import demo_config, run_demo
@@ -23,5 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and augmentation")
     options = parse(parser, arguments)
     chosen = {} if options.epochs is None else {"epochs": options.epochs}
-    run_demo(options.out, config=demo_config(seed=options.seed, **chosen), console=Console(), overwrite=True)
+    console = Console()
+    run_demo(options.out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
+    console.line(f"try it in a browser: fer-mtl app {Path(options.out) / 'convflu'}")
     return 0
