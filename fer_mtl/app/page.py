@@ -78,7 +78,6 @@ def picture_tab(studio: Studio) -> None:
                 sources=["upload", "webcam", "clipboard"],
                 height=HEIGHT,
             )
-            picture.preprocess = as_uploaded  # type: ignore[method-assign, assignment]
             cropped = cropped_switch(studio)
             if studio.drawn_faces:
                 with tempfile.TemporaryDirectory() as folder:  # gradio keeps copies
@@ -113,11 +112,12 @@ def picture_tab(studio: Studio) -> None:
             found += [studio.redrawn(reading), studio.blended(reading, *blend), studio.gates(reading)]
         return found
 
-    def look(path: str | None, whole: bool, *blend: Any) -> list[Any]:
-        if path is None:
+    def look(uploaded: dict[str, Any] | None, whole: bool, *blend: Any) -> list[Any]:
+        if uploaded is None:
             return [None, "", None, gr.Radio(choices=[], value=None, visible=False), *show(None, None)]
-        with explained(Path(path)):
-            seen = studio.look(Path(path), whole)
+        path = Path(uploaded["path"])
+        with explained(path):
+            seen = studio.look(path, whole)
         faces = [str(number) for number in range(1, len(seen.readings) + 1)]
         first = faces[0] if faces else None
         said = "" if faces else NO_FACE
@@ -127,7 +127,8 @@ def picture_tab(studio: Studio) -> None:
     controls = [expression, strength] if studio.draws else []
     events: list[Callable[..., Any]] = [picture.change, cropped.input]
     shown = [state, status, marked, which, *parts]
-    gr.on(events, look, [picture, cropped, *controls], shown, api_name="picture")
+    # The file as it was uploaded: `open_image` reads more kinds than gradio, and says what ails the rest.
+    gr.on(events, look, [picture, cropped, *controls], shown, preprocess=False, api_name="picture")
     which.input(show, [state, which, *controls], parts, api_name="face")
     if studio.draws:
 
@@ -184,12 +185,6 @@ def result(label: str | None = None, **options: Any) -> gr.Image:
     """A picture that the page makes."""
     shown = {"show_label": label is not None, "buttons": ["download", "fullscreen"], **options}
     return gr.Image(label=label, interactive=False, format="png", **shown)
-
-
-def as_uploaded(uploaded: gr.FileData | None) -> str | None:
-    """The file itself: `open_image` reads more kinds of pictures than gradio, and names what is wrong with
-    the rest. (Gradio writes a stub beside every subclass of its components, so there is none for this.)"""
-    return None if uploaded is None else uploaded.path
 
 
 def written(pictures: Sequence[tuple[Image.Image, str]], folder: Path) -> list[str]:

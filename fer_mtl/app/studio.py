@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn.functional import one_hot
 
 from fer_mtl.data import load
@@ -30,6 +30,7 @@ from fer_mtl.training.starting import data_name
 
 STRANGERS = 20200714
 """The seed of drawn people for show, which nobody trains with."""
+ROOM = 40  # pixels
 SHOWN_SIDE = 256
 """Pictures are shown at least so large, in pixels; networks draw faces smaller than screens do."""
 
@@ -205,4 +206,5 @@ def enlarged(image: Image.Image) -> Image.Image:
 
 
 def plotted(figure: Figure) -> Image.Image:
-    return Image.open(io.BytesIO(to_png(figure)))
+    """A plot as a picture, with room at its top for the buttons that the page lays over it."""
+    return ImageOps.expand(Image.open(io.BytesIO(to_png(figure))).convert("RGB"), (0, ROOM, 0, 0), "white")

@@ -83,19 +83,30 @@ def test_no_face_and_the_way_out(client: Any, tmp_path: Path, faces: FaceSet) ->
     assert status == "" and not which["visible"] and label["label"] in said(label) and all(drawn)
 
 
-def test_a_removed_picture_empties_the_page(client: Any) -> None:
-    found = client.predict(None, True, "fear", 1.0, api_name="/picture")
-    assert found[0] == "" and found[1] is None and not any(found[3:])
+def test_a_drawn_person_and_then_a_bad_file(client: Any, tmp_path: Path) -> None:
+    # A click on an example gives the visitor's session a copy of the component.
+    example = client.predict(2, fn_index=0)["value"]
+    path = Path(example["path"] if isinstance(example, dict) else example)
+    status, _, _, label, *drawn = look(client, path, cropped=True)
+    assert status == "" and said(label) and all(drawn)
 
-
-def test_bad_files_are_named_without_their_folders(client: Any, tmp_path: Path) -> None:
-    from gradio_client import handle_file
     from gradio_client.exceptions import AppError
 
     bad = tmp_path / "face ü.png"
     bad.write_text("nothing of a picture")
     with pytest.raises(AppError, match=r"^face ü\.png: not a readable image"):
         look(client, bad, cropped=True)
+
+
+def test_a_removed_picture_empties_the_page(client: Any) -> None:
+    found = client.predict(None, True, "fear", 1.0, api_name="/picture")
+    assert found[0] == "" and found[1] is None and not any(found[3:])
+
+
+def test_bad_videos_are_named_without_their_folders(client: Any, tmp_path: Path) -> None:
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
     empty = tmp_path / "clip.mp4"
     empty.write_bytes(b"nothing of a video")
     pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
