@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from fer_mtl.app.studio import SHOWN_SIDE, Studio, shown, stored_picture
+from fer_mtl.commands.export import facts
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.images import ImageError
@@ -112,6 +113,13 @@ def test_strangers_are_drawn_as_in_training_and_new(trained: TrainedModel, faces
     for image, _ in strangers:
         assert image.size == (faces.images.shape[3],) * 2
         assert min(float((pixels(image) - other).abs().mean()) for other in known) > 2
+
+
+def test_a_model_folder_tells_what_its_run_told(trained: TrainedModel, tmp_path: Path) -> None:
+    trained.model.save_pretrained(tmp_path / "given", facts(trained))
+    run, folder = Studio(trained, Finds()), Studio(load_model(tmp_path / "given"), Finds())
+    assert folder.config is None and folder.description() == run.description()
+    assert [image.size for image, _ in folder.strangers()] == [image.size for image, _ in run.strangers()]
 
 
 def test_the_surest_frame_of_each_expression_in_order(trained: TrainedModel, photo: Path) -> None:
