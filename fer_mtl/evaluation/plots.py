@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -161,15 +162,15 @@ def bars(
 
 
 def learning_curve(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Accuracy over the number of training subjects; a line's points are (subjects, accuracy in 0..1)."""
+    """Accuracy over the number of training subjects; a line's points are (subjects, accuracy in 0..1). Runs
+    with the same number of subjects are points above each other, and the line goes through their mean."""
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")
     axes = figure.subplots()
     _tidy(axes, "Accuracy (%) over training subjects")
     for colour, (name, points) in zip(cycle(COLOURS), lines.items(), strict=False):
-        ordered = sorted(points)
-        axes.plot(
-            [x for x, _ in ordered], [100 * y for _, y in ordered], "o-", color=colour, lw=1.8, label=name
-        )
+        means = [(x, fmean(100 * y for at, y in points if at == x)) for x in sorted({x for x, _ in points})]
+        axes.plot(*zip(*means, strict=True), color=colour, lw=1.8, label=name)
+        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), "o", color=colour)
     axes.set_xlabel("training subjects of a fold", fontsize=8, color=MUTED)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     return figure
