@@ -84,12 +84,12 @@ class Studio:
         of its expressions."""
         if not self.drawn_faces:
             raise ValueError("only a model that has learnt from drawn faces has drawn strangers")
-        new = {"seed": STRANGERS, "num_subjects": len(self.classes), "images_per_expression": 1}
-        spec, options = (
-            ("procedural", {}) if self.config is None else (self.config.data, self.config.data_options)
-        )
+        config = self.config
+        spec, options = ("procedural", {}) if config is None else (config.data, dict(config.data_options))
+        options |= {"classes": self.classes, "num_subjects": len(self.classes), "images_per_expression": 1}
+        options |= {"seed": STRANGERS}
         side, channels = self.model.config["image_size"], self.model.config["in_channels"]
-        faces = load(spec, image_size=side, channels=channels, **{**options, **new})
+        faces = load(spec, image_size=side, channels=channels, **options)
         chosen = [person * len(self.classes) + person for person in range(len(self.classes))]
         return [
             (stored_picture(faces.images[index]), name)

@@ -127,7 +127,10 @@ def _module(model: object) -> nn.Module:
 def _replace(path: Path, write: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        usual = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(usual)  # safetensors makes files that nobody else can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -121,6 +121,11 @@ def test_a_model_folder_tells_what_its_run_told(trained: TrainedModel, tmp_path:
     assert folder.config is None and folder.description() == run.description()
     assert [image.size for image, _ in folder.strangers()] == [image.size for image, _ in run.strangers()]
 
+    with_neutral = FERSNet(2, 32, 0.125).eval()
+    with_neutral.metadata = {"data": "procedural"}
+    strangers = Studio(TrainedModel(with_neutral, ("neutral", "fear")), Finds()).strangers()
+    assert [name for _, name in strangers] == ["neutral", "fear"]
+
 
 def test_the_surest_frame_of_each_expression_in_order(trained: TrainedModel, photo: Path) -> None:
     studio = Studio(trained, Finds())

@@ -47,6 +47,10 @@ def test_round_trip(build, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_whoever_may_read_one_file_may_read_all(folder):
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_model_card_says_what_it_is(model, tmp_path):
     model.save_pretrained(tmp_path, metadata={"data": "procedural"})
     card = (tmp_path / "README.md").read_text()
