@@ -73,11 +73,7 @@ def picture_tab(studio: Studio) -> None:
     classes, state = list(studio.classes), gr.State(None)
     with gr.Row():
         with gr.Column():
-            picture = gr.Image(
-                label="Picture",
-                sources=["upload", "webcam", "clipboard"],
-                height=HEIGHT,
-            )
+            picture = gr.Image(label="Picture", sources=["upload", "webcam", "clipboard"], height=HEIGHT)
             cropped = cropped_switch(studio)
             if studio.drawn_faces:
                 with tempfile.TemporaryDirectory() as folder:  # gradio keeps copies
@@ -154,6 +150,7 @@ def video_tab(studio: Studio) -> None:
     gr.Markdown("### The surest frame of each expression")
     surest = gr.Gallery(show_label=False, columns=4, format="png", object_fit="contain", interactive=False)
 
+    # B008: gradio shows progress for a function whose default says so, and for no other.
     def look(path: str | None, every: int, whole: bool, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         if path is None:
             raise gr.Error("Choose or record a video first.", print_exception=False)
