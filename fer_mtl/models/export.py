@@ -7,6 +7,7 @@ two expressions) to redrawn images, which are not bounded. Any batch size; the i
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,12 @@ class Part(nn.Module):
 
 class Recognition(Part):
     name, inputs, output = "recognition", ("image",), "logits"
+
+    def __init__(self, model: FERSNet) -> None:
+        recogniser = copy.deepcopy(model)
+        if model.decoder is not None:  # an exported program would carry its weights, which it never reads
+            recogniser.register_module("decoder", nn.Identity())
+        super().__init__(recogniser)
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.model(image)["logits"]

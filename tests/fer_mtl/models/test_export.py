@@ -35,6 +35,13 @@ def test_programs_are_plain_pytorch_and_tell_no_paths(made: list[export.Program]
         assert not [node for node in program.exported.graph.nodes if "stack_trace" in node.meta]
 
 
+def test_recognition_leaves_the_decoder_out(made: list[export.Program], model: FERSNet) -> None:
+    carried = [set(program.exported.state_dict) for program in made]
+    assert not [name for name in carried[0] if "decoder" in name]
+    assert [name for name in carried[1] if "decoder" in name]
+    assert model.decoder is not None and next(model.decoder.parameters(), None) is not None
+
+
 def test_pt2_files_compute_what_the_network_does(
     made: list[export.Program], model: FERSNet, tmp_path: Path
 ) -> None:
