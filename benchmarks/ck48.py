@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.nn.functional import one_hot
 
-from benchmarks.report import write_between_markers
+from benchmarks.report import folded, write_between_markers
 from benchmarks.tables import Table
 from fer_mtl.evaluation.evaluate import figures_of
 from fer_mtl.evaluation.paired import comparable, compare
@@ -152,8 +152,8 @@ def load(path: Path) -> Run:
 
 
 def page(runs: Sequence[Run]) -> str:
-    tables = (results(runs), differences(runs), missed_by_all(runs), origins(runs))
-    return "\n\n".join(table.markdown() for table in tables)
+    shown = [table.markdown() for table in (results(runs), missed_by_all(runs))]
+    return "\n\n".join([*shown, folded(differences(runs)), folded(origins(runs))])
 
 
 def results(runs: Sequence[Run]) -> Table:
