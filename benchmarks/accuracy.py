@@ -12,6 +12,20 @@ def error_in_roundings(value: Tensor, exact: Tensor) -> float:
     return (value.double() - exact).abs().max().item() / max(rounding, torch.finfo(value.dtype).tiny)
 
 
+def assert_as_accurate(
+    ours: tuple[Tensor, ...], stock: tuple[Tensor, ...], exact: tuple[Tensor, ...]
+) -> None:
+    """RuntimeError unless each of ``ours`` is at most twice as far from ``exact`` (of a higher precision) as
+    the stock model's output in the same low precision, plus its rounding."""
+    for index, (our, their, true) in enumerate(zip(ours, stock, exact, strict=True)):
+        error, allowed = (error_in_roundings(value, true.double()) for value in (our, their))
+        if not error <= 2 * allowed + 1:
+            raise RuntimeError(
+                f"output {index} of the fused model is {error:.3g} roundings off, "
+                f"the stock model's {allowed:.3g}"
+            )
+
+
 def assert_equal_outputs(
     ours: tuple[Tensor, ...], stock: tuple[Tensor, ...], tolerance: float = 1e-3
 ) -> None:

@@ -100,7 +100,7 @@ def _panels(suite: str, cases: dict[tuple[str, ...], Group]) -> list[tuple[str, 
             continue
         if suite != "fersnet_step" and mode not in _MODES[suite]:
             continue
-        title = mode if suite == "fersnet_step" else f"{op}, {mode}\n{dtype}, {layout}"
+        title = f"{mode}, {dtype}" if suite == "fersnet_step" else f"{op}, {mode}\n{dtype}, {layout}"
         found.setdefault(title, []).append((shape, group))
     return list(found.items())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.accuracy import assert_equal_outputs
+from benchmarks.accuracy import assert_as_accurate, assert_equal_outputs
 from benchmarks.cases import Case
 from benchmarks.measure import Runner
 from benchmarks.memory import saved_bytes
@@ -53,7 +54,8 @@ class Step:
 
     def answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Recognition and synthesis: logits and images."""
-        outputs = self.networks.generator(batch.source, batch.target_label)
+        with self.networks.autocast():
+            outputs = self.networks.generator(batch.source, batch.target_label)
         return outputs["logits"], outputs["image"]
 
     def restart(self, first: Networks, nudge: float = 0.0) -> None:
@@ -98,7 +100,7 @@ class StepProviders:
     def __init__(self, case: Case, device: str) -> None:
         shape = case.shape
         name, overrides = (shape.preset, {}) if shape.preset != "tiny" else ("small", {"model": TINY})
-        self.config = preset_config(name, batch_size=shape.batch, **overrides)
+        self.config = preset_config(name, batch_size=shape.batch, precision=case.dtype, **overrides)
         torch.manual_seed(SEED)
         self.networks = build_networks(self.config, EXPRESSIONS, SUBJECTS, torch.device(device))
         identity: Any = self.networks.identity
@@ -133,7 +135,8 @@ class StepProviders:
         if provider == "compile" and (reason := why_not_compile()):
             raise Unavailable(reason)
         convert = copy.deepcopy if provider in BACKENDS else to_stock
-        networks = Networks(**{name: convert(part) for name, part in self.networks.modules().items()})
+        modules = {name: convert(part) for name, part in self.networks.modules().items()}
+        networks = dataclasses.replace(self.networks, **modules)
         if provider == "compile":
             _compile(networks)
         return Step(networks, self.config)
@@ -192,14 +195,25 @@ class StepProviders:
 
     def _check_answers(self, provider: str) -> None:
         """RuntimeError unless the provider's networks answer as eager's do, from the first weights."""
-        answers = []
-        for name in ("eager", provider):
-            step, context = self._step(name)
-            step.restart(self.networks)
-            step.set_training(False)
-            with context(), torch.no_grad():
-                answers.append(step.answer(self.batch))
-        assert_equal_outputs(answers[1], answers[0])
+        ours, stock = self._answers(provider), self._answers("eager")
+        if not self.networks.bfloat16:
+            assert_equal_outputs(ours, stock)
+            return
+        eager, _ = self._step("eager")
+        eager.networks.bfloat16 = False
+        try:
+            exact = self._answers("eager")
+        finally:
+            eager.networks.bfloat16 = True
+        assert_as_accurate(ours, stock, exact)
+
+    def _answers(self, provider: str) -> tuple[Tensor, Tensor]:
+        step, context = self._step(provider)
+        step.restart(self.networks)
+        step.set_training(False)
+        torch.manual_seed(SEED)
+        with context(), torch.no_grad():
+            return step.answer(self.batch)
 
 
 def _compile(networks: Networks) -> None:

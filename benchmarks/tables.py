@@ -231,7 +231,7 @@ def steps(cases: dict[tuple[str, ...], Group]) -> Table:
             whole = _whole(record)
             table.rows.append(
                 (
-                    f"{case[1]} {case[2]}",
+                    f"{case[1]} {case[2]} {_SHORT[case[3]]}",
                     record["provider"],
                     f"{record['median_ms']:.3g} ({record['p20_ms']:.3g}-{record['p80_ms']:.3g})",
                     _number(1e3 * SHAPES[case[2]].batch / record["median_ms"]),

@@ -31,14 +31,12 @@ def run(context: Context) -> dict[str, Any]:
 def _run(context: Context) -> dict[str, Any]:
     from benchmarks import steps
 
-    case = Case("fersnet_step", "train", TINY if context.dry else SHAPE, "float32", "channels_last", ())
+    case = Case("fersnet_step", "train", TINY if context.dry else SHAPE, "bfloat16", "channels_last", ())
     providers = steps.StepProviders(case, context.device)
     found: dict[str, Any] = {"preset": case.shape.name, "autocast": "bfloat16", "records": []}
 
     def fused() -> Any:
-        modules = providers.networks.modules().items()
-        networks = steps.Networks(**{name: copy.deepcopy(module) for name, module in modules})
-        return steps.Step(networks, providers.config)
+        return steps.Step(copy.deepcopy(providers.networks), providers.config)
 
     def stock() -> Any:
         return providers._new_step("eager")
@@ -71,12 +69,11 @@ def measure(name: str, make: Callable[[], Any], providers: Any, context: Context
     torch.manual_seed(20209)
 
     def train() -> Any:
-        with torch.autocast(context.device, torch.bfloat16):
-            return step.train(providers.batch)
+        return step.train(providers.batch)
 
     record: dict[str, Any] = {"provider": name, "first_loss": float(train()["generator"])}
     if name == "fused":
-        with torch.autocast(context.device, torch.bfloat16):
+        with step.networks.autocast():
             decisions = explain(step.networks.generator, providers.batch.source, providers.batch.target_label)
         record["served_by"] = sorted({decision.backend for decision in decisions})
     for _ in range(0 if context.dry else WARM_UP):

@@ -23,6 +23,7 @@ from fer_mtl.training.weighting import WEIGHTINGS
 
 SELECTIONS = ("last", "validation")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 # What `restart` may name: the parts of FERSNet.parameter_counts, and the style layers of the decoder.
 PARTS = ("stem", "fer", "fes", "sharing", "joint", "classifier", "decoder", "style")
 # The settings that name other runs, or what was made from them.
@@ -102,6 +103,9 @@ class TrainConfig:
     """CPU threads; null leaves torch's choice."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: str = "float32"
+    """float32, or bfloat16 where it does no harm (autocast); weights, losses and tests stay float32. Faster
+    where the processor or card multiplies bfloat16 (AVX512-BF16, AMX, CUDA from Ampere on), else slower."""
     judge: str | None = None
     """A run whose recogniser reads the synthesised faces in the report, in place of the trained one."""
     tensorboard: bool = False
@@ -154,6 +158,7 @@ class TrainConfig:
         check("seed", self.seed, "between 0 and 2**63 - 1", 0 <= self.seed < 2**63)
         check("threads", self.threads, "null or 1 or more", self.threads is None or self.threads >= 1)
         check_choice("device", self.device, DEVICES)
+        check_choice("precision", self.precision, PRECISIONS)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

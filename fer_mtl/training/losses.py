@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,7 +83,7 @@ def adversarial(scores: Tensor) -> Tensor:
     Args:
         scores: the discriminator's for synthetic faces, any shape.
     """
-    return (scores - 1).square().mean()
+    return F.mse_loss(scores, torch.ones_like(scores))
 
 
 def discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -92,7 +93,8 @@ def discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
         real_scores: for the real targets, any shape.
         fake_scores: for synthetic faces; out must be detached from the generator.
     """
-    return 0.5 * ((real_scores - 1).square().mean() + fake_scores.square().mean())
+    real = F.mse_loss(real_scores, torch.ones_like(real_scores))
+    return 0.5 * (real + F.mse_loss(fake_scores, torch.zeros_like(fake_scores)))
 
 
 def cycle(reconstruction: Tensor, image: Tensor) -> Tensor:

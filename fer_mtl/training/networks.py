@@ -29,6 +29,8 @@ class Networks:
     identity: FeatureNetwork | None = None
     averaged: FERSNet | None = None
     weighting: Weighting | None = None
+    bfloat16: bool = False
+    """Whether what they compute in training is bfloat16 where that does no harm."""
 
     @property
     def used(self) -> FERSNet:
@@ -38,7 +40,12 @@ class Networks:
     def modules(self) -> dict[str, torch.nn.Module]:
         """All of them by name."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: module for name, module in found.items() if module is not None}
+        return {name: module for name, module in found.items() if isinstance(module, torch.nn.Module)}
+
+    def autocast(self) -> torch.autocast:
+        """The precision of passes and losses. Backward passes belong outside: they follow the forward's."""
+        device = next(self.generator.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.bfloat16)
 
     def trained(self) -> dict[str, torch.nn.Module]:
         """Those that have an optimiser, by name; the generator's moves the weighting too."""
@@ -70,8 +77,9 @@ def build_networks(
     if config.init is not None:
         start_from(generator, config.init, config.restart)
     averaged = averaged_copy(generator) if config.average else None
+    bfloat16 = config.precision == "bfloat16"
     if not model.synthesis:
-        return Networks(generator, averaged=averaged)
+        return Networks(generator, averaged=averaged, bfloat16=bfloat16)
     discriminator = Discriminator(num_expressions, model.in_channels, model.width).to(**place)
     identity: IdentityEncoder | LightCNN9 | None = None
     if config.identity.weights is not None:
@@ -79,7 +87,7 @@ def build_networks(
     elif num_subjects is not None:
         identity = IdentityEncoder(num_subjects, model.in_channels, config.identity.width).to(**place)
     weighting = make_weighting(config.weighting, config.loss).to(device)
-    return Networks(generator, discriminator, identity, averaged, weighting)
+    return Networks(generator, discriminator, identity, averaged, weighting, bfloat16)
 
 
 def make_optimiser(

@@ -12,7 +12,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -68,8 +68,8 @@ class Step:
 class Phase:
     """``repeats`` updates of ``module`` by ``optimiser``.
 
-    ``loss`` gives the terms by name, ``weighting`` weighs, adds and differentiates them. The ``frozen``
-    modules take part in the loss but gather no gradient.
+    ``loss`` gives the terms by name, in the precision of ``autocast``; ``weighting`` weighs, adds and
+    differentiates them. The ``frozen`` modules take part in the loss but gather no gradient.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Phase:
     weighting: Weighting
     repeats: int = 1
     frozen: tuple[nn.Module, ...] = ()
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def run(self, step: Step) -> Terms:
         """Do the updates; return the last one's terms and, under the phase's name, their total, all detached.
@@ -88,7 +89,8 @@ class Phase:
         terms: Terms = {}
         with without_gradients(self.frozen):
             for _ in range(self.repeats):
-                terms = self.loss(step)
+                with self.autocast():
+                    terms = self.loss(step)
                 total = self.weighting.total(terms)
                 if not torch.isfinite(total):
                     raise NotFinite(self.name, terms)
@@ -124,7 +126,8 @@ def take_step(batch: Batch, networks: Networks, synthesise: bool = True) -> Step
     """The one pass of the generator that all phases of a batch build on; without ``synthesise``, or without
     a discriminator, it does not draw."""
     synthesise = synthesise and networks.discriminator is not None
-    outputs = networks.generator(batch.source, batch.target_label if synthesise else None)
+    with networks.autocast():
+        outputs = networks.generator(batch.source, batch.target_label if synthesise else None)
     return Step(batch, outputs["logits"], outputs["image"] if synthesise else batch.source[:0])
 
 
@@ -215,11 +218,19 @@ def plan(
     """
     generator, discriminator = networks.generator, networks.discriminator
     weighting = networks.weighting or Weighting(weights)
+    generator_phase = partial(
+        Phase,
+        "generator",
+        generator,
+        optimisers["generator"],
+        weighting=weighting,
+        autocast=networks.autocast,
+    )
     if discriminator is None or not synthesise:
         terms = partial(
             recognition_terms, generator=generator, weights=weights, label_smoothing=label_smoothing
         )
-        return [Phase("generator", generator, optimisers["generator"], terms, weighting)]
+        return [generator_phase(terms)]
     terms = partial(
         generator_terms,
         generator=generator,
@@ -230,9 +241,7 @@ def plan(
         reader=networks.averaged,
         look=look,
     )
-    phases = [
-        Phase("generator", generator, optimisers["generator"], terms, weighting, frozen=(discriminator,))
-    ]
+    phases = [generator_phase(terms, frozen=(discriminator,))]
     if weights.adversarial:
         phases.insert(
             0,
@@ -243,6 +252,7 @@ def plan(
                 partial(discriminator_terms, discriminator=discriminator),
                 OnlyTerm(weights),
                 repeats=discriminator_steps,
+                autocast=networks.autocast,
             ),
         )
     return phases

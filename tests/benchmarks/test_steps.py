@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from benchmarks.cases import Case, Shape
 from benchmarks.providers import Unavailable
 from benchmarks.steps import StepProviders
 
 
+def make_providers(dtype: str) -> StepProviders:
+    case = Case("fersnet_step", "train", Shape(2, 3, 32, "test", "tiny"), dtype, "channels_last", ())
+    return StepProviders(case, "cpu")
+
+
 @pytest.fixture(scope="module")
 def providers() -> StepProviders:
-    case = Case("fersnet_step", "train", Shape(2, 3, 32, "test", "tiny"), "float32", "channels_last", ())
-    return StepProviders(case, "cpu")
+    return make_providers("float32")
 
 
 def test_fused_and_stock_steps_have_the_same_losses(providers) -> None:
@@ -42,6 +47,20 @@ def test_wrong_answers_are_no_result(providers, monkeypatch) -> None:
         step, "answer", lambda batch: tuple(2 * part for part in type(step).answer(step, batch))
     )
     with pytest.raises(RuntimeError, match="differ"):
+        providers.facts("reference", "inference")
+
+
+def test_in_bfloat16_answers_may_be_as_far_off_as_the_stock_network_s(monkeypatch) -> None:
+    providers = make_providers("bfloat16")
+    providers.facts("reference", "inference")
+    logits, _ = providers.runner("reference", "inference").once()
+    assert logits.dtype == torch.bfloat16
+    assert providers.facts("reference", "train")["loss_difference"] < 0.05
+    step = providers._steps["reference"]
+    monkeypatch.setattr(
+        step, "answer", lambda batch: tuple(1.2 * part for part in type(step).answer(step, batch))
+    )
+    with pytest.raises(RuntimeError, match="roundings off"):
         providers.facts("reference", "inference")
 
 

@@ -24,6 +24,7 @@ from fer_mtl.training.phases import (
     take_step,
     without_gradients,
 )
+from fer_mtl.training.weighting import Weighting
 
 
 @pytest.fixture
@@ -196,3 +197,62 @@ def test_steps_without_synthesis_train_recognition_alone(batch: Batch) -> None:
     assert len(step.image) == 0
     assert set(phase.run(step)) == {"classification", "generator"}
     assert all(torch.equal(value, before[name]) for name, value in copies(networks.generator.decoder).items())
+
+
+@pytest.mark.parametrize("synthesis", [True, False])
+def test_bfloat16_is_for_what_is_computed_and_not_for_weights_and_losses(
+    batch: Batch, synthesis: bool
+) -> None:
+    networks = make_networks(synthesis, "convflu" if synthesis else "none")
+    networks.bfloat16 = True
+    networks.averaged = averaged_copy(networks.generator)
+    seen: set[torch.dtype] = set()
+
+    def note(_: nn.Module, __: Any, found: torch.Tensor) -> None:
+        seen.add(found.dtype)
+
+    for module in networks.modules().values():
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(note)
+    before = copies(networks.generator)
+    weights = LossWeights(expression=1.0)
+    for phase in make_plan(networks, weights):
+        terms = phase.run(take_step(batch, networks))
+        assert {term.dtype for term in terms.values()} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+    assert seen == {torch.bfloat16}
+    after = networks.generator.state_dict()
+    assert all(tensor.dtype == before[name].dtype for name, tensor in after.items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+def test_the_backward_pass_runs_outside_autocast(batch: Batch) -> None:
+    networks = make_networks()
+    networks.bfloat16 = True
+    seen = []
+
+    class Noting(Weighting):
+        def backward(self, *arguments: Any) -> None:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            super().backward(*arguments)
+
+    networks.weighting = Noting(LossWeights())
+    for phase in make_plan(networks):
+        phase.run(take_step(batch, networks))
+    assert seen == [False]
+
+
+def test_bfloat16_takes_the_same_way_as_float32(batch: Batch) -> None:
+    """The first update's losses, within what bfloat16 keeps of a number (2^-8) layer upon layer."""
+    found = []
+    for bfloat16 in (False, True):
+        torch.manual_seed(3)
+        networks = make_networks()
+        networks.bfloat16 = bfloat16
+        terms: dict[str, torch.Tensor] = {}
+        for phase in make_plan(networks, steps=1):
+            terms |= phase.run(take_step(batch, networks))
+        found.append(terms)
+    for name, term in found[0].items():
+        torch.testing.assert_close(found[1][name], term, rtol=0.05, atol=0.02)

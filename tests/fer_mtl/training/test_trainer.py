@@ -128,6 +128,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
     [
         {"average": 0.9, "mixup": 0.3, "synthesis_every": 2, "loss": {"expression": 0.5}},
         {"weighting": "uncertainty", "optimiser": {"schedule": "cosine", "warmup": 0.3}},
+        {"precision": "bfloat16", "average": 0.9, "loss": {"expression": 0.5}},
     ],
 )
 def test_every_choice_of_the_recipe_resumes_alike(
