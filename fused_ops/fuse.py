@@ -2,33 +2,28 @@
 
 A chain is fused only where that provably computes the same. Between the children of an ``nn.Sequential``
 this is plain to see; any other module's forward is recorded and examined (:mod:`fused_ops.recording`). All
-else is left alone, with the reason.
+else is left alone, with the reason. What is exchanged is the forward of the module that calls the chain's
+parts, and nothing else, so that whoever calls them elsewhere, or looks at them, finds what was there.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections import Counter
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fused_ops.activations import ACTIVATIONS
-from fused_ops.fuse_patterns import Found, activation_call, activation_module, is_pool_call, is_pool_module
-from fused_ops.norm_act.module import (
-    FusedBatchNormAct2d,
-    FusedGroupNormAct,
-    FusedInstanceNormAct2d,
-    WithActivation,
-)
+from fused_ops.fuse_chain import NORMS, FusedSequential, can_pool, chain_at, is_plain, run_chain
+from fused_ops.fuse_patterns import Found, activation_call, activation_module, is_pool_call
+from fused_ops.recorded import Recorded, recorded_class
 from fused_ops.recording import Unproven, record
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 NO_ACTIVATION = "no activation of the table follows it directly"
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass
@@ -58,13 +53,15 @@ class Fused(NamedTuple):
 
 
 def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
-    """Replace norm + activation and norm + add + activation by the fused modules; results stay the same.
+    """Run norm + activation and norm + add + activation as one op each; results stay the same.
 
     A 2x2 max-pooling that follows is fused too, unless the activation decreases somewhere. Batch, instance
     and group norm (2d, torch.nn's own) with any activation of :data:`fused_ops.activations.ACTIVATIONS`.
-    Parameters, buffers and their names stay. A module in whose forward an add was fused, or an activation or
-    pooling called as a function, becomes a ``torch.fx.GraphModule``: a recording of that forward as it was at
-    this moment.
+
+    All modules, parameters, buffers and their names stay, hooks run, and a chain goes torch's own way as soon
+    as something hangs on its modules. An ``nn.Sequential`` with a chain becomes a :class:`FusedSequential`;
+    any other module that calls one gets a subclass of its class whose forward is a recording of the one that
+    it had at this moment.
 
     Args:
         model: any module; it is left as it is unless ``inplace``.
@@ -80,39 +77,6 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     fusion = _Fusion(model if inplace else copy.deepcopy(model))
     return Fused(fusion.run(), fusion.report)
-
-
-class _AddsAnything(WithActivation):
-    """For residuals of which only a run will tell whether they are like x; the others go torch's own way."""
-
-    def forward(self, x: Tensor, residual: Any = None) -> Tensor:
-        if residual is None or (
-            isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
-        ):
-            result: Tensor = super().forward(x, residual)
-            return result
-        stock = next(kind for kind in type(self).__mro__ if kind in FUSED)
-        return self._in_steps(stock.forward(self, x), residual)
-
-
-class BatchNormAddAct2d(_AddsAnything, FusedBatchNormAct2d):
-    """What :func:`fuse` makes of batch norm + add + activation."""
-
-
-class InstanceNormAddAct2d(_AddsAnything, FusedInstanceNormAct2d):
-    """What :func:`fuse` makes of instance norm + add + activation."""
-
-
-class GroupNormAddAct(_AddsAnything, FusedGroupNormAct):
-    """What :func:`fuse` makes of group norm + add + activation."""
-
-
-# torch's module -> ours, and ours with a residual.
-FUSED: dict[type[nn.Module], tuple[type[WithActivation], type[WithActivation]]] = {
-    nn.BatchNorm2d: (FusedBatchNormAct2d, BatchNormAddAct2d),
-    nn.InstanceNorm2d: (FusedInstanceNormAct2d, InstanceNormAddAct2d),
-    nn.GroupNorm: (FusedGroupNormAct, GroupNormAddAct),
-}
 
 
 # --- the fusion ---------------------------------------------------------------------------------------------
@@ -136,81 +100,84 @@ class _Fusion:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.report = FuseReport()
-        self.uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-        self.norms = {id(m): name or "the model" for name, m in model.named_modules() if type(m) in FUSED}
+        self.norms = {m: name or "the model" for name, m in model.named_modules() if type(m) in NORMS}
+        self.twins: dict[nn.Module, nn.Module] | None = None
 
     def run(self) -> nn.Module:
-        model = self.visit(self.model)
-        for name in self.norms.values():
-            if name not in self.report.fused:
-                self.report.skipped.setdefault(name, NO_ACTIVATION)
-        return model
-
-    def visit(self, module: nn.Module) -> nn.Module:
-        """Fuse within the module, innermost first, and return what takes its place."""
-        for name, child in module.named_children():
-            if self.uses[id(child)] == 1:
-                setattr(module, name, self.visit(child))
-        if type(module) is nn.Sequential:
-            self.fuse_sequential(module)
-        elif not isinstance(module, nn.ModuleList | nn.ModuleDict | fx.GraphModule):
-            return self.fuse_forward(module)
-        return module
+        for module in list(self.model.modules()):
+            if isinstance(module, FusedSequential | Recorded):
+                self.skip_all(module, "the module that calls it is fused already")
+            elif type(module) is nn.Sequential:
+                self.fuse_sequential(module)
+            elif not isinstance(module, nn.ModuleList | nn.ModuleDict):
+                self.fuse_forward(module)
+        for norm, name in self.norms.items():
+            if name in self.report.fused:
+                self.report.skipped.pop(name, None)
+            else:
+                self.skip(norm, NO_ACTIVATION)
+        return self.model
 
     def fuse_sequential(self, module: nn.Sequential) -> None:
-        children = list(module._modules.items())  # named_children leaves out what comes twice
-        for index, ((_, norm), (name, following)) in enumerate(pairwise(children)):
-            found = activation_module(following)
-            if type(norm) not in FUSED or found is None:
+        children = list(module._modules.values())  # children() leaves out what comes twice
+        for place in range(len(children)):
+            chain = chain_at(children, place)
+            if chain is None:
                 continue
             try:
-                self.check_plain(norm, following)
+                check_plain(chain.norm, chain.activation)
             except Unproven as reason:
-                self.skip(norm, str(reason))
+                self.skip(chain.norm, str(reason))
                 continue
-            pools = [child for child in children[index + 2 : index + 3] if self.may_pool(child[1], found)]
-            self.convert(norm, found, pools=bool(pools))
-            for replaced, _ in ((name, following), *pools):
-                setattr(module, replaced, nn.Identity())
+            module.__class__ = FusedSequential
+            self.note(chain.norm, activation_module(children[place + 1]), pools=bool(chain.pool))
 
-    def fuse_forward(self, module: nn.Module) -> nn.Module:
-        below = [child for name, child in module.named_modules() if name and id(child) in self.norms]
-        if not any(type(norm) in FUSED for norm in below):
-            return module
+    def fuse_forward(self, module: nn.Module) -> None:
+        if not any(below in self.norms for below in module.modules() if below is not module):
+            return
         try:
-            graph = record(module)
+            graph = record(self.twin(module))
         except Unproven as reason:
-            for norm in module.children():
-                if type(norm) in FUSED:
-                    self.skip(norm, str(reason))
-            return module
-        chains = []
+            self.skip_all(module, str(reason))
+            return
+        chains: list[_Chain] = []
         for node in graph.nodes:
-            if node.op != "call_module" or type(norm := module.get_submodule(str(node.target))) not in FUSED:
+            if node.op != "call_module" or (norm := module.get_submodule(str(node.target))) not in self.norms:
                 continue
             try:
-                chains.append(self.chain(module, graph, node))
+                chain = self.chain(module, graph, node)
+                if any(chain.activation is other.activation for other in chains):
+                    raise Unproven("what follows is fused with another norm")
+                chains.append(chain)
             except Unproven as reason:
                 self.skip(norm, str(reason))
-        calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-        rewritten = False
+        if not chains:
+            return
+        for chain in chains:
+            _rewrite(graph, chain)
+        graph.lint()
+        try:
+            module.__class__ = recorded_class(type(module), graph)
+        except TypeError:  # a layout of its own, a metaclass, a hook on subclasses
+            self.skip_all(module, "there can be no subclass of the class that calls it")
+            return
         for chain in chains:
             norm = module.get_submodule(str(chain.norm.target))
-            self.convert(norm, chain.found, adds=chain.add is not None, pools=chain.pool is not None)
-            name = str(chain.activation.target)
-            if (
-                chain.add is None
-                and chain.pool is None
-                and chain.activation.op == "call_module"
-                and calls[name] == 1
-            ):
-                owner, _, last = name.rpartition(".")
-                if self.uses[id(module.get_submodule(name))] == 1:
-                    setattr(module.get_submodule(owner), last, nn.Identity())
-                    continue
-            _rewrite(graph, chain)
-            rewritten = True
-        return _graph_module(module, graph) if rewritten else module
+            self.note(norm, chain.found, adds=chain.add is not None, pools=chain.pool is not None)
+
+    def twin(self, module: nn.Module) -> nn.Module:
+        """The module in a copy of the model, where a forward may do what it likes.
+
+        Raises:
+            Unproven: there is no copy to be had.
+        """
+        if self.twins is None:
+            try:
+                copied = copy.deepcopy(self.model)
+            except Exception as error:  # whatever a module that cannot be copied raises
+                raise Unproven(f"the model cannot be copied ({type(error).__name__})") from None
+            self.twins = dict(zip(self.model.modules(), copied.modules(), strict=True))
+        return self.twins[module]
 
     def chain(self, module: nn.Module, graph: fx.Graph, node: fx.Node) -> _Chain:
         """The chain that starts at a norm's node.
@@ -234,7 +201,7 @@ class _Fusion:
         found = activation_call(following) if called is None else activation_module(called)
         if found is None:
             raise Unproven(NO_ACTIVATION)
-        self.check_plain(module.get_submodule(str(node.target)), called)
+        check_plain(module.get_submodule(str(node.target)), called)
         if add is not None and _may_change_input(module, graph, node, add):
             raise Unproven("its input may be changed before the sum")
         return _Chain(node, following, found, add, self.pool_after(module, following, found))
@@ -245,32 +212,30 @@ class _Fusion:
             return None
         node = next(iter(activation.users))
         if node.op == "call_module":
-            fits = self.may_pool(module.get_submodule(str(node.target)), found) and len(node.args) == 1
+            pool = module.get_submodule(str(node.target))
+            fits = can_pool(pool, found) and len(node.args) == 1
         else:
             fits = is_pool_call(node) and ACTIVATIONS[found[0]].backward_needs != "input"
         return node if fits and node.args[0] is activation else None
 
-    def may_pool(self, pool: nn.Module, found: Found) -> bool:
-        """Whether this module is a pooling that can be fused behind this activation."""
-        hooks = any(getattr(pool, hook) for hook in _HOOKS)
-        return is_pool_module(pool) and not hooks and ACTIVATIONS[found[0]].backward_needs != "input"
-
-    def check_plain(self, norm: nn.Module, activation: nn.Module | None) -> None:
-        """Raise Unproven if something hangs on the modules of a chain that would be lost."""
-        if self.uses[id(norm)] != 1:
-            raise Unproven("it is shared")
-        if any(getattr(module, hook) for module in (norm, activation) if module for hook in _HOOKS):
-            raise Unproven("there are hooks on it or on its activation")
-
-    def convert(self, norm: nn.Module, found: Found, adds: bool = False, pools: bool = False) -> None:
-        norm.__class__ = FUSED[type(norm)][adds]
-        assert isinstance(norm, WithActivation)
-        norm._set_activation(*found, pool=2 if pools else 1)
+    def note(self, norm: nn.Module, found: Found | None, adds: bool = False, pools: bool = False) -> None:
+        assert found is not None
         parts = ["add"] * adds + [found[0]] + ["max-pool"] * pools
-        self.report.fused[self.norms[id(norm)]] = " + ".join(parts)
+        self.report.fused[self.norms[norm]] = " + ".join(parts)
 
     def skip(self, norm: nn.Module, reason: str) -> None:
-        self.report.skipped[self.norms[id(norm)]] = reason
+        self.report.skipped.setdefault(self.norms[norm], reason)
+
+    def skip_all(self, module: nn.Module, reason: str) -> None:
+        for norm in module.children():
+            if norm in self.norms:
+                self.skip(norm, reason)
+
+
+def check_plain(*parts: object) -> None:
+    """Raise Unproven if something hangs on the modules of a chain."""
+    if not all(is_plain(part) for part in parts if isinstance(part, nn.Module)):
+        raise Unproven("there are hooks on it or on its activation")
 
 
 def _is_add_of(node: fx.Node, norm: fx.Node) -> bool:
@@ -283,53 +248,67 @@ def _is_add_of(node: fx.Node, norm: fx.Node) -> bool:
 
 
 def _may_change_input(module: nn.Module, graph: fx.Graph, norm: fx.Node, add: fx.Node) -> bool:
-    """Whether a node between a norm and the sum could write into the norm's input.
+    """Whether a node between a norm and the sum could write into the norm's input, or use the norm.
 
-    Fused, the norm runs where the sum was. Of torch.nn only modules told so write into their inputs.
+    Fused, the norm runs where the sum was. What a convolution made is nobody else's memory, so only what was
+    computed from it needs a look; any other input may be a view of whatever there is.
     """
-    nodes = list(graph.nodes)
-    for node in nodes[nodes.index(norm) + 1 : nodes.index(add)]:
-        if norm.args[0] not in node.all_input_nodes:
+    source = norm.args[0]
+    fresh = (
+        isinstance(source, fx.Node)
+        and source.op == "call_module"
+        and isinstance(module.get_submodule(str(source.target)), _CONVOLUTIONS)
+    )
+    related, between = {source}, False
+    for node in graph.nodes:
+        if node is add:
+            return False
+        if node is norm:
+            between = True
             continue
-        if node.op == "call_module":
-            parts = list(module.get_submodule(str(node.target)).modules())
-            harmless = all(
-                type(part).__module__.startswith("torch.nn.") and not getattr(part, "inplace", False)
-                for part in parts
-            )
-        else:
-            name = getattr(node.target, "__name__", str(node.target))
-            in_place = name.endswith("_") or name.startswith("i") or "out" in node.kwargs
-            harmless = not in_place and not node.kwargs.get("inplace") and True not in node.args
-        if not harmless:
+        touches = not related.isdisjoint(node.all_input_nodes)
+        if touches:
+            related.add(node)
+        if between and str(node.target).startswith(f"{norm.target}."):
             return True
-    return False
+        if between and (touches or not fresh) and not _is_harmless(module, node):
+            return True
+    return True
+
+
+def _is_harmless(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a node surely writes into nothing that was there. Of torch.nn only modules told so do."""
+    if node.op == "call_module":
+        return all(
+            type(part).__module__.startswith("torch.nn.") and not getattr(part, "inplace", False)
+            for part in module.get_submodule(str(node.target)).modules()
+        )
+    if node.op not in ("call_function", "call_method"):
+        return True
+    name = getattr(node.target, "__name__", str(node.target))
+    in_place = name.endswith("_") or name.startswith("i") or "set" in name or "out" in node.kwargs
+    return not in_place and not node.kwargs.get("inplace") and True not in node.args
 
 
 def _rewrite(graph: fx.Graph, chain: _Chain) -> None:
-    result = chain.norm
-    if chain.add is not None:
-        with graph.inserting_before(chain.add):
-            result = graph.call_module(str(chain.norm.target), (chain.norm.args[0], chain.residual))
+    """Put one call in the place of a chain's nodes."""
+
+    def part(node: fx.Node | None, otherwise: Any) -> Any:
+        return otherwise if node is None or node.op != "call_module" else graph.get_attr(str(node.target))
+
     last = chain.activation if chain.pool is None else chain.pool
+    with graph.inserting_before(chain.activation if chain.add is None else chain.add):
+        modules = (
+            part(chain.norm, None),
+            part(chain.activation, chain.found),
+            part(chain.pool, chain.pool is not None),
+        )
+        arguments: tuple[Any, ...] = (*modules, chain.norm.args[0])
+        if chain.add is not None:
+            kind = "iadd" if chain.add.target in (operator.iadd, "add_") else "add"
+            arguments = (*arguments, kind, chain.residual)
+        result = graph.call_function(run_chain, arguments)
     last.replace_all_uses_with(result)
-    if chain.pool is not None:
-        graph.erase_node(chain.pool)
-    graph.erase_node(chain.activation)
-    if chain.add is not None:
-        graph.erase_node(chain.add)
-        graph.erase_node(chain.norm)
-
-
-def _graph_module(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """The recorded module with all that the original holds, called for or not."""
-    graph.lint()
-    result = fx.GraphModule(module, graph, type(module).__name__)
-    for name, value in vars(module).items():
-        if name not in vars(result):
-            setattr(result, name, value)
-    result._parameters, result._buffers = module._parameters, module._buffers
-    result._non_persistent_buffers_set = module._non_persistent_buffers_set
-    result._modules = module._modules
-    result.training = module.training
-    return result
+    for node in (chain.pool, chain.activation, chain.add, chain.norm):
+        if node is not None:
+            graph.erase_node(node)

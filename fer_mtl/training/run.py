@@ -81,7 +81,7 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
             faces.describe(),
             f"{fold_name(config)}: {parts}",
             f"model: {model.image_size} px, width {model.width:g}, {tasks}",
-            f"training: {config.epochs} epochs of {steps} steps of {config.batch_size} in {config.precision}, "
+            f"training: {config.epochs} epochs of {steps} steps of {config.batch_size}, {config.precision}, "
             f"augmentation {config.augmentation}, keeps {kept}{mixed}{started}",
         )
     )

@@ -57,6 +57,101 @@ class WithActivation(nn.Module):
         return ", ".join(filter(None, found))
 
 
+# What the modules compute, of torch's norms as well: `fused_ops.fuse` leaves these as they are.
+
+
+def batch_norm(
+    norm: nn.BatchNorm2d,
+    x: Tensor,
+    residual: Tensor | None,
+    activation: str,
+    negative_slope: float | None,
+    inplace: bool = False,
+    pool: int = 1,
+) -> Tensor:
+    norm._check_input_dim(x)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    # A module's attributes are slow to read.
+    training = norm.training
+    tracks = training and norm.track_running_stats
+    if tracks and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:  # cumulative average
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    mean, var = (norm.running_mean, norm.running_var) if tracks or not training else (None, None)
+    return batch_norm_act(
+        x,
+        mean,
+        var,
+        norm.weight,
+        norm.bias,
+        training or mean is None,
+        momentum,
+        norm.eps,
+        activation=activation,
+        negative_slope=negative_slope,
+        residual=residual,
+        inplace=inplace,
+        pool=pool,
+    )
+
+
+def instance_norm(
+    norm: nn.InstanceNorm2d,
+    x: Tensor,
+    residual: Tensor | None,
+    activation: str,
+    negative_slope: float | None,
+    inplace: bool = False,
+    pool: int = 1,
+) -> Tensor:
+    norm._check_input_dim(x)
+    if x.size(-3) != norm.num_features:
+        raise ValueError(f"x must have num_features = {norm.num_features} channels, got {list(x.shape)}")
+    alone = x.dim() == 3
+    if alone:
+        x, residual = x[None], None if residual is None else residual[None]
+    z = instance_norm_act(
+        x,
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        norm.training or not norm.track_running_stats,
+        0.0 if norm.momentum is None else norm.momentum,
+        norm.eps,
+        activation=activation,
+        negative_slope=negative_slope,
+        residual=residual,
+        inplace=inplace,
+        pool=pool,
+    )
+    return z[0] if alone else z
+
+
+def group_norm(
+    norm: nn.GroupNorm,
+    x: Tensor,
+    residual: Tensor | None,
+    activation: str,
+    negative_slope: float | None,
+    inplace: bool = False,
+    pool: int = 1,
+) -> Tensor:
+    return group_norm_act(
+        x,
+        norm.num_groups,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        activation=activation,
+        negative_slope=negative_slope,
+        residual=residual,
+        inplace=inplace,
+        pool=pool,
+    )
+
+
 class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
     """``activation(BatchNorm2d(x) + residual)``; x and residual [N, C, H, W].
 
@@ -90,31 +185,7 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        momentum = 0.0 if self.momentum is None else self.momentum
-        tracks = self.training and self.track_running_stats
-        if tracks and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # cumulative average
-                momentum = 1.0 / float(self.num_batches_tracked)
-        # A module's attributes are slow to read.
-        training = self.training
-        mean, var = (self.running_mean, self.running_var) if tracks or not training else (None, None)
-        return batch_norm_act(
-            x,
-            mean,
-            var,
-            self.weight,
-            self.bias,
-            training or mean is None,
-            momentum,
-            self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            residual=residual,
-            inplace=self.inplace,
-            pool=self.pool,
-        )
+        return batch_norm(self, x, residual, self.activation, self.negative_slope, self.inplace, self.pool)
 
 
 class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
@@ -141,26 +212,7 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        if x.size(-3) != self.num_features:
-            raise ValueError(f"x must have num_features = {self.num_features} channels, got {list(x.shape)}")
-        if x.dim() == 3:
-            return self(x[None], None if residual is None else residual[None])[0]
-        return instance_norm_act(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training or not self.track_running_stats,
-            0.0 if self.momentum is None else self.momentum,
-            self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            residual=residual,
-            inplace=self.inplace,
-            pool=self.pool,
-        )
+        return instance_norm(self, x, residual, self.activation, self.negative_slope, self.inplace, self.pool)
 
 
 class FusedGroupNormAct(WithActivation, nn.GroupNorm):
@@ -186,18 +238,7 @@ class FusedGroupNormAct(WithActivation, nn.GroupNorm):
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return group_norm_act(
-            x,
-            self.num_groups,
-            self.weight,
-            self.bias,
-            self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            residual=residual,
-            inplace=self.inplace,
-            pool=self.pool,
-        )
+        return group_norm(self, x, residual, self.activation, self.negative_slope, self.inplace, self.pool)
 
 
 class FusedAdaIN(WithActivation):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
+import linecache
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
 
-from fused_ops import FusedBatchNormAct2d, FusedGroupNormAct, FusedInstanceNormAct2d
+from fused_ops import explain
 from fused_ops.fuse import fuse
 
 
@@ -153,13 +159,21 @@ def test_what_the_report_says() -> None:
     ]
 
 
-def test_modules_keep_their_class_where_they_can() -> None:
-    model, _ = fuse(OwnModules())
-    assert type(model) is OwnModules
-    assert type(model.norm1) is FusedGroupNormAct
-    assert type(model.norm2) is FusedInstanceNormAct2d
+def served(model: nn.Module, *inputs: Tensor) -> int:
+    """How many fused norms a call runs."""
+    return len(explain(model, *inputs))
+
+
+def test_chains_run_as_one_op_and_modules_stay() -> None:
+    x = torch.randn(2, 4, 6, 6)
+    for make, norms in ((OwnModules, 2), (lambda: ResidualBlock(4, 4), 2), (Pooled, 2)):
+        original = make()
+        model, report = fuse(original)
+        assert served(model, x) == len(report.fused) == norms
+        assert isinstance(model, type(original))
+        assert type(model).__name__ == type(original).__name__
+        assert [type(m) for m in model.children()] == [type(m) for m in original.children()]
     block, _ = fuse(ResidualBlock(4, 4))
-    assert type(block.bn1) is FusedBatchNormAct2d
     assert block.note == "kept"
     assert "unused" in dict(block.named_parameters())
 
@@ -168,7 +182,7 @@ def test_in_place_changes_the_model_itself() -> None:
     original = chain(nn.BatchNorm2d(4), nn.ReLU())
     model, _ = fuse(original, inplace=True)
     assert model is original
-    assert type(original[1]) is FusedBatchNormAct2d
+    assert served(original, torch.randn(2, 4, 6, 6)) == 1
 
 
 def test_a_fused_model_can_be_saved_whole() -> None:
@@ -178,6 +192,181 @@ def test_a_fused_model_can_be_saved_whole() -> None:
     buffer.seek(0)
     x = torch.randn(1, 4, 5, 5)
     torch.testing.assert_close(torch.load(buffer, weights_only=False).eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: chain(nn.BatchNorm2d(4), nn.ReLU()), lambda: ResidualBlock(4, 4), Pooled]
+)
+def test_what_else_is_done_with_models_works_with_fused_ones(make: Callable[[], nn.Module]) -> None:
+    original = make().eval()
+    model, _ = fuse(original)
+    x = torch.randn(2, 4, 6, 6)
+    expected = original(x)
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+    torch.testing.assert_close(fx.symbolic_trace(model)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
+    replica = model._replicate_for_data_parallel()  # as nn.DataParallel makes one for every card
+    replica._modules = {name: copy.deepcopy(child) for name, child in model.named_children()}
+    for norm in replica.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.bias = nn.Parameter(norm.bias + 1)
+    assert not torch.allclose(replica(x), expected)
+    torch.testing.assert_close(model(x), expected)
+    state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    assert not torch.allclose(torch.func.functional_call(model, state, x), expected)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: chain(nn.BatchNorm2d(4), nn.ReLU()), OwnModules, lambda: ResidualBlock(4, 4)]
+)
+def test_what_hangs_on_modules_or_replaces_them_later_counts(make: Callable[[], nn.Module]) -> None:
+    original = make()
+    model, report = fuse(original)
+    x, seen = torch.randn(2, 4, 6, 6), []
+    for module in (original, model):
+        for child in module.children():
+            child.register_forward_hook(lambda child, _, y: seen.append(type(child)) or (y + 1))  # type: ignore[func-returns-value]
+        module.register_forward_hook(lambda _, __, y: 2 * y)
+    torch.testing.assert_close(model(x), original(x))
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :] and served(model, x) < len(report.fused)
+    original = make()
+    model, _ = fuse(original)
+    for module in (original, model):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
+                setattr(module, name, nn.Identity())
+    torch.testing.assert_close(model(x), original(x))
+
+
+def test_whoever_calls_the_parts_elsewhere_finds_them() -> None:
+    class Taps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = chain(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+            self.block = ResidualBlock(4, 4)
+            self.blocks = [self.block]
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            found = [self.features(x), self.features[:2](x), self.block.bn2(x), *(b(x) for b in self.blocks)]
+            for layer in self.features:
+                found.append(x := layer(x))
+            return found
+
+    original = Taps()
+    model, report = fuse(original)
+    assert set(report.fused) == {"features.1", "block.bn1", "block.bn2"}
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(model(x), original(x))
+    assert isinstance(model.features[:2], nn.Sequential)
+
+
+def test_blocks_of_one_kind_stay_of_one_kind() -> None:
+    model, _ = fuse(nn.Sequential(ResidualBlock(4, 4), ResidualBlock(4, 4), ResidualBlock(4, 6)))
+    kinds = [type(block) for block in model]
+    assert kinds[0] is kinds[1] is not kinds[2]
+    assert type(copy.deepcopy(model)[0]) is kinds[0]
+
+
+def test_a_module_keeps_its_own_ways() -> None:
+    class Frozen(ResidualBlock):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self.bn1.eval()
+            return self
+
+        def get_extra_state(self) -> int:
+            return 3
+
+        def set_extra_state(self, state: int) -> None:
+            self.note = str(state)
+
+    model, report = fuse(Frozen(4, 4))
+    assert len(report.fused) == 2
+    model.train()
+    assert not model.bn1.training and model.bn2.training
+    assert model.state_dict()["_extra_state"] == 3
+    model.load_state_dict(model.state_dict())
+    assert model.note == "3"
+
+
+def test_a_class_that_allows_no_subclass_stays() -> None:
+    class Sealed(OwnModules):
+        def __init_subclass__(cls) -> None:
+            raise TypeError("sealed")
+
+    model, report = fuse(Sealed())
+    assert type(model) is Sealed
+    assert set(report.skipped.values()) == {"there can be no subclass of the class that calls it"}
+
+
+def test_of_two_norms_in_a_sum_one_is_fused() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.b1, self.b2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.b1(x) + self.b2(2 * x))
+
+    original, x = Sum(), torch.randn(2, 4, 3, 3)
+    model, report = fuse(original)
+    assert report.fused == {"b1": "add + relu"}
+    assert report.skipped == {"b2": "what follows is fused with another norm"}
+    torch.testing.assert_close(model(x), original(x))
+
+
+def test_what_torch_takes_and_the_fused_norms_do_not_goes_torch_s_way() -> None:
+    for norm, x in (
+        (nn.GroupNorm(2, 4, eps=0.0), torch.randn(2, 4, 3, 3)),
+        (nn.InstanceNorm2d(8), torch.randn(2, 4, 3, 3)),
+    ):
+        model, report = fuse(nn.Sequential(norm, nn.ReLU()))
+        assert len(report.fused) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of the other number of channels
+            torch.testing.assert_close(model(x), norm(x).relu())
+
+
+def test_an_in_place_sum_keeps_the_norm_s_dtype() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.GroupNorm(2, 4)
+
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            y = self.norm(x)
+            y += other
+            return torch.relu(y)
+
+    original = Sum().bfloat16()
+    model, report = fuse(original)
+    assert report.fused == {"norm": "add + relu"}
+    x, other = torch.randn(2, 4, 3, 3).bfloat16(), torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(model(x, other), original(x, other))
+
+
+def test_what_is_done_in_place_shows_wherever_it_did() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.conv = nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            before = self.conv(x)
+            after = before
+            after *= 2
+            x -= 1
+            after /= 3
+            return torch.relu(self.norm(x)) + before
+
+    original = Net()
+    model, report = fuse(original)
+    assert report.fused == {"norm": "relu"}
+    x = [torch.randn(2, 4, 3, 3)] * 2
+    x = [value.clone() for value in x]
+    torch.testing.assert_close(model(x[0]), original(x[1]))
+    torch.testing.assert_close(*x)
 
 
 def test_a_sum_that_broadcasts_or_promotes_stays_right() -> None:
@@ -256,9 +445,75 @@ class WeightedSum(Doubtful):
         return self.act(torch.add(self.norm(x), x, alpha=2))
 
 
+class WritesThroughView(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x[:, :2].mul_(0)
+        return self.act(y + x)
+
+
+class WritesIntoWhatItIsAViewOf(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x.view(-1, 4, 5, 5))
+        x.mul_(0)
+        return self.act(y + x)
+
+
+class Partly(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = 2 * x
+        return self.act(self.norm(x))
+
+
+class Decorated(Doubtful):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x))
+
+
+class Counts(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.act(self.norm(x))
+
+
+class Keeps(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[Tensor]] = {"x": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen["x"].append(x)
+        return self.act(self.norm(x))
+
+
+class Prints(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        print(x.shape)
+        return self.act(self.norm(x))
+
+
+class Checkpoints(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(checkpoint(self.act, x, use_reentrant=False)))
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (WritesThroughView, "its input may be changed before the sum"),
+        (WritesIntoWhatItIsAViewOf, "its input may be changed before the sum"),
+        (Partly, "a part of the forward it is called in runs in a context of its own"),
+        (Decorated, "a part of the forward it is called in runs in a context of its own"),
+        (Counts, "the forward it is called in changes more than what it returns"),
+        (Keeps, "the forward it is called in changes more than what it returns"),
+        (Prints, "forward, which runs in the forward, does more than compute"),
+        (Checkpoints, None),
         (TwoUses, "its output is used 2 times"),
         (TwoCalls, "it is called more than once"),
         (Optional, "the forward it is called in has optional arguments"),
@@ -271,14 +526,54 @@ class WeightedSum(Doubtful):
     ],
 )
 def test_what_cannot_be_proven_stays(kind: type[Doubtful], reason: str) -> None:
-    model, report = fuse(kind())
-    assert report.skipped == {"norm": reason}
-    assert type(model) is kind and type(model.norm) is nn.BatchNorm2d
+    original = kind()
+    before = copy.deepcopy(original.state_dict())
+    model, report = fuse(original, inplace=True)
+    assert set(report.skipped) == {"norm"}
+    assert report.skipped["norm"] == reason or reason is None  # None: as torch happens to do it
+    assert model is original and type(model) is kind and type(model.norm) is nn.BatchNorm2d
+    torch.testing.assert_close(model.state_dict(), before)
+    assert getattr(model, "seen", {"x": []}) == {"x": []}
+
+
+@pytest.mark.parametrize("file", ["<ipython-input-1-0123>", f"{torch.__path__[0]}vision/net.py"])
+def test_notebooks_and_packages_beside_torch_are_looked_into(file: str, monkeypatch) -> None:
+    source = inspect.getsource(Branches)
+    monkeypatch.setitem(linecache.cache, file, (len(source), None, source.splitlines(True), file))
+    known = dict(globals())
+    exec(compile(source, file, "exec"), known)
+    report = fuse(known["Branches"]()).report
+    assert report.skipped == {"norm": "forward, which runs in the forward, branches on more than attributes"}
+
+
+def test_fusing_does_not_get_in_dynamo_s_way() -> None:
+    """Where a forward is the first to import it, as checkpointing does, among fx's stand-ins for math."""
+    program = """
+import torch
+from torch import nn
+from fused_ops import FusedBatchNormAct2d, fuse
+
+class Late(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        import torch._dynamo
+        return torch.relu(self.norm(x))
+
+fuse(Late())
+torch.compile(FusedBatchNormAct2d(4), backend="aot_eager", fullgraph=True)(torch.randn(2, 4, 5, 5))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_shared_hooked_and_parametrized_norms_stay() -> None:
     norm = nn.BatchNorm2d(4)
-    assert set(fuse(nn.Sequential(norm, nn.ReLU(), norm))[1].skipped.values()) == {"it is shared"}
+    model, report = fuse(nn.Sequential(norm, nn.ReLU(), norm))
+    assert report.fused == {"0": "relu"}
+    x = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(model(x), norm(norm(x).relu()))
     hooked = chain(nn.BatchNorm2d(4), nn.ReLU())
     hooked[2].register_forward_hook(lambda *_: None)
     assert fuse(hooked)[1].skipped == {"1": "there are hooks on it or on its activation"}

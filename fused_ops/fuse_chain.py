@@ -1,0 +1,124 @@
+"""What :func:`fused_ops.fuse` puts in place of norm (+ add) + activation (+ pooling): one call.
+
+The modules of a chain stay what and where they are, for all who call, hook or exchange them: a parent's
+forward runs them together, and in torch's own steps as soon as something hangs on them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from fused_ops.activations import ACTIVATIONS, resolve
+from fused_ops.fuse_patterns import Found, activation_module, is_pool_module
+from fused_ops.norm_act.after import After
+from fused_ops.norm_act.module import batch_norm, group_norm, instance_norm
+
+# torch's norms, and who computes what they and what follows do.
+NORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.BatchNorm2d: batch_norm,
+    nn.InstanceNorm2d: instance_norm,
+    nn.GroupNorm: group_norm,
+}
+ADDS: dict[str, Callable[[Any, Any], Any]] = {"add": operator.add, "iadd": operator.iadd}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Chain(NamedTuple):
+    """A norm, what follows it and, where that can be fused too, the 2x2 max-pooling behind.
+
+    An activation or pooling that is called as a function is ``(name, slope)``, or True.
+    """
+
+    norm: nn.Module
+    activation: nn.Module | Found
+    pool: nn.Module | bool = False
+
+
+def chain_at(modules: Sequence[nn.Module], place: int) -> Chain | None:
+    """The chain that starts at ``place`` of modules that run one after the other."""
+    if type(modules[place]) not in NORMS or place + 1 == len(modules):
+        return None
+    found = activation_module(modules[place + 1])
+    if found is None:
+        return None
+    behind = modules[place + 2 : place + 3]
+    pools = bool(behind) and can_pool(behind[0], found)
+    return Chain(modules[place], modules[place + 1], modules[place + 2] if pools else False)
+
+
+def can_pool(module: nn.Module, found: Found) -> bool:
+    """Whether a module is a pooling that can be fused behind this activation, and nothing hangs on it."""
+    return is_pool_module(module) and is_plain(module) and ACTIVATIONS[found[0]].backward_needs != "input"
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling the module is calling its class's forward and nothing more."""
+    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in _HOOKS)
+
+
+def run_chain(
+    norm: nn.Module,
+    activation: nn.Module | Found,
+    pool: nn.Module | bool,
+    x: Tensor,
+    add: str | None = None,
+    residual: Any = None,
+) -> Tensor:
+    """``pool(activation(add(norm(x), residual)))``, x [N, C, H, W]; ``add`` is a key of ADDS, or None and
+    nothing is added."""
+    chain = Chain(norm, activation, pool)
+    found = activation_module(activation) if isinstance(activation, nn.Module) else activation
+    if found is None or not _fits(chain, x, add, residual):
+        return _in_steps(chain, x, add, residual)
+    name, slope = found
+    return NORMS[type(norm)](norm, x, residual, name, slope, pool=2 if pool else 1)
+
+
+def _fits(chain: Chain, x: Any, add: str | None, residual: Any) -> bool:
+    """Whether this call computes in one what the modules do by themselves."""
+    norm: Any = chain.norm
+    if type(norm) not in NORMS or not isinstance(x, Tensor) or torch_module._has_any_global_hook():
+        return False
+    if not all(is_plain(part) for part in chain if isinstance(part, nn.Module)):
+        return False
+    if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and x.size(-3) != norm.num_features):
+        return False  # torch's own norms take that
+    return add is None or (
+        isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+    )
+
+
+def _in_steps(chain: Chain, x: Any, add: str | None, residual: Any) -> Any:
+    norm, activation, pool = chain
+    z = norm(x)
+    if add is not None:
+        z = ADDS[add](z, residual)
+    if isinstance(activation, nn.Module):
+        z = activation(z)
+    else:
+        z = After(None, *resolve(*activation), False, 1).apply(z)
+    if isinstance(pool, nn.Module):
+        return pool(z)
+    return torch.nn.functional.max_pool2d(z, 2) if pool else z
+
+
+class FusedSequential(nn.Sequential):
+    """An ``nn.Sequential`` that runs the chains in it as one call each."""
+
+    def forward(self, input: Any) -> Any:
+        modules, place = list(self._modules.values()), 0
+        while place < len(modules):
+            chain = chain_at(modules, place)  # anew each time: a module may have been exchanged
+            if chain is None:
+                input = modules[place](input)
+                place += 1
+            else:
+                input = run_chain(*chain, input)
+                place += 3 if chain.pool else 2
+        return input
