@@ -26,7 +26,6 @@ NORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.GroupNorm: group_norm,
 }
 ADDS: dict[str, Callable[[Any, Any], Any]] = {"add": operator.add, "iadd": operator.iadd}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Chain(NamedTuple):
@@ -59,7 +58,13 @@ def can_pool(module: nn.Module, found: Found) -> bool:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether calling the module is calling its class's forward and nothing more."""
-    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in _HOOKS)
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+    )
 
 
 def run_chain(
@@ -85,8 +90,9 @@ def _fits(chain: Chain, x: Any, add: str | None, residual: Any) -> bool:
     norm: Any = chain.norm
     if type(norm) not in NORMS or not isinstance(x, Tensor) or torch_module._has_any_global_hook():
         return False
-    if not all(is_plain(part) for part in chain if isinstance(part, nn.Module)):
-        return False
+    for part in chain:
+        if isinstance(part, nn.Module) and not is_plain(part):
+            return False
     if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and x.size(-3) != norm.num_features):
         return False  # torch's own norms take that
     return add is None or (
