@@ -61,7 +61,7 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     All modules, parameters, buffers and their names stay, hooks run, and a chain goes torch's own way as soon
     as something hangs on its modules. An ``nn.Sequential`` with a chain becomes a :class:`FusedSequential`;
     any other module that calls one gets a subclass of its class whose forward is a recording of the one that
-    it had at this moment.
+    it had. Where a number, text or flag has changed that this one had read, it runs again itself.
 
     Args:
         model: any module; it is left as it is unless ``inplace``.
@@ -136,7 +136,7 @@ class _Fusion:
         if not any(below in self.norms for below in module.modules() if below is not module):
             return
         try:
-            graph = record(self.twin(module))
+            graph, read = record(self.twin(module))
         except Unproven as reason:
             self.skip_all(module, str(reason))
             return
@@ -157,7 +157,7 @@ class _Fusion:
             _rewrite(graph, chain)
         graph.lint()
         try:
-            module.__class__ = recorded_class(type(module), graph)
+            module.__class__ = recorded_class(type(module), graph, read)
         except TypeError:  # a layout of its own, a metaclass, a hook on subclasses
             self.skip_all(module, "there can be no subclass of the class that calls it")
             return

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import linecache
+from collections.abc import Callable
 from itertools import count
 from types import ModuleType
 from typing import Any
 
 from torch import fx, nn
 
-Written = tuple[str, tuple[tuple[str, Any], ...]]  # source, and what its names stand for
+from fused_ops.recording import plain
+
+Read = tuple[tuple[str, Any], ...]
+Written = tuple[str, tuple[tuple[str, Any], ...], Read]  # source, what its names stand for, attributes
 
 _NUMBERS = count()
 _MADE: dict[tuple[type[nn.Module], Written], type[nn.Module]] = {}
@@ -31,11 +36,11 @@ class Recorded(nn.Module):
         return _restore, (base, written, *arguments[1:]), *state
 
 
-def recorded_class(base: type[nn.Module], graph: fx.Graph) -> type[nn.Module]:
-    """A subclass of ``base`` whose forward is what the graph says. Equal graphs give one class, so that
-    blocks of one kind stay of one kind."""
+def recorded_class(base: type[nn.Module], graph: fx.Graph, read: Read) -> type[nn.Module]:
+    """A subclass of ``base`` whose forward is what the graph says, as long as the attributes in ``read`` are
+    what they were. Equal graphs give one class, so that blocks of one kind stay of one kind."""
     code = graph.python_code("self")
-    return _make(base, (code.src, tuple(_named(name, value) for name, value in code.globals.items())))
+    return _make(base, (code.src, tuple(_named(name, value) for name, value in code.globals.items()), read))
 
 
 class _Imported(str):
@@ -58,8 +63,8 @@ def _make(base: type[nn.Module], written: Written) -> type[nn.Module]:
 
 
 def _made(base: type[nn.Module], written: Written) -> type[nn.Module]:
-    source, names = written
-    known = {
+    source, names, read = written
+    known: dict[str, Any] = {
         name: importlib.import_module(value) if isinstance(value, _Imported) else value
         for name, value in names
     }
@@ -67,7 +72,7 @@ def _made(base: type[nn.Module], written: Written) -> type[nn.Module]:
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
     exec(compile(source, file, "exec"), known)
     body = {
-        "forward": known["forward"],
+        "forward": _while_unchanged(known["forward"], base.forward, read),
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
@@ -75,3 +80,18 @@ def _made(base: type[nn.Module], written: Written) -> type[nn.Module]:
         "_recorded_text": written,
     }
     return type(base.__name__, (Recorded, base), body)
+
+
+def _while_unchanged(
+    recorded: Callable[..., Any], original: Callable[..., Any], read: Read
+) -> Callable[..., Any]:
+    """``recorded`` for modules whose attributes are as ``read``, ``original`` for others."""
+
+    @functools.wraps(original)
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        for path, value in read:
+            if plain(self, path) != value:
+                return original(self, *inputs, **named)
+        return recorded(self, *inputs, **named)
+
+    return forward

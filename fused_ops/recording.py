@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -40,7 +40,15 @@ class Unproven(Exception):
     """Why something about a model cannot be relied upon."""
 
 
-def record(module: nn.Module) -> fx.Graph:
+class Recording(NamedTuple):
+    """A module's forward, and the numbers, texts and Nones among the module's attributes that it was recorded
+    with, by their dotted names."""
+
+    graph: fx.Graph
+    read: tuple[tuple[str, Any], ...]
+
+
+def record(module: nn.Module) -> Recording:
     """The module's forward, with its children as black boxes.
 
     The forward runs twice, and what it does besides computing it does to the module: hand over a copy.
@@ -59,7 +67,7 @@ def record(module: nn.Module) -> fx.Graph:
     graphs: list[fx.Graph] = []
     training = {child: child.training for child in module.modules()}
     before = list(_held(module))
-    with _called_code() as codes:
+    with _called_code(module) as codes:
         try:
             for mode in (True, False):
                 module.train(mode)
@@ -74,13 +82,22 @@ def record(module: nn.Module) -> fx.Graph:
                 child.training = was_training
     if str(graphs[0]) != str(graphs[1]):
         raise Unproven("the forward it is called in differs between training and evaluation")
-    for code in codes:
-        _check_code(code)
+    read: dict[str, Any] = {}
+    for code, name in codes.items():
+        tree, decisions = _check_code(code)
+        if name is None:
+            continue
+        asked = {path for decision in decisions for path in _paths(decision, name)}
+        for path in _paths(tree, name):
+            value = plain(module, path)
+            if value is not OTHER and (value is not MODULE or path in asked):
+                read[path] = value
+    read.pop("training", None)  # it makes no difference, as was just seen
     if not _is_same(before, list(_held(module))):
         raise Unproven("the forward it is called in changes more than what it returns")
     for node in graphs[0].nodes:
         node.type = None  # annotations written as text would keep the graph's code from being pickled
-    return graphs[0]
+    return Recording(graphs[0], tuple(sorted(read.items())))
 
 
 class _Tracer(fx.Tracer):
@@ -155,9 +172,12 @@ def _is_same(before: list[Held], after: list[Held]) -> bool:
 
 
 @contextlib.contextmanager
-def _called_code() -> Iterator[set[CodeType]]:
-    """Collects the Python code that runs within the context, torch, standard library and this file aside."""
-    called: set[CodeType] = set()
+def _called_code(module: nn.Module) -> Iterator[dict[CodeType, str | None]]:
+    """Collects the Python code that runs within the context, torch, standard library and this file aside.
+
+    With each goes what it calls the module, if that is its first argument.
+    """
+    called: dict[CodeType, str | None] = {}
     standard_library = sysconfig.get_path("stdlib") + os.sep
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
@@ -170,7 +190,8 @@ def _called_code() -> Iterator[set[CodeType]]:
         if file == "<string>" and frame.f_code.co_names == ("_tuple_new",):
             return  # a named tuple is made
         if not file.startswith(standard_library) or "-packages" in file:
-            called.add(frame.f_code)
+            first = frame.f_code.co_varnames[0] if frame.f_code.co_argcount else ""
+            called[frame.f_code] = first if frame.f_locals.get(first) is module else None
 
     previous, collecting = sys.getprofile(), gc.isenabled()
     gc.disable()  # callbacks of the garbage collector (hypothesis has one) are no part of the forward
@@ -183,12 +204,14 @@ def _called_code() -> Iterator[set[CodeType]]:
             gc.enable()
 
 
-def _check_code(code: CodeType) -> None:
+def _check_code(code: CodeType) -> tuple[ast.AST, list[ast.AST]]:
+    """The code's tree, and what in it decides on its way."""
     name = code.co_name
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError):
         raise Unproven(f"the source of {name}, which runs in the forward, is not at hand") from None
+    decisions: list[ast.AST] = []
     for node in ast.walk(tree):
         if isinstance(node, _SEVERAL_WAYS):
             raise Unproven(f"{name}, which runs in the forward, may run in several ways")
@@ -205,6 +228,41 @@ def _check_code(code: CodeType) -> None:
             tests = [node]
         if not all(map(_asks_only_self, tests)):
             raise Unproven(f"{name}, which runs in the forward, branches on more than attributes")
+        decisions += tests
+    return tree, decisions
+
+
+def _paths(tree: ast.AST, name: str) -> Iterator[str]:
+    """The attributes of ``name`` that are read, as ``"conv.weight.shape"``."""
+    for node in ast.walk(tree):
+        path, value = [], node
+        while isinstance(value, ast.Attribute):
+            path.append(value.attr)
+            value = value.value
+        if path and isinstance(value, ast.Name) and value.id == name:
+            yield ".".join(reversed(path))
+
+
+OTHER, MODULE = "<anything else>", "<a module>"
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def plain(module: nn.Module, path: str) -> Any:
+    """An attribute's value if that is plain (a number, text, None, dtype or tuple of such), MODULE for a
+    module, OTHER for all else."""
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, OTHER)
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return MODULE
+    if isinstance(value, tuple | list):
+        inside = tuple(map(_plain, value))
+        return OTHER if OTHER in inside else inside
+    return value if type(value) in _PLAIN else OTHER
 
 
 def _calls(node: ast.AST) -> str | None:

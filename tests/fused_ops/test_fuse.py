@@ -202,6 +202,7 @@ def test_what_else_is_done_with_models_works_with_fused_ones(make: Callable[[], 
     model, _ = fuse(original)
     x = torch.randn(2, 4, 6, 6)
     expected = original(x)
+    torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
     torch.testing.assert_close(fx.symbolic_trace(model)(x), expected)
@@ -237,6 +238,39 @@ def test_what_hangs_on_modules_or_replaces_them_later_counts(make: Callable[[], 
             if isinstance(child, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
                 setattr(module, name, nn.Identity())
     torch.testing.assert_close(model(x), original(x))
+
+
+def test_attributes_that_change_later_count() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.scale, self.skips, self.extra = nn.GroupNorm(2, 4), 2.0, True, None
+
+        def forward(this, x: Tensor) -> Tensor:
+            y = this.norm(x)
+            return torch.relu(y + x) * this.scale
+
+    class Branching(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.silu(self.norm(x)) * self.scale
+            if self.extra is not None:
+                y = self.extra(y)
+            return y + x if self.skips else y
+
+    x = torch.randn(2, 4, 3, 3)
+    for kind in (Net, Branching):
+        original = kind()
+        model, _ = fuse(original)
+        for change in ({}, {"scale": 3.0}, {"skips": False}, {"extra": nn.Conv2d(4, 4, 1)}, {"extra": None}):
+            for name, value in change.items():
+                setattr(original, name, value)
+                setattr(model, name, value)
+            torch.testing.assert_close(model(x=x), original(x))
+            torch.testing.assert_close(copy.deepcopy(model)(x), original(x))
+            torch._dynamo.reset()  # or many models of one class would use up the limit on recompilations
+            compiled = torch.compile(model, backend="eager", fullgraph=True)
+            torch.testing.assert_close(compiled(x), original(x))
+        assert served(fuse(kind()).model, x) == 1
 
 
 def test_whoever_calls_the_parts_elsewhere_finds_them() -> None:
