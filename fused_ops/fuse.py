@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from torch import fx, nn
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.fuse_chain import NORMS, FusedSequential, can_pool, chain_at, is_plain, run_chain
 from fused_ops.fuse_patterns import Found, activation_call, activation_module, is_pool_call
-from fused_ops.recorded import Recorded, recorded_class
-from fused_ops.recording import Unproven, record
+from fused_ops.recorded import Recorded, extended_class, recorded_class
+from fused_ops.recording import record
+from fused_ops.straight_code import Unproven
 
 NO_ACTIVATION = "no activation of the table follows it directly"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
@@ -76,7 +78,7 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     fusion = _Fusion(model if inplace else copy.deepcopy(model))
-    return Fused(fusion.run(), fusion.report)
+    return Fused(fusion.run(untouched=() if inplace else set(model.modules())), fusion.report)
 
 
 # --- the fusion ---------------------------------------------------------------------------------------------
@@ -103,11 +105,13 @@ class _Fusion:
         self.norms = {m: name or "the model" for name, m in model.named_modules() if type(m) in NORMS}
         self.twins: dict[nn.Module, nn.Module] | None = None
 
-    def run(self) -> nn.Module:
+    def run(self, untouched: Container[nn.Module] = ()) -> nn.Module:
         for module in list(self.model.modules()):
-            if isinstance(module, FusedSequential | Recorded):
+            if module in untouched:
+                self.skip_all(module, "the module that calls it would not be copied")
+            elif isinstance(module, FusedSequential | Recorded):
                 self.skip_all(module, "the module that calls it is fused already")
-            elif type(module) is nn.Sequential:
+            elif type(module).forward is nn.Sequential.forward:
                 self.fuse_sequential(module)
             elif not isinstance(module, nn.ModuleList | nn.ModuleDict):
                 self.fuse_forward(module)
@@ -118,8 +122,12 @@ class _Fusion:
                 self.skip(norm, NO_ACTIVATION)
         return self.model
 
-    def fuse_sequential(self, module: nn.Sequential) -> None:
-        children = list(module._modules.values())  # children() leaves out what comes twice
+    def fuse_sequential(self, module: nn.Module) -> None:
+        if "forward" in vars(module):
+            self.skip_all(module, "the forward it is called in is not its class's own")
+            return
+        fused = False
+        children: list[Any] = list(module._modules.values())  # children() leaves out what comes twice
         for place in range(len(children)):
             chain = chain_at(children, place)
             if chain is None:
@@ -129,37 +137,25 @@ class _Fusion:
             except Unproven as reason:
                 self.skip(chain.norm, str(reason))
                 continue
-            module.__class__ = FusedSequential
+            fused = True
             self.note(chain.norm, activation_module(children[place + 1]), pools=bool(chain.pool))
+
+        if fused:
+            own = type(module) is nn.Sequential
+            _become(module, FusedSequential if own else extended_class(type(module), FusedSequential.forward))
 
     def fuse_forward(self, module: nn.Module) -> None:
         if not any(below in self.norms for below in module.modules() if below is not module):
             return
         try:
             graph, read = record(self.twin(module))
+            chains = self.chains(module, graph)
+            if not chains:
+                return
+            _become(module, _rewritten(module, graph, read, chains))
         except Unproven as reason:
+            self.twins = None  # there may be something left in them
             self.skip_all(module, str(reason))
-            return
-        chains: list[_Chain] = []
-        for node in graph.nodes:
-            if node.op != "call_module" or (norm := module.get_submodule(str(node.target))) not in self.norms:
-                continue
-            try:
-                chain = self.chain(module, graph, node)
-                if any(chain.activation is other.activation for other in chains):
-                    raise Unproven("what follows is fused with another norm")
-                chains.append(chain)
-            except Unproven as reason:
-                self.skip(norm, str(reason))
-        if not chains:
-            return
-        for chain in chains:
-            _rewrite(graph, chain)
-        graph.lint()
-        try:
-            module.__class__ = recorded_class(type(module), graph, read)
-        except TypeError:  # a layout of its own, a metaclass, a hook on subclasses
-            self.skip_all(module, "there can be no subclass of the class that calls it")
             return
         for chain in chains:
             norm = module.get_submodule(str(chain.norm.target))
@@ -174,10 +170,24 @@ class _Fusion:
         if self.twins is None:
             try:
                 copied = copy.deepcopy(self.model)
+                self.twins = dict(zip(self.model.modules(), copied.modules(), strict=True))
             except Exception as error:  # whatever a module that cannot be copied raises
                 raise Unproven(f"the model cannot be copied ({type(error).__name__})") from None
-            self.twins = dict(zip(self.model.modules(), copied.modules(), strict=True))
         return self.twins[module]
+
+    def chains(self, module: nn.Module, graph: fx.Graph) -> list[_Chain]:
+        chains: list[_Chain] = []
+        for node in graph.nodes:
+            if node.op != "call_module" or (norm := module.get_submodule(str(node.target))) not in self.norms:
+                continue
+            try:
+                chain = self.chain(module, graph, node)
+                if any(chain.activation is other.activation for other in chains):
+                    raise Unproven("what follows is fused with another norm")
+                chains.append(chain)
+            except Unproven as reason:
+                self.skip(norm, str(reason))
+        return chains
 
     def chain(self, module: nn.Module, graph: fx.Graph, node: fx.Node) -> _Chain:
         """The chain that starts at a norm's node.
@@ -202,8 +212,8 @@ class _Fusion:
         if found is None:
             raise Unproven(NO_ACTIVATION)
         check_plain(module.get_submodule(str(node.target)), called)
-        if add is not None and _may_change_input(module, graph, node, add):
-            raise Unproven("its input may be changed before the sum")
+        if _may_change_input(module, graph, node, following if add is None else add):
+            raise Unproven("its input may be changed before what follows")
         return _Chain(node, following, found, add, self.pool_after(module, following, found))
 
     def pool_after(self, module: nn.Module, activation: fx.Node, found: Found) -> fx.Node | None:
@@ -227,9 +237,11 @@ class _Fusion:
         self.report.skipped.setdefault(self.norms[norm], reason)
 
     def skip_all(self, module: nn.Module, reason: str) -> None:
-        for norm in module.children():
-            if norm in self.norms:
-                self.skip(norm, reason)
+        for child in module.children():
+            if child in self.norms:
+                self.skip(child, reason)
+            elif isinstance(child, nn.ModuleList | nn.ModuleDict):
+                self.skip_all(child, reason)
 
 
 def check_plain(*parts: object) -> None:
@@ -242,18 +254,19 @@ def _is_add_of(node: fx.Node, norm: fx.Node) -> bool:
     """Whether the node adds something to the norm's output, and changes at most that."""
     if node.kwargs or len(node.args) != 2 or node.args[0] is node.args[1]:
         return False
-    if node.target in (operator.iadd, "add_"):
+    if (node.op, node.target) in (("call_function", operator.iadd), ("call_method", "add_")):
         return node.args[0] is norm
-    return node.target in (operator.add, torch.add, "add") and norm in node.args
+    adds = (("call_function", operator.add), ("call_function", torch.add), ("call_method", "add"))
+    return (node.op, node.target) in adds and norm in node.args
 
 
-def _may_change_input(module: nn.Module, graph: fx.Graph, norm: fx.Node, add: fx.Node) -> bool:
-    """Whether a node between a norm and the sum could write into the norm's input, or use the norm.
+def _may_change_input(module: nn.Module, graph: fx.Graph, norm: fx.Node, until: fx.Node) -> bool:
+    """Whether a node between a norm and what follows could write into the norm's input, or use the norm.
 
-    Fused, the norm runs where the sum was. What a convolution made is nobody else's memory, so only what was
+    Fused, the norm runs where that was. What a convolution made is nobody else's memory, so only what was
     computed from it needs a look; any other input may be a view of whatever there is.
     """
-    source = norm.args[0]
+    source, called = norm.args[0], module.get_submodule(str(norm.target))
     fresh = (
         isinstance(source, fx.Node)
         and source.op == "call_module"
@@ -261,7 +274,7 @@ def _may_change_input(module: nn.Module, graph: fx.Graph, norm: fx.Node, add: fx
     )
     related, between = {source}, False
     for node in graph.nodes:
-        if node is add:
+        if node is until:
             return False
         if node is norm:
             between = True
@@ -269,7 +282,13 @@ def _may_change_input(module: nn.Module, graph: fx.Graph, norm: fx.Node, add: fx
         touches = not related.isdisjoint(node.all_input_nodes)
         if touches:
             related.add(node)
-        if between and str(node.target).startswith(f"{norm.target}."):
+        if between and node.op == "get_attr" and str(node.target).startswith(f"{norm.target}."):
+            return True
+        if (
+            between
+            and node.op == "call_module"
+            and called in module.get_submodule(str(node.target)).modules()
+        ):
             return True
         if between and (touches or not fresh) and not _is_harmless(module, node):
             return True
@@ -288,6 +307,29 @@ def _is_harmless(module: nn.Module, node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", str(node.target))
     in_place = name.endswith("_") or name.startswith("i") or "set" in name or "out" in node.kwargs
     return not in_place and not node.kwargs.get("inplace") and True not in node.args
+
+
+def _rewritten(
+    module: nn.Module, graph: fx.Graph, read: tuple[tuple[str, Any], ...], chains: list[_Chain]
+) -> type[nn.Module]:
+    """The module's class with the chains in its forward fused.
+
+    Raises:
+        Unproven: there can be none.
+    """
+    try:
+        for chain in chains:
+            _rewrite(graph, chain)
+        graph.lint()
+        kind = recorded_class(type(module), graph, read)
+        object.__new__(type(module)).__class__ = kind  # a layout of its own would show here
+    except Exception as error:  # whatever a metaclass, or a graph that no one has thought of, raises
+        raise Unproven(f"the forward it is called in cannot be exchanged ({type(error).__name__})") from None
+    return kind
+
+
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    object.__setattr__(module, "__class__", kind)  # not by a __setattr__ of its own
 
 
 def _rewrite(graph: fx.Graph, chain: _Chain) -> None:

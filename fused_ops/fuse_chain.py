@@ -53,7 +53,11 @@ def chain_at(modules: Sequence[nn.Module], place: int) -> Chain | None:
 
 def can_pool(module: nn.Module, found: Found) -> bool:
     """Whether a module is a pooling that can be fused behind this activation, and nothing hangs on it."""
-    return is_pool_module(module) and is_plain(module) and ACTIVATIONS[found[0]].backward_needs != "input"
+    return is_pool_module(module) and is_plain(module) and _is_monotone(found)
+
+
+def _is_monotone(found: Found) -> bool:
+    return ACTIVATIONS[found[0]].backward_needs != "input"
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -79,17 +83,23 @@ def run_chain(
     nothing is added."""
     chain = Chain(norm, activation, pool)
     found = activation_module(activation) if isinstance(activation, nn.Module) else activation
-    if found is None or not _fits(chain, x, add, residual):
+    if found is None or not _fits(chain, found, x, add, residual):
         return _in_steps(chain, x, add, residual)
     name, slope = found
     return NORMS[type(norm)](norm, x, residual, name, slope, pool=2 if pool else 1)
 
 
-def _fits(chain: Chain, x: Any, add: str | None, residual: Any) -> bool:
+def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) -> bool:
     """Whether this call computes in one what the modules do by themselves."""
     norm: Any = chain.norm
     if type(norm) not in NORMS or not isinstance(x, Tensor) or torch_module._has_any_global_hook():
         return False
+    if chain.pool:
+        found_pool = isinstance(chain.pool, bool) or is_pool_module(chain.pool)
+        if not found_pool or x.dim() != 4 or not _is_monotone(found):
+            return (
+                False  # another activation or pooling than was there, or features that torch pools otherwise
+            )
     for part in chain:
         if isinstance(part, nn.Module) and not is_plain(part):
             return False

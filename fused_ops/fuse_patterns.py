@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,12 @@ _SIMPLE: dict[Any, str] = {
 # Those with an option: its name, its default, and from its value to activation and slope, or None.
 _WITH_OPTION: dict[Any, tuple[str, Any, Callable[[Any], Found | None]]] = {}
 for _kinds, _option, _default, _meaning in (
-    ((nn.LeakyReLU, F.leaky_relu), "negative_slope", 0.01, lambda a: ("leaky_relu", a) if a >= 0 else None),
+    (
+        (nn.LeakyReLU, F.leaky_relu),
+        "negative_slope",
+        0.01,
+        lambda a: ("leaky_relu", a) if 0 <= a < math.inf else None,
+    ),
     ((nn.ELU, F.elu), "alpha", 1.0, lambda a: ("elu", None) if a == 1 else None),
     ((nn.GELU, F.gelu), "approximate", "none", lambda a: ("gelu", None) if a == "none" else None),
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import importlib
 import linecache
@@ -12,28 +13,39 @@ from typing import Any
 
 from torch import fx, nn
 
-from fused_ops.recording import plain
+from fused_ops.straight_code import plain
 
 Read = tuple[tuple[str, Any], ...]
 Written = tuple[str, tuple[tuple[str, Any], ...], Read]  # source, what its names stand for, attributes
 
 _NUMBERS = count()
-_MADE: dict[tuple[type[nn.Module], Written], type[nn.Module]] = {}
+_MADE: dict[tuple[type[nn.Module], Written | Callable[..., Any]], type[nn.Module]] = {}
 
 
 class Recorded(nn.Module):
     """What the classes have in common: they are written down as base class and source."""
 
     _recorded_base: type[nn.Module]
-    _recorded_text: Written
+    _recorded_text: Written | Callable[..., Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Who makes another of this module's class gets one of the class that it had."""
+        base: Any = type(self)._recorded_base
+        self.__class__ = base
+        base.__init__(self, *args, **kwargs)
+
+    def __init_subclass__(cls) -> None:
+        """Nothing of the base class's: no registry is to list these."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         function, arguments, *state = reduced
-        if type(self) not in arguments:  # a class that has its own way to be written down
-            return function, arguments, *state
-        base, written = type(self)._recorded_base, type(self)._recorded_text
-        return _restore, (base, written, *arguments[1:]), *state
+        kind, base = type(self), type(self)._recorded_base
+        if function is copyreg.__newobj__ and arguments[0] is kind:  # type: ignore[attr-defined]
+            return _restore, (base, kind._recorded_text, *arguments[1:]), *state
+        # A class that has its own way to be written down: as one of these.
+        function = base if function is kind else function
+        return function, tuple(base if value is kind else value for value in arguments), *state
 
 
 def recorded_class(base: type[nn.Module], graph: fx.Graph, read: Read) -> type[nn.Module]:
@@ -41,6 +53,11 @@ def recorded_class(base: type[nn.Module], graph: fx.Graph, read: Read) -> type[n
     what they were. Equal graphs give one class, so that blocks of one kind stay of one kind."""
     code = graph.python_code("self")
     return _make(base, (code.src, tuple(_named(name, value) for name, value in code.globals.items()), read))
+
+
+def extended_class(base: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
+    """A subclass of ``base`` with the forward of an importable class."""
+    return _make(base, forward)
 
 
 class _Imported(str):
@@ -56,13 +73,21 @@ def _restore(base: type[nn.Module], written: Any, *arguments: Any) -> nn.Module:
     return made.__new__(made, *arguments)
 
 
-def _make(base: type[nn.Module], written: Written) -> type[nn.Module]:
+def _make(base: type[nn.Module], written: Written | Callable[..., Any]) -> type[nn.Module]:
     if (base, written) not in _MADE:
-        _MADE[base, written] = _made(base, written)
+        body = {
+            "forward": written if callable(written) else _forward(base, written),
+            "__module__": base.__module__,
+            "__qualname__": base.__qualname__,
+            "__doc__": base.__doc__,
+            "_recorded_base": base,
+            "_recorded_text": written,
+        }
+        _MADE[base, written] = type(base.__name__, (Recorded, base), body)
     return _MADE[base, written]
 
 
-def _made(base: type[nn.Module], written: Written) -> type[nn.Module]:
+def _forward(base: type[nn.Module], written: Written) -> Callable[..., Any]:
     source, names, read = written
     known: dict[str, Any] = {
         name: importlib.import_module(value) if isinstance(value, _Imported) else value
@@ -71,15 +96,7 @@ def _made(base: type[nn.Module], written: Written) -> type[nn.Module]:
     file = f"<recorded forward {next(_NUMBERS)} of {base.__qualname__}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
     exec(compile(source, file, "exec"), known)
-    body = {
-        "forward": _while_unchanged(known["forward"], base.forward, read),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "_recorded_base": base,
-        "_recorded_text": written,
-    }
-    return type(base.__name__, (Recorded, base), body)
+    return _while_unchanged(known["forward"], base.forward, read)
 
 
 def _while_unchanged(

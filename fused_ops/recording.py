@@ -7,15 +7,14 @@ the forward runs the same way for every input and leaves nothing behind.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import gc
 import inspect
 import operator
 import os
+import random
 import sys
 import sysconfig
-import textwrap
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,24 +24,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-_BRANCHES = (ast.If, ast.IfExp, ast.While, ast.BoolOp, ast.Assert)
-_QUESTIONS = ("isinstance", "issubclass", "type", "hasattr", "callable")
-_SEVERAL_WAYS = (ast.Try, ast.Match)
-_MORE_THAN_COMPUTING = (ast.With, ast.AsyncWith, ast.Global, ast.Nonlocal)
+from fused_ops import straight_code
+from fused_ops.straight_code import MODULE, OTHER, TENSOR, Unproven, check_code, paths, plain, plainly
+
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_STANDARD = sysconfig.get_path("stdlib") + os.sep
 # What runs functions otherwise than written, of which a recording would know nothing.
-_TOLD_OF = tuple(
-    _TORCH + os.path.join(*path) for path in (("utils", "checkpoint.py"), ("autograd", "graph.py"))
+_TOLD_OF = (
+    _TORCH + os.path.join("utils", "checkpoint.py"),
+    _TORCH + os.path.join("autograd", "graph.py"),
+    _TORCH + os.path.join("autograd", "function.py"),
 )
-
-
-class Unproven(Exception):
-    """Why something about a model cannot be relied upon."""
+_OURS = (__file__, straight_code.__file__)
+_TOLD_OF_AT_ONCE = (_STANDARD + "functools.py", _STANDARD + "copy.py")  # torch uses these too
 
 
 class Recording(NamedTuple):
-    """A module's forward, and the numbers, texts and Nones among the module's attributes that it was recorded
-    with, by their dotted names."""
+    """A module's forward, and the attributes that it read, by their dotted names, in plain form."""
 
     graph: fx.Graph
     read: tuple[tuple[str, Any], ...]
@@ -55,49 +53,65 @@ def record(module: nn.Module) -> Recording:
 
     Raises:
         Unproven: it cannot be recorded, or may do something else than recorded: it has optional arguments,
-            differs between training and evaluation, runs code whose branches ask for more than attributes
-            of ``self``, changes the module or what it holds, or does a part of its work in a context such as
-            ``torch.no_grad``.
+            differs between training and evaluation, does a part of its work in a context such as
+            ``torch.no_grad``, or runs code that :mod:`fused_ops.straight_code` refuses.
     """
     if "forward" in vars(module) or isinstance(module, torch.jit.ScriptModule):
         raise Unproven("the forward it is called in is not its class's own")
     parameters = inspect.signature(module.forward).parameters.values()
     if any(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Unproven("the forward it is called in has optional arguments")
+    forward = inspect.unwrap(type(module).forward)
+    if _is_looked_into(forward.__code__):
+        check_code(forward.__code__, forward.__globals__ | inspect.getclosurevars(forward).nonlocals)
     graphs: list[fx.Graph] = []
     training = {child: child.training for child in module.modules()}
-    before = list(_held(module))
-    with _called_code(module) as codes:
-        try:
-            for mode in (True, False):
-                module.train(mode)
+    before, random_state = list(_held(module)), _random_state()
+    seen = _Seen()
+    try:
+        for mode in (True, False):
+            module.train(mode)
+            set_to = [child.training for child in module.modules()]
+            with _watched(module, seen):
                 graphs.append(_Tracer().trace(module))
-        except Unproven:
-            raise
-        except Exception as error:  # whatever a forward raises when it meets a stand-in
-            kind = type(error).__name__
-            raise Unproven(f"torch.fx cannot record the forward it is called in ({kind})") from None
-        finally:
-            for child, was_training in training.items():
-                child.training = was_training
-    if str(graphs[0]) != str(graphs[1]):
-        raise Unproven("the forward it is called in differs between training and evaluation")
-    read: dict[str, Any] = {}
-    for code, name in codes.items():
-        tree, decisions = _check_code(code)
+            if [child.training for child in module.modules()] != set_to:
+                raise Unproven(_CHANGES)
+    except Unproven:
+        raise
+    except Exception as error:  # whatever a forward raises when it meets a stand-in
+        kind = type(error).__name__
+        raise Unproven(f"torch.fx cannot record the forward it is called in ({kind})") from None
+    finally:
+        for child, was_training in training.items():
+            child.training = was_training
+    read = dict(seen.read)
+    for code, (name, names) in seen.codes.items():
+        tree, decisions = check_code(code, names)
         if name is None:
             continue
-        asked = {path for decision in decisions for path in _paths(decision, name)}
-        for path in _paths(tree, name):
+        asked = {path for decision in decisions for path in paths(decision, name)}
+        for path in paths(tree, name):
             value = plain(module, path)
-            if value is not OTHER and (value is not MODULE or path in asked):
+            if value not in (OTHER, TENSOR, MODULE) or (value == MODULE and path in asked):
                 read[path] = value
+    if str(graphs[0]) != str(graphs[1]):
+        raise Unproven("the forward it is called in differs between training and evaluation")
     read.pop("training", None)  # it makes no difference, as was just seen
-    if not _is_same(before, list(_held(module))):
-        raise Unproven("the forward it is called in changes more than what it returns")
+    for path, value in read.items():
+        if value is OTHER:
+            raise Unproven(f"the forward it is called in reads {path}, which cannot be watched")
+    if not _is_same(before, list(_held(module))) or _random_state() != random_state:
+        raise Unproven(_CHANGES)
     for node in graphs[0].nodes:
         node.type = None  # annotations written as text would keep the graph's code from being pickled
     return Recording(graphs[0], tuple(sorted(read.items())))
+
+
+_CHANGES = "the forward it is called in changes more than what it returns"
+
+
+def _random_state() -> tuple[Any, ...]:
+    return random.getstate(), torch.get_rng_state().numpy().tobytes()
 
 
 class _Tracer(fx.Tracer):
@@ -105,6 +119,7 @@ class _Tracer(fx.Tracer):
         # Not even math: torch._dynamo, where a forward imports it, would keep what fx puts in its place.
         nothing: Any = ()
         super().__init__(autowrap_modules=nothing)
+        self.proxy_buffer_attributes = True
         self.modes = _modes()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -113,10 +128,25 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return True
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         if _modes() != self.modes:
             raise Unproven("a part of the forward it is called in runs in a context of its own")
-        return super().create_node(*args, **kwargs)
+        return super().create_node(kind, *args, **kwargs)
+
+    def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if any(isinstance(value, dict | list | set) for value in (*args, *kwargs.values())):
+            raise Unproven("the forward it is called in hands a container to a module, which may fill it")
+        return super().call_module(module, forward, args, kwargs)
+
+    def create_arg(self, value: Any) -> Any:
+        usual = type(value) in (dict, list, tuple, slice, torch.Size) or hasattr(value, "_fields")
+        if (
+            isinstance(value, dict | list | tuple)
+            and not usual
+            and type(value).__module__ != fx.immutable_collections.__name__
+        ):
+            raise Unproven(f"the forward it is called in makes a {type(value).__name__}")
+        return super().create_arg(value)
 
 
 class _Proxy(fx.Proxy):
@@ -171,105 +201,65 @@ def _is_same(before: list[Held], after: list[Held]) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _called_code(module: nn.Module) -> Iterator[dict[CodeType, str | None]]:
-    """Collects the Python code that runs within the context, torch, standard library and this file aside.
+class _Seen:
+    """The Python code that ran, without torch's own and most of the standard library, with what it calls the
+    module (if that is its first argument) and what its other names stand for; and the attributes of the
+    module and its children that this code read."""
 
-    With each goes what it calls the module, if that is its first argument.
-    """
-    called: dict[CodeType, str | None] = {}
-    standard_library = sysconfig.get_path("stdlib") + os.sep
+    def __init__(self) -> None:
+        self.codes: dict[CodeType, tuple[str | None, dict[str, Any]]] = {}
+        self.read: dict[str, Any] = {}
+        self.problem: Unproven | None = None
+
+
+@contextlib.contextmanager
+def _watched(module: nn.Module, seen: _Seen) -> Iterator[None]:
+    names = {child: name for name, child in module.named_modules()}
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
-        file = frame.f_code.co_filename
-        if event != "call" or file == __file__:
+        code = frame.f_code
+        if event != "call" or code in seen.codes:
             return
-        # In angle brackets: Python's own start, and straight code that fx wrote.
-        if file.startswith((_TORCH, "<frozen", "<eval_with_key>")) and file not in _TOLD_OF:
-            return
-        if file == "<string>" and frame.f_code.co_names == ("_tuple_new",):
-            return  # a named tuple is made
-        if not file.startswith(standard_library) or "-packages" in file:
-            first = frame.f_code.co_varnames[0] if frame.f_code.co_argcount else ""
-            called[frame.f_code] = first if frame.f_locals.get(first) is module else None
+        caller = frame.f_back.f_code if frame.f_back is not None else None
+        if _is_looked_into(code) or (code.co_filename in _TOLD_OF_AT_ONCE and caller in seen.codes):
+            arguments = {name: frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]}
+            first = next(iter(arguments), None)
+            own = first if first is not None and arguments[first] is module else None
+            if any(isinstance(value, nn.Module) and value is not module for value in arguments.values()):
+                seen.problem = Unproven(f"{code.co_name}, which runs in the forward, is given a module")
+            enclosed = {name: frame.f_locals[name] for name in code.co_freevars if name in frame.f_locals}
+            seen.codes[code] = own, {**frame.f_globals, **enclosed}
+
+    def read(owner: nn.Module, name: str) -> Any:
+        value = object.__getattribute__(owner, name)
+        if sys._getframe(1).f_code in seen.codes and owner in names and not inspect.ismethod(value):
+            path = f"{names[owner]}.{name}".lstrip(".")
+            seen.read[path] = plainly(value)
+        return value
 
     previous, collecting = sys.getprofile(), gc.isenabled()
     gc.disable()  # callbacks of the garbage collector (hypothesis has one) are no part of the forward
     sys.setprofile(note)
+    reading: Any = nn.Module
+    reading.__getattribute__ = read
     try:
-        yield called
+        yield
     finally:
+        del reading.__getattribute__
         sys.setprofile(previous)
         if collecting:
             gc.enable()
+    if seen.problem is not None:
+        raise seen.problem
 
 
-def _check_code(code: CodeType) -> tuple[ast.AST, list[ast.AST]]:
-    """The code's tree, and what in it decides on its way."""
-    name = code.co_name
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, SyntaxError):
-        raise Unproven(f"the source of {name}, which runs in the forward, is not at hand") from None
-    decisions: list[ast.AST] = []
-    for node in ast.walk(tree):
-        if isinstance(node, _SEVERAL_WAYS):
-            raise Unproven(f"{name}, which runs in the forward, may run in several ways")
-        if isinstance(node, _MORE_THAN_COMPUTING) or _calls(node) == "print":
-            raise Unproven(f"{name}, which runs in the forward, does more than compute")
-        tests: list[Any] = []
-        if isinstance(node, ast.comprehension):
-            tests = node.ifs
-        elif isinstance(node, _BRANCHES):
-            tests = [getattr(node, "test", node)]
-        elif isinstance(node, ast.Call) and _calls(node) in _QUESTIONS:
-            tests = list(node.args)
-        elif isinstance(node, ast.Compare) and any(isinstance(o, ast.Is | ast.IsNot) for o in node.ops):
-            tests = [node]
-        if not all(map(_asks_only_self, tests)):
-            raise Unproven(f"{name}, which runs in the forward, branches on more than attributes")
-        decisions += tests
-    return tree, decisions
-
-
-def _paths(tree: ast.AST, name: str) -> Iterator[str]:
-    """The attributes of ``name`` that are read, as ``"conv.weight.shape"``."""
-    for node in ast.walk(tree):
-        path, value = [], node
-        while isinstance(value, ast.Attribute):
-            path.append(value.attr)
-            value = value.value
-        if path and isinstance(value, ast.Name) and value.id == name:
-            yield ".".join(reversed(path))
-
-
-OTHER, MODULE = "<anything else>", "<a module>"
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-
-
-def plain(module: nn.Module, path: str) -> Any:
-    """An attribute's value if that is plain (a number, text, None, dtype or tuple of such), MODULE for a
-    module, OTHER for all else."""
-    value: Any = module
-    for name in path.split("."):
-        value = getattr(value, name, OTHER)
-    return _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, nn.Module):
-        return MODULE
-    if isinstance(value, tuple | list):
-        inside = tuple(map(_plain, value))
-        return OTHER if OTHER in inside else inside
-    return value if type(value) in _PLAIN else OTHER
-
-
-def _calls(node: ast.AST) -> str | None:
-    """The plain name that is called here, if that is what happens."""
-    return getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
-
-
-def _asks_only_self(test: ast.AST) -> bool:
-    names = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}
-    return names <= {"self"} and not any(isinstance(node, ast.Call) for node in ast.walk(test))
+def _is_looked_into(code: CodeType) -> bool:
+    file = code.co_filename
+    if file in _TOLD_OF:
+        return True
+    # In angle brackets: Python's own start, and straight code that fx wrote.
+    if file in _OURS or file.startswith((_TORCH, "<frozen", "<eval_with_key>")):
+        return False
+    if file == "<string>" and code.co_names == ("_tuple_new",):
+        return False  # a named tuple is made
+    return not file.startswith(_STANDARD) or "-packages" in file

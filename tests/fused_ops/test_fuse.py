@@ -324,14 +324,39 @@ def test_a_module_keeps_its_own_ways() -> None:
     assert model.note == "3"
 
 
-def test_a_class_that_allows_no_subclass_stays() -> None:
-    class Sealed(OwnModules):
-        def __init_subclass__(cls) -> None:
-            raise TypeError("sealed")
+def test_a_sequential_of_another_name_is_one_too() -> None:
+    class ConvNormAct(nn.Sequential):
+        def __init__(self, channels: int) -> None:
+            super().__init__(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU())
 
-    model, report = fuse(Sealed())
-    assert type(model) is Sealed
-    assert set(report.skipped.values()) == {"there can be no subclass of the class that calls it"}
+    original, x = ConvNormAct(4), torch.randn(2, 4, 5, 5)
+    model, report = fuse(original)
+    assert report.fused == {"1": "relu"} and isinstance(model, ConvNormAct) and served(model, x) == 1
+    for module in (original, model):
+        module.insert(0, nn.Tanh())
+        module.append(nn.Hardswish())
+    torch.testing.assert_close(model(x), original(x))
+    torch.testing.assert_close(copy.deepcopy(model)(x), original(x))
+
+
+def test_registries_and_who_makes_more_of_a_kind_see_the_original_class() -> None:
+    kinds: dict[str, type] = {}
+
+    class Listed(OwnModules):
+        def __init__(self, norms: int = 2) -> None:
+            super().__init__()
+
+        def __init_subclass__(cls) -> None:
+            if cls.__name__ in kinds:
+                raise ValueError("listed already")
+            kinds[cls.__name__] = cls
+
+    class Mine(Listed):
+        pass
+
+    model, report = fuse(Mine())
+    assert len(report.fused) == 2 and kinds == {"Mine": Mine}
+    assert type(type(model)(norms=3)) is Mine
 
 
 def test_of_two_norms_in_a_sum_one_is_fused() -> None:
@@ -532,6 +557,9 @@ class Prints(Doubtful):
         return self.act(self.norm(x))
 
 
+MORE = "forward, which runs in the forward, does more than compute"
+
+
 class Checkpoints(Doubtful):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(checkpoint(self.act, x, use_reentrant=False)))
@@ -540,21 +568,21 @@ class Checkpoints(Doubtful):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (WritesThroughView, "its input may be changed before the sum"),
-        (WritesIntoWhatItIsAViewOf, "its input may be changed before the sum"),
-        (Partly, "a part of the forward it is called in runs in a context of its own"),
+        (WritesThroughView, "its input may be changed before what follows"),
+        (WritesIntoWhatItIsAViewOf, "its input may be changed before what follows"),
+        (Partly, f"{MORE} (With)"),
         (Decorated, "a part of the forward it is called in runs in a context of its own"),
-        (Counts, "the forward it is called in changes more than what it returns"),
-        (Keeps, "the forward it is called in changes more than what it returns"),
-        (Prints, "forward, which runs in the forward, does more than compute"),
+        (Counts, f"{MORE} (writes into an attribute or element)"),
+        (Keeps, f"{MORE} (a result is dropped)"),
+        (Prints, f"{MORE} (a result is dropped)"),
         (Checkpoints, None),
         (TwoUses, "its output is used 2 times"),
         (TwoCalls, "it is called more than once"),
         (Optional, "the forward it is called in has optional arguments"),
         (Branches, "forward, which runs in the forward, branches on more than attributes"),
         (Training, "the forward it is called in differs between training and evaluation"),
-        (Writes, "its input may be changed before the sum"),
-        (DataDependent, "torch.fx cannot record the forward it is called in (TraceError)"),
+        (Writes, "its input may be changed before what follows"),
+        (DataDependent, "forward, which runs in the forward, branches on more than attributes"),
         (OtherActivation, "no activation of the table follows it directly"),
         (WeightedSum, "no activation of the table follows it directly"),
     ],

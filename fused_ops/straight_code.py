@@ -1,0 +1,218 @@
+"""Whether Python code does the same for every input, and nothing but compute: what a recording rests on.
+
+Few things are allowed, and all else is refused: assignments to names, loops, calls, arithmetic, branches on
+attributes of the module alone, names that stand for functions, classes and constants.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import enum
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+
+class Unproven(Exception):
+    """Why something about a model cannot be relied upon."""
+
+
+_ALLOWED = (
+    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign,
+    ast.Expr, ast.For, ast.If, ast.IfExp, ast.Pass, ast.Continue, ast.Assert, ast.Name, ast.Attribute,
+    ast.Call, ast.keyword, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple,
+    ast.List, ast.Dict, ast.Starred, ast.Subscript, ast.Slice, ast.ListComp, ast.GeneratorExp,
+    ast.comprehension, ast.JoinedStr, ast.FormattedValue, ast.expr_context, ast.operator, ast.unaryop,
+    ast.boolop, ast.cmpop,
+)  # fmt: skip
+_BUILTINS = frozenset(
+    ("abs", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "range",
+     "reversed", "round", "slice", "str", "sum", "super", "tuple", "zip")
+)  # fmt: skip
+_QUESTIONS = ("isinstance", "bool")
+_PACKAGES = ("torch", "math", "operator", "_operator", "typing", "collections")
+# Attributes by which code reaches what a recording does not show: storage, modes, all weights, random state.
+_REACHING = frozenset(
+    ("data", "grad", "requires_grad", "eval", "train", "parameters", "buffers", "modules", "children",
+     "apply", "state_dict", "load_state_dict", "seed", "backward", "compile", "random", "utils", "backends")
+)  # fmt: skip
+_REACHING_AT_FIRST = ("__", "set_", "register_", "named_", "manual_seed", "requires_grad")
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def check_code(code: CodeType, names: Mapping[str, Any]) -> tuple[ast.AST, list[ast.AST]]:
+    """The code's tree, and what in it decides on its way; ``names`` are its globals and what it encloses.
+
+    Raises:
+        Unproven: it may do something else another time, or more than compute.
+    """
+    who = f"{code.co_name}, which runs in the forward,"
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, SyntaxError):
+        raise Unproven(f"the source of {code.co_name}, which runs in the forward, is not at hand") from None
+    decisions: list[ast.AST] = []
+    for node in _body(tree):
+        if isinstance(node, ast.Try | ast.While | ast.Match):
+            raise Unproven(f"{who} may run in several ways")
+        if not isinstance(node, _ALLOWED):
+            raise Unproven(f"{who} does more than compute ({type(node).__name__})")
+        tests = _tests(node)
+        if not all(map(_asks_only_self, tests)):
+            raise Unproven(f"{who} branches on more than attributes")
+        decisions += tests
+        if reason := _more_than_computing(node, code):
+            raise Unproven(f"{who} does more than compute ({reason})")
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            _check_name(node.id, code, names, who)
+    return tree, decisions
+
+
+def _body(tree: ast.Module) -> Iterator[ast.AST]:
+    """All nodes but those of decorators and annotations, which do not run in the call."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field, value in ast.iter_fields(node):
+            if field in (
+                "decorator_list",
+                "annotation",
+                "returns",
+                "type_comment",
+                "defaults",
+                "kw_defaults",
+            ):
+                continue
+            waiting += [
+                part for part in (value if isinstance(value, list) else [value]) if isinstance(part, ast.AST)
+            ]
+
+
+def _tests(node: ast.AST) -> list[ast.AST]:
+    if isinstance(node, ast.comprehension):
+        return list(node.ifs)
+    if isinstance(node, ast.If | ast.IfExp | ast.Assert):
+        return [node.test]
+    if isinstance(node, ast.BoolOp):
+        return [node]
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) in _QUESTIONS:
+        return list(node.args)
+    if isinstance(node, ast.Compare) and any(isinstance(o, ast.Is | ast.IsNot) for o in node.ops):
+        return [node]
+    return []
+
+
+def _asks_only_self(test: ast.AST) -> bool:
+    names = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}
+    return names <= {"self"} and not any(isinstance(node, ast.Call) for node in ast.walk(test))
+
+
+def _more_than_computing(node: ast.AST, code: CodeType) -> str | None:
+    """What a statement or expression does besides."""
+    if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        return "writes into an attribute or element"
+    if isinstance(node, ast.Attribute) and (
+        node.attr in _REACHING or node.attr.startswith(_REACHING_AT_FIRST)
+    ):
+        return node.attr
+    if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        if not isinstance(called, ast.Attribute):
+            return "a result is dropped"
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        own = isinstance(called.value, ast.Name) and called.value.id in set(code.co_varnames) - set(arguments)
+        if not called.attr.endswith("_") and not (called.attr in ("append", "extend") and own):
+            return "a result is dropped"
+    return None
+
+
+def _check_name(name: str, code: CodeType, names: Mapping[str, Any], who: str) -> None:
+    if name in code.co_varnames or name in code.co_cellvars or name == "__class__":
+        return
+    if name not in names:
+        if hasattr(builtins, name) and name not in _BUILTINS:
+            raise Unproven(f"{who} does more than compute ({name})")
+        return  # a builtin that is allowed, or a name of a comprehension
+    if not _stays(names[name]):
+        raise Unproven(f"{who} uses {name}, which may change")
+
+
+def _stays(value: Any) -> bool:
+    """Whether a global or enclosed value is something that code merely uses."""
+    if isinstance(value, ModuleType):
+        return value.__name__.split(".")[0] in _PACKAGES
+    package = (getattr(value, "__module__", None) or "").split(".")[0]
+    if isinstance(value, BuiltinFunctionType):
+        of_module = isinstance(value.__self__, ModuleType | type | type(None))
+        return package == "torch" or (of_module and package in ("builtins", *_PACKAGES))
+    if isinstance(value, FunctionType):  # what is not torch's own is looked into when it is called
+        return package == "torch" or not hasattr(value, "__wrapped__")
+    return isinstance(value, type | enum.Enum) or _is_constant(value)
+
+
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_constant, value))
+    return isinstance(value, _CONSTANTS) or getattr(value, "__module__", "") in ("typing", "torch")
+
+
+# --- attributes that code reads -----------------------------------------------------------------------------
+
+OTHER, MODULE, METHOD, TENSOR = "<anything else>", "<a module>", "<a method>", "<a tensor>"
+
+
+def paths(tree: ast.AST, name: str) -> Iterator[str]:
+    """The attributes of ``name`` that are read, as ``"conv.weight.shape"``."""
+    for node in ast.walk(tree):
+        path, value = [], node
+        while isinstance(value, ast.Attribute):
+            path.append(value.attr)
+            value = value.value
+        if path and isinstance(value, ast.Name) and value.id == name:
+            yield ".".join(reversed(path))
+
+
+def plain(module: nn.Module, path: str) -> Any:
+    """The attribute in a form that can be compared, kept and pickled; OTHER where there is none."""
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, OTHER)
+    return plainly(value)
+
+
+def plainly(value: Any, depth: int = 0) -> Any:
+    if depth > 8 or isinstance(value, fx.Proxy):
+        return OTHER
+    if type(value) in _CONSTANTS[:-1]:
+        return value
+    if isinstance(value, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+        return MODULE, tuple(value._modules)
+    if isinstance(value, nn.Module):
+        return MODULE
+    if isinstance(value, torch.Tensor):
+        return TENSOR
+    if inspect.ismethod(value):
+        return METHOD
+    if inspect.isroutine(value) or isinstance(value, type):
+        return value
+    inside: Any
+    if isinstance(value, tuple | list):
+        inside = tuple(plainly(item, depth + 1) for item in value)
+    elif isinstance(value, dict):
+        inside = tuple(plainly(item, depth + 1) for item in value.items())
+    elif isinstance(value, set | frozenset):
+        inside = frozenset(plainly(item, depth + 1) for item in value)
+    elif hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
+        inside = plainly((value.func, value.args, value.keywords), depth + 1)
+    elif type(value).__name__ in ("SimpleNamespace", "Namespace") or hasattr(value, "__dataclass_fields__"):
+        inside = plainly(dict(vars(value)), depth + 1)
+    else:
+        return OTHER
+    return OTHER if inside == OTHER or OTHER in inside else inside
