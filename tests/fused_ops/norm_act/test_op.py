@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fused_ops
-from fused_ops import use
+from fused_ops import native, use
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act import reference
 from tests.fused_ops.norm_act.cases import CASES, Case, results
@@ -326,3 +328,42 @@ def test_modules_can_be_copied() -> None:
     model, x = Chain(), torch.randn(2, 4, 5, 6)
     twin = copy.deepcopy(model)
     torch.testing.assert_close(twin(x), model(x))
+
+
+def check_operands_are_checked(library: Any) -> None:
+    """Called without the functional twin: sizes that would be read beyond their end."""
+    x, c, rest = torch.randn(2, 8, 5, 6), torch.ones(8), (0, 1e-5, ACTIVATIONS["relu"].index, 0.0)
+    short, none = torch.ones(2), (None,) * 5
+    need = (False, True, True, False, False, False)
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("mean", lambda: library.norm_act(x, *none, short, c, *rest)),
+        ("var", lambda: library.norm_act(x, *none, c, short, *rest)),
+        ("gamma", lambda: library.norm_act(x, short, *none[:4], c, c, *rest)),
+        ("residual", lambda: library.norm_act(x, *none[:2], x[:1], *none[:2], c, c, *rest)),
+        ("mean", lambda: library.norm_act_pool(x, *none[:3], short, c, *rest, False)),
+        ("mean", lambda: library.norm_act_backward(x, x, *none, None, short, c, True, *rest, *need)),
+        ("var", lambda: library.norm_act_backward(x, x, *none, None, c, short, True, *rest, *need)),
+        ("var", lambda: library.norm_act_backward(x, x, *none, None, c, short, False, *rest, *need)),
+        ("grad", lambda: library.norm_act_backward(x[:1], x, *none, None, c, c, True, *rest, *need)),
+        ("y", lambda: library.norm_act_backward(x, x, x[:1], *none, c, c, True, *rest, *need)),
+    ]
+    for name, call in calls:
+        with pytest.raises(RuntimeError, match=rf"norm_act.*: ({name}|gamma and beta) must "):
+            call()
+
+
+@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "not loaded")
+def test_the_library_checks_its_operands() -> None:
+    library = torch.ops.fused_ops_cpu
+    check_operands_are_checked(library)
+    x, c, none = torch.randn(2, 8, 5, 6), torch.ones(8), (None,) * 5
+    with pytest.raises(RuntimeError, match="mean and var must both be given"):
+        library.norm_act(x, *none, c, None, 0, 1e-5, 0, 0.0)
+    with pytest.raises(RuntimeError, match="groups must divide the channels"):
+        library.norm_act(x, *none, None, None, 3, 1e-5, 0, 0.0)
+    with pytest.raises(RuntimeError, match="gamma must be of x's dtype or of its statistics'"):
+        library.norm_act(x, c.double(), *none, None, 0, 1e-5, 0, 0.0)
+    y, winner = torch.randn(2, 8, 2, 3), torch.zeros(2, 8, 2, 3, dtype=torch.uint8)
+    for bad_y, bad_winner in ((y[:1], winner), (y, winner.int())):
+        with pytest.raises(RuntimeError, match=r"winner must be uint8|y, of grad's dtype and shape"):
+            library.norm_act_pool_backward(y, bad_y, bad_winner, 5, 6, ACTIVATIONS["tanh"].index, 0.0)
