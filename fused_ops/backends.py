@@ -13,6 +13,8 @@ cuda        the CUDA C++ library built from ``csrc/*/cuda.cu``
 takes the first that does not refuse; on a GPU :mod:`fused_ops.tuning.dispatch` puts the quicker one of the
 two first. A backend named by :func:`use` or by the environment variable
 ``FUSED_OPS_BACKEND`` (read at the first call) is taken or the call raises: it is never replaced in silence.
+Only derivatives of ``torch.func`` and of forward mode, which no kernel has, are always the reference's, as
+second derivatives are.
 """
 
 from __future__ import annotations
