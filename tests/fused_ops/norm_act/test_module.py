@@ -80,6 +80,18 @@ def test_instance_norm_of_a_single_sample_without_batch_dimension() -> None:
     torch.testing.assert_close(module(x, residual), torch.relu(nn.InstanceNorm2d(6)(x) + residual))
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+def test_evaluation_can_be_differentiated_after_the_next_training_step(pool: int, backend: str) -> None:
+    """Through the running statistics that evaluation found, which training moves in place."""
+    norm = FusedBatchNormAct2d(6, activation="relu", pool=pool)
+    x = torch.randn(3, 6, 8, 8, requires_grad=True)
+    with use(backend):
+        (expected,) = torch.autograd.grad(norm.eval()(x).square().sum(), x)
+        evaluated = norm(x).square().sum()
+        norm.train()(x)
+        torch.testing.assert_close(torch.autograd.grad(evaluated, x)[0], expected)
+
+
 def test_wrong_channels_and_dimensions() -> None:
     x = torch.randn(2, 4, 3, 3)
     with pytest.raises(ValueError, match=r"num_features = 6 channels, got \[2, 4, 3, 3\]"):
