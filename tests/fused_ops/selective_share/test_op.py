@@ -375,6 +375,18 @@ def test_gradients_of_weights_are_on_average_as_accurate_as_eagers() -> None:
     assert ours < 1.25 * eager
 
 
+def test_the_decomposed_op_takes_all_sizes_that_it_was_exported_for() -> None:
+    """Few pixels are computed in another way, which a graph of open sizes may not ask for."""
+    layer, x = FusedSelectiveShare(4), torch.randn(2, 4, 12, 12)
+    open_sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h")}
+    exported = torch.export.export(layer, (x, x), dynamic_shapes=(open_sizes, open_sizes))
+    table = {**torch.export.default_decompositions(), **fused_ops.decompositions()}
+    plain = exported.run_decompositions(table).module()
+    for images, height in ((1, 1), (3, 40)):
+        x = torch.randn(images, 4, height, 12)
+        torch.testing.assert_close(plain(x, x), layer(x, x))
+
+
 def check_operands_are_checked(library: object) -> None:
     """Called without the functional twin, each operand in turn of a wrong dtype and of a wrong size."""
     x, y, *weights = pair(4, 3, 2, 4, 5)
