@@ -160,6 +160,7 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
                          y_dense ? data<const T>(*y_dense) + at : nullptr,
                          sums.slope.data() + first,
                          sums.offset.data() + first,
+                         given,
                          want_x ? data<T>(grad_x) + at : nullptr,
                          keeps ? data<T>(grad_x) + at : nullptr,
                          need.residual ? data<T>(grad_residual) + at : nullptr,

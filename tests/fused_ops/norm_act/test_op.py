@@ -142,6 +142,21 @@ def test_not_a_number_stays_in_its_statistic(backend: str) -> None:
             assert y[1, 2].isnan().all() and y.isnan().sum() == 25
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_through_given_statistics_an_infinite_value_has_a_gradient(channels_last: bool, backend: str) -> None:
+    """That of any other value: it moves no statistic."""
+    x = torch.randn(2, 4, 5, 5)
+    x[1, 2, 3, 3] = float("inf")
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    x.requires_grad_()
+    with use(backend):
+        y = fused_ops.batch_norm_act(
+            x, torch.zeros(4), torch.ones(4), torch.full((4,), 3.0), activation="relu"
+        )
+        (found,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    torch.testing.assert_close(found, 3.0 * (x > 0), rtol=1e-4, atol=0)
+
+
 # --- what it keeps ------------------------------------------------------------------------------------------
 
 
