@@ -92,6 +92,18 @@ def test_evaluation_can_be_differentiated_after_the_next_training_step(pool: int
         torch.testing.assert_close(torch.autograd.grad(evaluated, x)[0], expected)
 
 
+@pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)])
+@pytest.mark.parametrize("name", ["batch", "instance, tracked"])
+def test_an_empty_batch_moves_no_running_statistics(name: str, shape: tuple[int, ...], backend: str) -> None:
+    norm = TWINS[name][1]()
+    with use(backend):
+        norm(torch.randn(2, 6, 4, 4))
+        before = copy.deepcopy(norm.state_dict())
+        norm(torch.empty(shape, requires_grad=True)).sum().backward()
+    for buffer in ("running_mean", "running_var"):
+        assert torch.equal(norm.state_dict()[buffer], before[buffer])
+
+
 def test_wrong_channels_and_dimensions() -> None:
     x = torch.randn(2, 4, 3, 3)
     with pytest.raises(ValueError, match=r"num_features = 6 channels, got \[2, 4, 3, 3\]"):
