@@ -225,18 +225,21 @@ def differentiate_by_reference(
 def _vmap_by_loop(
     compute: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any
 ) -> tuple[Any, Any]:
-    def call(index: int) -> Tensor | tuple[Tensor, ...]:
-        return compute(
-            *(
-                value if dim is None else value.select(dim, index)
-                for value, dim in zip(args, in_dims, strict=True)
-            )
-        )
+    size = info.batch_size
 
-    results = [call(index) for index in range(info.batch_size)]
+    def sample(value: Any, dim: int | None, index: int) -> Any:
+        if dim is None:
+            return value
+        # Of no samples the results' shapes are wanted, which any sample tells.
+        return value.select(dim, index) if size else value.new_zeros(value.movedim(dim, 0).shape[1:])
+
+    def call(index: int) -> Tensor | tuple[Tensor, ...]:
+        return compute(*(sample(value, dim, index) for value, dim in zip(args, in_dims, strict=True)))
+
+    results = [call(index) for index in range(max(size, 1))]
     if isinstance(results[0], Tensor):
-        return torch.stack(cast(list[Tensor], results)), 0
-    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(cast(list[Tensor], results))[:size], 0
+    stacked = tuple(torch.stack(parts)[:size] for parts in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
 
 

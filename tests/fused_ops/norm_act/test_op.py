@@ -295,6 +295,8 @@ def test_vmap_over_the_forward(backend: str) -> None:
         batched = torch.func.vmap(lambda one: fused_ops.group_norm_act(one, 2, activation="silu"))(x)
         for index, one in enumerate(x):
             torch.testing.assert_close(batched[index], fused_ops.group_norm_act(one, 2, activation="silu"))
+        nothing = torch.func.vmap(lambda one: fused_ops.group_norm_act(one, 2), in_dims=1)(x[:, :0])
+        assert nothing.shape == (0, 3, 4, 5, 5)
 
 
 def test_checkpoint_gives_the_same_gradients(backend: str) -> None:
