@@ -61,7 +61,8 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
     """``activation(BatchNorm2d(x) + residual)``; x and residual [N, C, H, W].
 
     To synchronize it over processes use :func:`fused_ops.norm_act.convert_sync_batchnorm`: torch's own
-    conversion would drop the activation.
+    conversion would drop the activation. So would ``torch.nn.utils.fusion.fuse_conv_bn_eval``, which folds it
+    into a convolution as the plain batch norm that it is an instance of.
 
     Args:
         activation: a name of :data:`fused_ops.activations.ACTIVATIONS`.
@@ -145,7 +146,8 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
         if x.size(-3) != self.num_features:
             raise ValueError(f"x must have num_features = {self.num_features} channels, got {list(x.shape)}")
         if x.dim() == 3:
-            return self(x[None], None if residual is None else residual[None])[0]
+            # Not self(...), which would run the hooks twice.
+            return self.forward(x[None], None if residual is None else residual[None])[0]
         return instance_norm_act(
             x,
             self.running_mean,

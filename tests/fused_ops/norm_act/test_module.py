@@ -77,7 +77,10 @@ def test_the_residual_is_added_before_the_activation(name: str, backend: str) ->
 def test_instance_norm_of_a_single_sample_without_batch_dimension() -> None:
     x, residual = torch.randn(2, 6, 5, 4)
     module = FusedInstanceNormAct2d(6, activation="relu")
+    calls: list[object] = []
+    module.register_forward_hook(lambda *call: calls.append(call))
     torch.testing.assert_close(module(x, residual), torch.relu(nn.InstanceNorm2d(6)(x) + residual))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("pool", [1, 2])
