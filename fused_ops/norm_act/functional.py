@@ -181,7 +181,8 @@ def adain(
 
     Args:
         gamma, beta: [N, C], one scale and shift per sample and channel.
-        noise: [N, 1, *spatial], of x's dtype; needs noise_scale, a tensor of one element.
+        noise: [N, 1, *spatial], of x's dtype; needs noise_scale, a tensor of one element, of x's dtype or,
+            for low precision x, float32.
 
     Raises:
         ValueError: also when there is but one spatial element.
@@ -195,6 +196,7 @@ def adain(
         _check_large(x, "noise", noise, (x.size(0), 1, *x.shape[2:]), "[N, 1, *spatial]")
         if not isinstance(noise_scale, Tensor) or noise_scale.numel() != 1:
             raise TypeError(f"noise_scale must be a tensor of one element, got {_describe(noise_scale)}")
+        _check_small(x, "noise_scale", noise_scale, noise_scale.shape, "of one element")
     _check_spatial(x)
     return _call(x, gamma, beta, None, None, x.size(1), eps, after, noise, noise_scale)[0]
 

@@ -122,7 +122,8 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
     x, gamma, beta, residual, noise, noise_scale, *others = args
-    return x, *fitting(x, (gamma, beta), (residual, noise)), noise_scale, *others
+    gamma, beta, noise_scale, residual, noise = fitting(x, (gamma, beta, noise_scale), (residual, noise))
+    return x, gamma, beta, residual, noise, noise_scale, *others
 
 
 def fitting(

@@ -319,6 +319,8 @@ def test_autocast_keeps_the_dtype_of_x_and_casts_what_does_not_fit(backend: str)
         assert y.dtype == torch.bfloat16
         gamma, beta = torch.randn(2, 2, 4).bfloat16()
         assert fused_ops.adain(x, gamma, beta).dtype == torch.float32
+        noise, scale = torch.randn(2, 1, 5, 5), torch.tensor(0.5).double()
+        assert fused_ops.adain(x, gamma, beta, noise, scale).dtype == torch.float32
     grads = torch.autograd.grad(y.float().sum(), (weight, residual))
     assert [grad.dtype for grad in grads] == [torch.float32, torch.float32]
 
