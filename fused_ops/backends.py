@@ -13,6 +13,8 @@ cuda        the CUDA C++ library built from ``csrc/*/cuda.cu``
 takes the first that does not refuse; on a GPU :mod:`fused_ops.tuning.dispatch` puts the quicker one of the
 two first. A backend named by :func:`use` or by the environment variable
 ``FUSED_OPS_BACKEND`` (read at the first call) is taken or the call raises: it is never replaced in silence.
+Only derivatives of ``torch.func`` and of forward mode, which no kernel has, are always the reference's, as
+second derivatives are.
 """
 
 from __future__ import annotations
@@ -85,9 +87,21 @@ class Explanation(tuple[Decision, ...]):
     __repr__ = __str__
 
 
+@dataclass(eq=False)
+class _Wish:
+    backend: str
+
+
+@dataclass(eq=False)
+class _Log:
+    decisions: list[Decision] = field(default_factory=list)
+
+
 _implementations: dict[str, dict[str, Implementation]] = {}
-_override: str | None = None
-_log: list[Decision] | None = None
+# What is open now in any thread, the newest last. Those of two threads need not end in the reverse order.
+_wishes: list[_Wish] = []
+_logs: list[_Log] = []
+_override: str | None = None  # what the newest wish asks for
 
 
 def register(
@@ -131,18 +145,31 @@ def use(backend: str) -> Iterator[None]:
 
     A call that this backend cannot serve raises a RuntimeError with the reason; ``"auto"`` restores the
     automatic choice. The setting holds for the whole process, so that autograd's own threads follow it, and
-    for a backward pass only if that runs within the context too.
+    for a backward pass only if that runs within the context too. Of contexts that overlap in several threads
+    the newest that is still open holds.
 
     Raises:
         ValueError: the name is unknown.
     """
-    global _override
     _check_name(backend, where="backend")
-    previous, _override = _override, backend
+    wish = _Wish(backend)
+    _wishes.append(wish)
+    _follow_newest()
     try:
         yield
     finally:
-        _override = previous
+        _wishes.remove(wish)
+        _follow_newest()
+
+
+def _follow_newest() -> None:
+    """Set ``_override``. Without a lock, which Dynamo does not trace: the last to write has looked again."""
+    global _override
+    while True:
+        newest = _wishes[-1:]
+        _override = newest[0].backend if newest else None
+        if newest == _wishes[-1:]:
+            return
 
 
 def compute(op: str, *args: Any) -> Any:
@@ -192,12 +219,17 @@ def _choose(op: str, args: tuple[Any, ...]) -> tuple[str, str, str]:
 
 def _run(op: str, name: str, wish: str, why: str, *args: Any) -> Any:
     run = _implementations[op][name].run
-    if _log is None:
+    if not _logs:
         return run(*args)
     with listening() as how:
         result = run(*args)
-    _log.append(_decision(op, name, wish, args, why, tuple(how)))
+    _tell(_decision(op, name, wish, args, why, tuple(how)))
     return result
+
+
+def _tell(decision: Decision) -> None:
+    for log in tuple(_logs):
+        log.decisions.append(decision)
 
 
 def refusal(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
@@ -207,12 +239,12 @@ def refusal(op: str, backend: str, args: tuple[Any, ...]) -> str | None:
 
 def note(op: str, backend: str, x: Any, reason: str) -> None:
     """Tell :func:`explain` of a call that was computed without :func:`compute`, for one reason."""
-    if _log is not None:
+    if _logs:
         here = {
             name: f"the tensors are on {x.device}" for name in AUTO_ORDER if HOME.get(name) != x.device.type
         }
         others = {name: here.get(name, reason) for name in AUTO_ORDER if name != backend}
-        _log.append(Decision(op, backend, others))
+        _tell(Decision(op, backend, others))
 
 
 def _why_not(
@@ -231,22 +263,23 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
     ``function`` is anything that calls fused ops: one of the functional twins, a module or a whole network. A
     module is run as a copy, so that its running statistics stay as they are. A compiled function chooses when
-    it is traced, at its first call; later calls tell only of what stayed a node of its graph.
+    it is traced, at its first call; later calls tell only of what stayed a node of its graph. Calls that
+    other threads make meanwhile are told of, too: they may be autograd's.
 
     Example:
         >>> print(explain(share, x, y))
         selective_share: served by 'cpu'
             not 'cuda': the tensors are on cpu
     """
-    global _log
     if isinstance(function, torch.nn.Module):
         function = copy.deepcopy(function)
-    previous, _log = _log, []
+    log = _Log()
+    _logs.append(log)
     try:
         function(*args, **kwargs)
-        return Explanation(_log)
     finally:
-        _log = previous
+        _logs.remove(log)
+    return Explanation(log.decisions)
 
 
 def _decision(

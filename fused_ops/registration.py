@@ -6,6 +6,8 @@ backend; what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On t
 
 * autograd: a context setter and a backward that calls another registered op;
 * second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;
+* the derivatives of ``torch.func`` and of forward mode: the op's definition in plain PyTorch takes its place,
+  whichever backend is asked for;
 * vmap: a loop over the mapped dimension, for any op (what ``is_grads_batched`` and torchjd need);
 * autocast: one function from arguments to arguments.
 
@@ -22,6 +24,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from fused_ops import backends, tracing
 
@@ -64,6 +68,8 @@ def define_op(
     tracing.show_inside(_library, name)
 
     def through_dispatcher(*args: Any) -> Any:
+        if is_transformed():
+            return _by_definition(name, autocast, args)
         return traced(*args, tracing.asked()) if tracing.is_traced() else overload(*args)
 
     directly = _direct_function(name, setup_context, backward)
@@ -111,7 +117,13 @@ def _add_overload(
     torch.library.register_fake(qualified, fake, lib=_library)
     torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
     overload = getattr(getattr(getattr(torch.ops, NAMESPACE), name), overload_name)
-    torch.library.register_vmap(qualified, functools.partial(_vmap_by_loop, overload), lib=_library)
+
+    def in_loop(*args: Any) -> Any:  # of vmap, outside which derivatives may be taken
+        if is_transformed(done=1):
+            return _by_definition(name, autocast, args[:-1] if traced else args)
+        return overload(*args)
+
+    torch.library.register_vmap(qualified, functools.partial(_vmap_by_loop, in_loop), lib=_library)
     if autocast is not None:
         for device, key in AUTOCAST_DEVICES.items():
             _library.impl(full, functools.partial(_with_autocast, overload, autocast, device), key)
@@ -124,10 +136,36 @@ def is_observed() -> bool:
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
         or torch._C._is_any_autocast_enabled()
         or torch._C._get_tracing_state() is not None
     )
+
+
+def is_transformed(done: int = 0) -> bool:
+    """Whether a derivative is taken that an op's backward cannot give: one of ``torch.func`` or forward mode.
+
+    The nodes that torch makes of a context setter and a backward do not work in the former, and pass no
+    tangents on, without a word, in the latter. ``done``: so many transforms have had their turn.
+    """
+    transforms = get_interpreter_stack()
+    if transforms is None or len(transforms) <= done:
+        return forward_ad._current_level >= 0
+    return transforms[-1 - done].key() in (TransformType.Grad, TransformType.Jvp)
+
+
+# Dynamo enters the transforms while it traces them, and asks then: as torch.compiler.assume_constant_result.
+is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _by_definition(name: str, autocast: Callable[..., Sequence[Any]] | None, args: tuple[Any, ...]) -> Any:
+    """Compute an op in plain PyTorch, which is differentiable in every way."""
+    definition, device = backends.definition(name), args[0].device.type
+    backends.note(name, "reference", args[0], "derivatives of torch.func or of forward mode are asked for")
+    if autocast is None or device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+        return definition(*args)
+    return _with_autocast(definition, autocast, device, *args)
 
 
 def _direct_function(
@@ -184,19 +222,24 @@ def differentiate_by_reference(
     return {"setup_context": setup_context, "backward": backward}
 
 
-def _vmap_by_loop(overload: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    def call(index: int) -> Tensor | tuple[Tensor, ...]:
-        return overload(
-            *(
-                value if dim is None else value.select(dim, index)
-                for value, dim in zip(args, in_dims, strict=True)
-            )
-        )
+def _vmap_by_loop(
+    compute: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[Any, Any]:
+    size = info.batch_size
 
-    results = [call(index) for index in range(info.batch_size)]
+    def sample(value: Any, dim: int | None, index: int) -> Any:
+        if dim is None:
+            return value
+        # Of no samples the results' shapes are wanted, which any sample tells.
+        return value.select(dim, index) if size else value.new_zeros(value.movedim(dim, 0).shape[1:])
+
+    def call(index: int) -> Tensor | tuple[Tensor, ...]:
+        return compute(*(sample(value, dim, index) for value, dim in zip(args, in_dims, strict=True)))
+
+    results = [call(index) for index in range(max(size, 1))]
     if isinstance(results[0], Tensor):
-        return torch.stack(cast(list[Tensor], results)), 0
-    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(cast(list[Tensor], results))[:size], 0
+    stacked = tuple(torch.stack(parts)[:size] for parts in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
 
 

@@ -135,13 +135,14 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
   const auto none = [] { return new_vector(0, kDtype<T>); };
   const Tensor grad_x = want_x ? norm.format.empty_like(norm.x) : none();
   const Tensor grad_residual = need.residual ? norm.format.empty_like(norm.x) : none();
-  const Tensor grad = norm.dense(grad_of_y);
-  const OptionalTensor y_dense = restore ? OptionalTensor(norm.x) : norm.dense(y);
-  Sums<T> sums(norm, to_vector<S>(var), given);
+  const Tensor grad = norm.dense("grad", grad_of_y);
+  const OptionalTensor y_dense = restore ? OptionalTensor(norm.x) : norm.dense("y", y);
+  norm.check_like_x("grad", grad), norm.check_like_x("y", y_dense);
+  Sums<T> sums(norm, norm.statistics("var", var), given);
   std::vector<double> noise_sums(layout.units * layout.pieces);
 
   if (norm.x.numel() > 0) {
-    const std::vector<S> means = to_vector<S>(mean);
+    const std::vector<S> means = norm.statistics("mean", mean);
     for (int64_t unit = 0; unit < layout.units; ++unit) {
       norm.set_coefficients(unit, means.data(), sums.vars.data());
     }
@@ -159,6 +160,7 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
                          y_dense ? data<const T>(*y_dense) + at : nullptr,
                          sums.slope.data() + first,
                          sums.offset.data() + first,
+                         given,
                          want_x ? data<T>(grad_x) + at : nullptr,
                          keeps ? data<T>(grad_x) + at : nullptr,
                          need.residual ? data<T>(grad_residual) + at : nullptr,

@@ -222,6 +222,7 @@ template <Activation kind, typename T, typename Way, bool restores>
 void backward(const Block<T>& block, Arithmetic<T> activation_slope, const Gradient<T>& gradient) {
   using S = Arithmetic<T>;
   DoubleSum<S> noise_sum;
+  const bool given = gradient.given;
   for (int64_t i = 0; i < block.rows; ++i) {
     const GradientRow<kind, T, Way, restores> row(block, i, gradient, activation_slope);
     const auto slope = Way::coefficient(gradient.slope, i, block.step);
@@ -233,7 +234,8 @@ void backward(const Block<T>& block, Arithmetic<T> activation_slope, const Gradi
       const Vec<S> centred = row.centred(at), grad_z = row.kept_grad_z(at, centred);
       if (grad_residual_to) at.put(grad_residual_to, grad_z);
       if (!grad_x_to) return;
-      const Vec<S> grad_x = grad_z * row.scale.get(at) + (centred * slope.get(at) + offset.get(at));
+      Vec<S> grad_x = grad_z * row.scale.get(at);
+      if (!given) grad_x += centred * slope.get(at) + offset.get(at);
       at.put(grad_x_to, grad_x);
       if (gradient.noise_sum) with_noise += at.keep(grad_x * row.noise.get(at));
     };

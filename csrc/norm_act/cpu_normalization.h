@@ -45,14 +45,15 @@ T* data(const Tensor& tensor) {
 }
 
 template <typename S>
-std::vector<S> to_vector(const Tensor& tensor) {
+std::vector<S> to_vector(const char* name, const Tensor& tensor) {
   const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
   const int64_t count = dense.numel();
   std::vector<S> values(count);
   if (dense.scalar_type() == kDtype<S>) {
     std::copy_n(data<const S>(dense), count, values.begin());
   } else {
-    STD_TORCH_CHECK(dense.scalar_type() == ScalarType::BFloat16, "norm_act: a coefficient's dtype does not fit x's");
+    STD_TORCH_CHECK(dense.scalar_type() == ScalarType::BFloat16, "norm_act on the CPU: ", name,
+                    " must be of x's dtype or of its statistics'");
     const uint16_t* bits = data<const uint16_t>(dense);
     for (int64_t i = 0; i < count; ++i) {
       const uint32_t wide = uint32_t(bits[i]) << 16;
@@ -148,9 +149,9 @@ struct Normalization {
   // Where rows of the way `channels` must be single pixels, `one_pixel_rows` says so.
   explicit Normalization(const Arguments& a, bool one_pixel_rows = false)
       : format(a.x),
-        x(dense(a.x)),
-        residual(dense(a.residual)),
-        noise(dense(a.noise)),
+        x(dense("x", a.x)),
+        residual(dense("residual", a.residual)),
+        noise(dense("noise", a.noise)),
         n(x.size(0)),
         c(x.size(1)),
         // One spatial element: both formats are the same memory, and rows of channels fill vectors.
@@ -160,28 +161,39 @@ struct Normalization {
         slope(S(a.slope)),
         leaky(Activation(a.activation) == Activation::leaky_relu),
         way(layout.channels ? run.channels : run.planes) {
-    if (a.gamma) gamma = to_vector<S>(*a.gamma);
-    if (a.beta) beta = to_vector<S>(*a.beta);
-    if (a.noise_scale) noise_scale = to_vector<S>(*a.noise_scale).at(0);
+    if (a.gamma) gamma = to_vector<S>("gamma", *a.gamma);
+    if (a.beta) beta = to_vector<S>("beta", *a.beta);
+    if (a.noise_scale) noise_scale = to_vector<S>("noise_scale", *a.noise_scale).at(0);
     for (const auto* values : {&gamma, &beta}) {
       const int64_t size = values->size(), samples = layout.per_sample();
       STD_TORCH_CHECK(values->empty() || size == c || (size == n * c && samples == n),
                       "norm_act on the CPU: gamma and beta must be [C], or [N, C] with statistics per sample");
     }
-    STD_TORCH_CHECK(!residual || residual->numel() == x.numel(), "norm_act: residual must have x's shape");
+    check_like_x("residual", residual);
     STD_TORCH_CHECK(!noise || noise->numel() * c == x.numel(), "norm_act: noise must be [N, 1, *spatial]");
     STD_TORCH_CHECK(a.activation >= 0 && a.activation < kActivations, "norm_act: unknown activation");
+    STD_TORCH_CHECK(a.groups == 0 || (a.groups > 0 && c % a.groups == 0), "norm_act: groups must divide the channels");
     mean.resize(layout.coefficients());
     scale.resize(layout.coefficients());
     shift.resize(layout.coefficients());
   }
 
-  Tensor dense(const Tensor& tensor) const {
-    STD_TORCH_CHECK(tensor.scalar_type() == kDtype<T>, "norm_act: x, residual, noise and grad must have one dtype");
+  Tensor dense(const char* name, const Tensor& tensor) const {
+    STD_TORCH_CHECK(tensor.scalar_type() == kDtype<T>, "norm_act on the CPU: ", name, " must have x's dtype");
     return format.of(tensor);
   }
-  OptionalTensor dense(const OptionalTensor& tensor) const {
-    return tensor ? OptionalTensor(dense(*tensor)) : std::nullopt;
+  OptionalTensor dense(const char* name, const OptionalTensor& tensor) const {
+    return tensor ? OptionalTensor(dense(name, *tensor)) : std::nullopt;
+  }
+  void check_like_x(const char* name, const OptionalTensor& tensor) const {
+    STD_TORCH_CHECK(!tensor || tensor->numel() == x.numel(), "norm_act on the CPU: ", name, " must have x's shape");
+  }
+  // Given or kept statistics, of all units.
+  std::vector<S> statistics(const char* name, const Tensor& tensor) const {
+    const int64_t size = layout.units * layout.statistics_per_unit();
+    STD_TORCH_CHECK(tensor.numel() == size, "norm_act on the CPU: ", name, " must have ", size, " elements, got ",
+                    tensor.numel());
+    return to_vector<S>(name, tensor);
   }
 
   // gamma or beta of a unit, indexed by channel, or null.
@@ -334,6 +346,7 @@ Statistics normalize(Normalization<T>& norm, int64_t groups, const OptionalTenso
   using S = Arithmetic<T>;
   const Layout& layout = norm.layout;
   const bool given = given_mean.has_value();
+  STD_TORCH_CHECK(given == given_var.has_value(), "norm_act: mean and var must both be given, or neither");
   const int64_t statistics = given ? 0 : groups ? norm.n * groups : norm.c;
   const Statistics found{new_vector(statistics, kDtype<S>), new_vector(statistics, kDtype<S>)};
   if (norm.x.numel() == 0) {
@@ -344,7 +357,7 @@ Statistics normalize(Normalization<T>& norm, int64_t groups, const OptionalTenso
     return found;
   }
   if (given) {
-    const std::vector<S> means = to_vector<S>(*given_mean), vars = to_vector<S>(*given_var);
+    const std::vector<S> means = norm.statistics("mean", *given_mean), vars = norm.statistics("var", *given_var);
     for (int64_t unit = 0; unit < layout.units; ++unit) norm.set_coefficients(unit, means.data(), vars.data());
     layout.each_part(apply);
     return found;

@@ -55,8 +55,11 @@ Tensor unpool(const Tensor& grad_of_y, const OptionalTensor& y_of_any_format, co
   const int64_t n = grad.size(0), c = grad.size(1), high = height / 2, wide = width / 2;
   STD_TORCH_CHECK(grad.size(2) == high && grad.size(3) == wide && winner.numel() == grad.numel(),
                   "norm_act: grad and winner must be of half the height and width");
-  STD_TORCH_CHECK(activation == int(Activation::identity) || (y && y->scalar_type() == kDtype<T>),
-                  "norm_act: the activation's derivative is taken from y");
+  STD_TORCH_CHECK(winner.scalar_type() == ScalarType::Byte, "norm_act: winner must be uint8");
+  STD_TORCH_CHECK(activation >= 0 && activation < kActivations, "norm_act: unknown activation");
+  STD_TORCH_CHECK(activation == int(Activation::identity) ||
+                      (y && y->scalar_type() == kDtype<T> && y->numel() == grad.numel()),
+                  "norm_act: the activation's derivative is taken from y, of grad's dtype and shape");
   const std::vector<int64_t> shape{n, c, height, width};
   const Tensor grad_z = format.empty(shape, kDtype<T>, grad.device());
   if (height % 2 || width % 2) torch::stable::fill_(grad_z, 0);

@@ -75,6 +75,13 @@ struct Prepared {
   OptionalTensor dense(const OptionalTensor& tensor) const {
     return tensor ? OptionalTensor(dense(*tensor)) : std::nullopt;
   }
+  void check_size(const char* name, const OptionalTensor& tensor, int64_t elements) const {
+    STD_TORCH_CHECK(!tensor || tensor->numel() == elements, "norm_act on the GPU: ", name, " must have ", elements,
+                    " elements");
+  }
+  void check_statistics(const OptionalTensor& mean, const OptionalTensor& var) const {
+    check_size("mean", mean, a.rows()), check_size("var", var, a.rows());
+  }
   static OptionalTensor small(const OptionalTensor& tensor) {
     return tensor && !tensor->is_contiguous() ? torch::stable::contiguous(*tensor) : tensor;
   }
@@ -112,6 +119,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act(Tensor x, OptionalTensor gamma, Opti
     const Tensor y = p.format.empty_like(p.x);
     const int64_t statistics = given ? 0 : p.a.rows();
     const Tensor mean_used = p.new_small(statistics), var_used = p.new_small(statistics);
+    if (given) p.check_statistics(mean, var);
     const OptionalTensor means = given ? p.small(mean) : mean_used, vars = given ? p.small(var) : var_used;
     p.a.mean = p.reading(means), p.a.var = p.reading(vars);
     p.a.y = p.call.template output<T>(y);
@@ -137,6 +145,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_pool(Tensor x, OptionalTenso
                                       : torch::stable::new_empty(x, nothing, ScalarType::Byte);
     const int64_t statistics = given ? 0 : p.a.rows();
     const Tensor mean_used = p.new_small(statistics), var_used = p.new_small(statistics);
+    if (given) p.check_statistics(mean, var);
     const OptionalTensor means = given ? p.small(mean) : mean_used, vars = given ? p.small(var) : var_used;
     p.a.mean = p.reading(means), p.a.var = p.reading(vars);
     p.a.y = p.call.template output<T>(y);
@@ -192,6 +201,8 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
     const Tensor grad_gamma = like(gamma, need_affine), grad_beta = like(beta, need_affine);
     const Tensor dense_grad = p.dense(grad);
     const OptionalTensor kept = p.dense(y);
+    p.check_size("grad", grad, x.numel()), p.check_size("y", y, x.numel());
+    p.check_statistics(mean, var);
     p.a.evidence = Activation(activation) == Activation::identity ? Evidence::nothing
                    : kept                                         ? Evidence::output
                                                                   : Evidence::input;

@@ -55,8 +55,10 @@ struct Gradient {
   using S = Arithmetic<T>;
   const T* grad;   // of y
   const T* y;      // or null: then the activation's derivative is taken from z
-  // grad_x = grad_z * scale + (x' - mean) * slope + offset; indexed as the block's mean
+  // grad_x = grad_z * scale + (x' - mean) * slope + offset; indexed as the block's mean. Where the statistics are
+  // `given` nothing comes through them, not even 0 times an infinite x.
   const S *slope, *offset;
+  bool given;
   T* grad_x;         // or null
   T* grad_z;         // or null: where the sums leave grad_z for the backward; may be grad_x
   T* grad_residual;  // or null

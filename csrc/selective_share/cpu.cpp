@@ -9,6 +9,7 @@
 
 #include "selective_share/cpu_bf16_call.h"
 #include "selective_share/cpu_call.h"
+#include "selective_share/operands.h"
 #include "selective_share/schemas.h"
 
 namespace fused_ops::selective_share {
@@ -316,6 +317,7 @@ std::tuple<Tensor, Tensor, Tensor> selective_share(Tensor x, Tensor y, Tensor W_
                                                    OptionalTensor U_y, OptionalTensor W_z_y, bool z_keeps,
                                                    bool want_gates) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
+  Operands(x, y, weights);
   const Outputs out = bf16_serves(x, y) ? bf16_forward(x, y, weights, z_keeps, want_gates)
                                         : for_dtype(x, [&](auto zero) {
                                             return forward<decltype(zero)>(x, y, weights, z_keeps, want_gates);
@@ -330,6 +332,7 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
                              OptionalTensor W_r_y, OptionalTensor W_y, OptionalTensor U_y, OptionalTensor W_z_y,
                              bool z_keeps) {
   const WeightTensors weights = contiguous({W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y});
+  Operands(x, y, weights).check_gradients(grad_x_out, grad_y_out, grad_gates, gates);
   const auto run = [&](auto&& with) {
     return with(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, z_keeps);
   };

@@ -60,6 +60,7 @@ class Workspace {
     thread_local int64_t size = 0;
     if (bytes > size) {
       kept.reset();
+      size = 0;  // also where there is no memory
       kept = fresh(bytes);
       size = bytes;
     }

@@ -18,6 +18,7 @@
 
 #include "common/cuda_torch.h"
 #include "selective_share/cuda_kernels.h"
+#include "selective_share/operands.h"
 #include "selective_share/schemas.h"
 
 // The products by the C shim: the stable ABI's dispatcher takes no scalars.
@@ -160,6 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> selective_share(Tensor x, Tensor y, Tensor W_
                                                    OptionalTensor U_y, OptionalTensor W_z_y, bool z_keeps,
                                                    bool want_gates) {
   const WeightTensors weights{W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y};
+  Operands(x, y, weights);
   return for_device_dtype(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     Prepared<T> p(x, y, weights, z_keeps);
@@ -177,6 +179,7 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
                              OptionalTensor W_r_y, OptionalTensor W_y, OptionalTensor U_y, OptionalTensor W_z_y,
                              bool z_keeps) {
   const WeightTensors weights{W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y};
+  Operands(x, y, weights).check_gradients(grad_x_out, grad_y_out, grad_gates, given_gates);
   return for_device_dtype(x.scalar_type(), [&](auto zero) -> Ten {
     using T = decltype(zero);
     Prepared<T> p(x, y, weights, z_keeps);

@@ -68,7 +68,7 @@ def batch_norm_act(
     alike = _check_channels(x, weight, bias, running_mean, running_var)
     _check_running(running_mean, running_var, required=not training)
     count = _count(x) if training else 0
-    if training and count <= 1:
+    if count == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
         )
@@ -77,7 +77,7 @@ def batch_norm_act(
         return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
     y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
-    if training and running_mean is not None and running_var is not None:
+    if count and running_mean is not None and running_var is not None:
         _update_running(running_mean, running_var, mean, var, momentum, count)
     return y
 
@@ -120,7 +120,7 @@ def instance_norm_act(
     if not use_input_stats:
         return _call(x, weight, bias, running_mean, running_var, 0, eps, after)[0]
     y, mean, var = _call(x, weight, bias, None, None, x.size(1), eps, after)
-    if running_mean is not None and running_var is not None and x.size(0):
+    if running_mean is not None and running_var is not None and x.numel():
         n, c = x.shape[:2]
         _update_running(
             running_mean,
@@ -181,7 +181,8 @@ def adain(
 
     Args:
         gamma, beta: [N, C], one scale and shift per sample and channel.
-        noise: [N, 1, *spatial], of x's dtype; needs noise_scale, a tensor of one element.
+        noise: [N, 1, *spatial], of x's dtype; needs noise_scale, a tensor of one element, of x's dtype or,
+            for low precision x, float32.
 
     Raises:
         ValueError: also when there is but one spatial element.
@@ -195,6 +196,7 @@ def adain(
         _check_large(x, "noise", noise, (x.size(0), 1, *x.shape[2:]), "[N, 1, *spatial]")
         if not isinstance(noise_scale, Tensor) or noise_scale.numel() != 1:
             raise TypeError(f"noise_scale must be a tensor of one element, got {_describe(noise_scale)}")
+        _check_small(x, "noise_scale", noise_scale, noise_scale.shape, "of one element")
     _check_spatial(x)
     return _call(x, gamma, beta, None, None, x.size(1), eps, after, noise, noise_scale)[0]
 

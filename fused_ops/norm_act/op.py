@@ -80,8 +80,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(mean_used, var_used)
     ctx.given = mean is not None
-    if not ctx.given:
-        mean, var = mean_used, var_used
+    mean, var = kept_statistics(mean, var, mean_used, var_used)
     *ctx.constants, ctx.inplace = ctx.constants
     if ctx.inplace:
         ctx.save_for_backward(y, None, gamma, beta, None, None, None, mean, var)
@@ -92,6 +91,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     saved_y = y if residual is not None and needs == "output" else None
     saved_residual = residual if needs == "input" else None
     ctx.save_for_backward(x, saved_y, gamma, beta, saved_residual, noise, noise_scale, mean, var)
+
+
+def kept_statistics(
+    mean: Tensor | None, var: Tensor | None, mean_used: Tensor, var_used: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the backward is to find: of given ones copies, which the next training step does not move."""
+    return (mean_used, var_used) if mean is None or var is None else (mean.clone(), var.clone())
 
 
 _CONSTANTS = (None,) * 7  # the gradients of mean, var and the arguments that are no tensors
@@ -116,7 +122,8 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
     x, gamma, beta, residual, noise, noise_scale, *others = args
-    return x, *fitting(x, (gamma, beta), (residual, noise)), noise_scale, *others
+    gamma, beta, noise_scale, residual, noise = fitting(x, (gamma, beta, noise_scale), (residual, noise))
+    return x, gamma, beta, residual, noise, noise_scale, *others
 
 
 def fitting(

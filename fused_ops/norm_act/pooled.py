@@ -24,6 +24,7 @@ from fused_ops.norm_act.op import (
     beyond_triton,
     cuda_refuses,
     fitting,
+    kept_statistics,
     native_refuses,
     norm_act_backward_op,
     triton_call,
@@ -111,8 +112,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(mean_used, var_used, winner)
     ctx.given = mean is not None
-    if not ctx.given:
-        mean, var = mean_used, var_used
+    mean, var = kept_statistics(mean, var, mean_used, var_used)
     evidence = y if BY_INDEX[ctx.constants[2]].backward_needs == "output" else None
     ctx.save_for_backward(x, evidence, winner, gamma, beta, mean, var)
 

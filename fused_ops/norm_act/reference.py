@@ -72,7 +72,8 @@ def preactivation(
     z = _affine(axes, _normalize(axes, xn, mean, var, eps), gamma, beta)
     if residual is not None:
         z = z + residual
-    return (z, mean.new_empty(0), var.new_empty(0)) if given else (z, mean, var)
+    # Detached where the definition itself is differentiated: the op's statistics are not differentiable.
+    return (z, mean.new_empty(0), var.new_empty(0)) if given else (z, mean.detach(), var.detach())
 
 
 def norm_act_backward(

@@ -69,6 +69,7 @@ def selective_share(
 
     Raises:
         TypeError, ValueError: an argument's type, dtype, device or shape does not fit; the message names it.
+            Under autocast dtypes may differ, except that float64, which it leaves alone, mixes with no other.
     """
     _check(x, y, x_from_y, "x_from_y", convention)
     _check_weights(y, x, y_from_x, "y_from_x")
@@ -131,7 +132,7 @@ def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, conventio
         )
     if y.device != x.device:
         raise ValueError(f"y is on {y.device} and x on {x.device}; both must be on one device")
-    if y.dtype != x.dtype and not _is_autocast(x):
+    if y.dtype != x.dtype and not _autocast_unites(x, y):
         raise TypeError(f"y is {y.dtype} and x is {x.dtype}; both must be of one dtype")
     _check_weights(x, y, weights, name)
 
@@ -153,7 +154,7 @@ def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], na
                 f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a "
                 f"source of {s} channels, k the same in all four, got {list(weight.shape)}"
             )
-        if weight.dtype != target.dtype and not _is_autocast(target):
+        if weight.dtype != target.dtype and not _autocast_unites(target, weight):
             raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {target.dtype}")
         if weight.device != target.device:
             raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {target.device}")
@@ -163,8 +164,9 @@ def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], na
         )
 
 
-def _is_autocast(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
+def _autocast_unites(one: Tensor, other: Tensor) -> bool:
+    """Whether autocast gives two tensors of different dtypes one dtype: as everywhere, not float64."""
+    return torch.is_autocast_enabled(one.device.type) and torch.float64 not in (one.dtype, other.dtype)
 
 
 def _is_differentiated(*tensors: Tensor) -> bool:

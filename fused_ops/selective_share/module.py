@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fused_ops.selective_share.functional import (
     ConvFLUGates,
@@ -13,13 +16,26 @@ from fused_ops.selective_share.functional import (
     selective_share,
 )
 
+# Hooks with which torch makes a layer's weight from other parameters, before it runs.
+_WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
+
+
+def _weight(convolution: nn.Conv2d) -> Tensor:
+    """The weight for this call of a convolution that is itself not called."""
+    for hook in convolution._forward_pre_hooks.values():
+        if isinstance(hook, _WEIGHT_HOOKS):
+            hook(convolution, ())
+    return convolution.weight
+
 
 class FusedConvFLU(nn.Module):
     """One convolutional feature leaky unit: target x takes from source y what its gates let through.
 
     Zhao et al., ICPR 2020; equations in :mod:`fused_ops.selective_share.reference`. The parameters sit in the
     bias-free convolutions ``W_r``, ``W``, ``U``, ``W_z`` of torch's default initialisation, under the names
-    that the authors' public checkpoints use (load those with ``convention="keep"``).
+    that the authors' public checkpoints use (load those with ``convention="keep"``). These are read as
+    weights, so hooks on them do not run, but those of ``torch.nn.utils`` that make weights do
+    (``weight_norm``, ``spectral_norm``, ``prune``), and parametrizations hold.
 
     Args:
         x_channels: channels Cx of the target.
@@ -66,7 +82,7 @@ class FusedConvFLU(nn.Module):
 
     @property
     def weights(self) -> ConvFLUWeights:
-        return ConvFLUWeights(self.W_r.weight, self.W.weight, self.U.weight, self.W_z.weight)
+        return ConvFLUWeights(_weight(self.W_r), _weight(self.W), _weight(self.U), _weight(self.W_z))
 
     def forward(
         self, x: Tensor, y: Tensor, return_gates: bool = False

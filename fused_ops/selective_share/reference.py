@@ -39,9 +39,12 @@ def gate_sizes(x_channels: int, y_channels: int, pair: bool) -> list[int]:
 def is_product(features: Tensor, weight: Tensor) -> bool:
     """Whether a convolution is computed as the product of matrices that a 1x1 kernel makes of it.
 
-    So it is for few pixels, where torch's convolution takes most of its time to rearrange the weights.
+    So it is for few pixels, where torch's convolution takes most of its time to rearrange the weights, but
+    not for sizes that a graph leaves open: asking for them would narrow it.
     """
-    return weight.shape[2:] == (1, 1) and features.numel() < PRODUCT_PIXELS * features.shape[1]
+    size = features.numel()
+    few = isinstance(size, int) and size < PRODUCT_PIXELS * features.shape[1]
+    return few and weight.shape[2:] == (1, 1)
 
 
 def convolve(features: Tensor, weight: Tensor) -> Tensor:

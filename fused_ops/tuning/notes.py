@@ -1,30 +1,40 @@
-"""What is noted, while somebody listens, of how a call was served: rows of the launch tables, kernels."""
+"""What is noted, while somebody listens, of how a call was served: rows of the launch tables, kernels.
+
+A thread that serves a call listens to itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
-_notes: list[str] | None = None
+
+class _Heard(threading.local):
+    notes: list[str] | None = None
+
+
+_heard = _Heard()
 
 
 def is_listening() -> bool:
     """Whether notes are collected now."""
-    return _notes is not None
+    return _heard.notes is not None
 
 
 def note(what: object) -> None:
     """Add a line, once, if somebody listens."""
-    if _notes is not None and str(what) not in _notes:
-        _notes.append(str(what))
+    if _heard.notes is not None and str(what) not in _heard.notes:
+        _heard.notes.append(str(what))
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[list[str]]:
     """Within the context notes are collected, in the order in which they were first made."""
-    global _notes
-    before, _notes = _notes, []
+    before = _heard.notes
+    notes: list[str] = []
+    _heard.notes = notes
     try:
-        yield _notes
+        yield notes
     finally:
-        _notes = before
+        _heard.notes = before

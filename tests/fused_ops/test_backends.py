@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -86,3 +87,77 @@ def test_explaining_a_module_leaves_it_as_it_was() -> None:
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
     explain(model, FEATURES[0])
     assert model[0].num_batches_tracked == 0
+
+
+def overlapping(
+    first: Callable[[Callable[[], None]], object], second: Callable[[Callable[[], None]], object]
+) -> list[object]:
+    """Results of two threads: the first starts first and, while the second is under way, ends first.
+
+    Each is handed what to call in its midst.
+    """
+    started, ended = threading.Event(), threading.Event()
+    results: list[object] = [None, None]
+
+    def run_first() -> None:
+        def midst() -> None:
+            started.set()
+            assert in_second.wait(10)
+
+        results[0] = first(midst)
+        ended.set()
+
+    def run_second() -> None:
+        def midst() -> None:
+            in_second.set()
+            assert ended.wait(10)
+
+        assert started.wait(10)
+        results[1] = second(midst)
+
+    in_second = threading.Event()
+    threads = [threading.Thread(target=run) for run in (run_first, run_second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_wishes_of_two_threads_that_overlap_end_each_by_itself() -> None:
+    before = backends.requested()
+
+    def wishing(name: str) -> Callable[[Callable[[], None]], object]:
+        def run(midst: Callable[[], None]) -> str:
+            with use(name):
+                midst()
+                return backends.requested()
+
+        return run
+
+    assert overlapping(wishing("reference"), wishing("cpu")) == ["cpu", "cpu"]
+    assert backends.requested() == before
+
+
+def test_explanations_of_two_threads_that_overlap_end_each_by_itself(share: FusedSelectiveShare) -> None:
+    def explaining(midst: Callable[[], None]) -> int:
+        def call() -> None:
+            midst()
+            share(*FEATURES)
+
+        return len(explain(call))
+
+    first, second = overlapping(explaining, explaining)
+    assert (first, second) == (1, 2)  # the first one's call came while the second was open
+    assert not backends._logs
+
+
+def test_a_compiled_function_may_ask_for_a_backend(share: FusedSelectiveShare) -> None:
+    def asking(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with use("reference"):
+            return share(x, y)  # type: ignore[no-any-return]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(asking, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*FEATURES), share(*FEATURES))
+    assert backends.requested() == "auto"

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_ops import FusedBatchNormAct2d, FusedGroupNormAct, FusedSelectiveShare, decompositions
+from fer_mtl.evaluation.stock import to_stock
+from fused_ops import (
+    FusedBatchNormAct2d,
+    FusedGroupNormAct,
+    FusedSelectiveShare,
+    decompositions,
+    explain,
+    selective_share,
+)
+from tests.fused_ops.norm_act.cases import CASES, Case
 
 X, Y = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
 
@@ -104,3 +117,139 @@ def test_every_op_of_an_exported_program_can_be_plain_pytorch() -> None:
         "fused_ops::selective_share_backward",
         "fused_ops::norm_act",
     }
+
+
+# --- derivatives that a backward alone does not give --------------------------------------------------------
+
+
+def share(*tensors: Tensor) -> Tensor:
+    x, y, *weights = tensors
+    return torch.cat(selective_share(x, y, weights[:4], weights[4:])[:2], dim=1)
+
+
+def stock_share(*tensors: Tensor) -> Tensor:
+    x, y, *weights = tensors
+
+    def unit(x: Tensor, y: Tensor, W_r: Tensor, W: Tensor, U: Tensor, W_z: Tensor) -> Tensor:
+        both = torch.cat([x, y], dim=1)
+        h = torch.tanh(F.conv2d(torch.sigmoid(F.conv2d(both, W_r)) * y, W) + F.conv2d(x, U))
+        return torch.lerp(x, h, torch.sigmoid(F.conv2d(both, W_z)))
+
+    return torch.cat([unit(x, y, *weights[:4]), unit(y, x, *weights[4:])], dim=1)
+
+
+def share_tensors() -> list[Tensor]:
+    units = [(t, s) for target, source in ((2, 3), (3, 2)) for t, s in sizes_of(target, source)]
+    return [torch.randn(2, 2, 2, 2), torch.randn(2, 3, 2, 2), *(torch.randn(*size, 1, 1) for size in units)]
+
+
+def sizes_of(t: int, s: int) -> tuple[tuple[int, int], ...]:
+    return (s, t + s), (t, s), (t, t), (t, t + s)
+
+
+def of_norm(case: Case) -> tuple[Any, Any, Any]:
+    return case.fused, case.eager, lambda: case.tensors((2, 4, 2, 3))
+
+
+NORMS = [CASES[1], *CASES[3:5], CASES[6], CASES[8], CASES[11], Case("group", "tanh", residual=True, pool=2)]
+TWINS = {"share": (share, stock_share, share_tensors)} | {str(case): of_norm(case) for case in NORMS}
+
+
+def loss(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *tensors: function(*tensors).sin().sum()
+
+
+def of_samples(function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """Of three x at once, with all else the same."""
+    x = torch.stack([tensors[0], 2 - tensors[0], tensors[0].square()])
+    return vmap(function, in_dims=(0, *(None,) * (len(tensors) - 1)))(x, *tensors[1:])
+
+
+def in_dual_level(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(tensor, tensor.cos()) for tensor in tensors]
+        tangent = forward_ad.unpack_dual(function(*duals)).tangent
+    assert tangent is not None
+    return tangent
+
+
+DERIVATIVES: dict[str, Callable[..., Any]] = {
+    "jvp": lambda f, *t: jvp(f, t, tuple(tensor.cos() for tensor in t)),
+    "jacfwd": lambda f, *t: jacfwd(f, argnums=(0, 1))(*t),
+    "jacrev": lambda f, *t: jacrev(f, argnums=(0, 1))(*t),
+    "grad": lambda f, *t: grad(loss(f), argnums=tuple(range(len(t))))(*t),
+    "hessian": lambda f, *t: hessian(loss(f), argnums=(0, 1))(*t),
+    "reverse over reverse": lambda f, *t: jacrev(grad(loss(f), argnums=(0, 1)), argnums=(0, 1))(*t),
+    "grad per sample": lambda f, *t: of_samples(grad(loss(f), argnums=(0, 1)), *t),
+    "grad of samples": lambda f, *t: grad(lambda x: of_samples(loss(f), x, *t[1:]).sum())(t[0]),
+    "dual level": in_dual_level,
+}
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("twin", TWINS)
+def test_derivatives_of_every_kind_are_those_of_the_stock_twin(twin: str, derivative: str) -> None:
+    ours, stock, make = TWINS[twin]
+    tensors = [tensor.double() for tensor in make()]
+    found = DERIVATIVES[derivative](ours, *tensors)
+    # Forward over reverse torch 2.13 is wrong about its own batch norm.
+    right = "reverse over reverse" if derivative == "hessian" else derivative
+    torch.testing.assert_close(found, DERIVATIVES[right](stock, *tensors))
+
+
+@pytest.mark.parametrize("module", [FusedSelectiveShare(3), FusedGroupNormAct(2, 4, activation="silu")])
+def test_gradients_of_the_parameters_sample_by_sample(module: nn.Module) -> None:
+    channels, inputs = (3, 2) if isinstance(module, FusedSelectiveShare) else (4, 1)
+    features = [torch.randn(5, channels, 4, 4) for _ in range(inputs)]
+
+    def per_sample(network: nn.Module) -> list[Tensor]:
+        def of_one(parameters: dict[str, Tensor], *sample: Tensor) -> Tensor:
+            outputs = functional_call(network, parameters, tuple(feature[None] for feature in sample))
+            return sum(output.sin().sum() for output in outputs)  # type: ignore[return-value]
+
+        parameters = {name: value.detach() for name, value in network.named_parameters()}
+        return list(vmap(grad(of_one), in_dims=(None, *(0,) * inputs))(parameters, *features).values())
+
+    torch.testing.assert_close(per_sample(module), per_sample(to_stock(module)))
+
+
+def test_the_definition_follows_autocast_and_is_told_of() -> None:
+    layer, x = FusedSelectiveShare(4), torch.randn(2, 4, 3, 3)
+
+    def run(x: Tensor) -> Tensor:
+        out: Tensor = layer(x, x)[0]
+        assert out.dtype == torch.bfloat16
+        return out.float().sum()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = grad(run)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, grad(lambda x: layer(x, x)[0].sum())(x), rtol=0.1, atol=0.1)
+    (decision,) = explain(grad(lambda x: layer(x, x)[0].sum()), x)
+    assert decision.backend == "reference"
+    assert "torch.func or of forward mode" in decision.reasons["cpu"]
+
+
+def test_running_statistics_take_no_tangent() -> None:
+    norm = FusedBatchNormAct2d(4)
+    stock = copy.deepcopy(to_stock(copy.deepcopy(norm)))
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    with forward_ad.dual_level():
+        for module in (norm, stock):
+            assert (
+                forward_ad.unpack_dual(module(forward_ad.make_dual(x, x.detach().cos()))).tangent is not None
+            )
+        assert forward_ad.unpack_dual(norm.running_mean).tangent is None
+    assert not norm.running_mean.requires_grad and not norm.running_var.requires_grad
+    torch.testing.assert_close(norm.running_mean, stock.norm.running_mean)
+    torch.testing.assert_close(norm.running_var, stock.norm.running_var)
+
+
+@pytest.mark.parametrize("derivative", ["jvp", "grad", "grad per sample"])
+def test_derivatives_are_compiled_in_one_graph(derivative: str) -> None:
+    torch._dynamo.reset()
+    tensors = [X, torch.randn(4), torch.randn(4)]
+    case = Case("group", "silu")
+    expected = DERIVATIVES[derivative](case.eager, *tensors)
+    compiled = torch.compile(DERIVATIVES[derivative], backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(case.fused, *tensors), expected)

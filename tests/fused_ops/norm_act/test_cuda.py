@@ -14,6 +14,7 @@ from tests.fused_ops import emulated
 from tests.fused_ops.norm_act import gpu_checks
 from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
+from tests.fused_ops.norm_act.test_op import check_operands_are_checked
 
 LOW = (torch.float16, torch.bfloat16)
 # Blocks of a real size hold small rows whole; smaller ones must split them.
@@ -209,3 +210,8 @@ def test_refused_dtypes_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason(large) == "it counts the pixels and the planes of a tensor in 30 bits"
     monkeypatch.setattr(native, "why_not_card", lambda index: "built for others")
     assert reason(x) == "built for others"
+
+
+def test_the_library_checks_its_operands() -> None:
+    with emulated.device():
+        check_operands_are_checked(torch.ops.fused_ops_cuda)

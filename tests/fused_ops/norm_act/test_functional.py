@@ -106,6 +106,18 @@ BAD_CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "noise_scale must be a tensor of one",
     ),
+    (
+        "noise scale's dtype",
+        lambda: adain(X, NC, NC, X[:, :1], C[0].double()),
+        TypeError,
+        "noise_scale is torch.float64 and x is torch.float32; noise_scale must be torch.float32",
+    ),
+    (
+        "noise scale's device",
+        lambda: adain(X, NC, NC, X[:, :1], C[0].to("meta")),
+        ValueError,
+        "noise_scale is on meta and x on cpu",
+    ),
 ]
 
 

@@ -77,7 +77,34 @@ def test_the_residual_is_added_before_the_activation(name: str, backend: str) ->
 def test_instance_norm_of_a_single_sample_without_batch_dimension() -> None:
     x, residual = torch.randn(2, 6, 5, 4)
     module = FusedInstanceNormAct2d(6, activation="relu")
+    calls: list[object] = []
+    module.register_forward_hook(lambda *call: calls.append(call))
     torch.testing.assert_close(module(x, residual), torch.relu(nn.InstanceNorm2d(6)(x) + residual))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_evaluation_can_be_differentiated_after_the_next_training_step(pool: int, backend: str) -> None:
+    """Through the running statistics that evaluation found, which training moves in place."""
+    norm = FusedBatchNormAct2d(6, activation="relu", pool=pool)
+    x = torch.randn(3, 6, 8, 8, requires_grad=True)
+    with use(backend):
+        (expected,) = torch.autograd.grad(norm.eval()(x).square().sum(), x)
+        evaluated = norm(x).square().sum()
+        norm.train()(x)
+        torch.testing.assert_close(torch.autograd.grad(evaluated, x)[0], expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)])
+@pytest.mark.parametrize("name", ["batch", "instance, tracked"])
+def test_an_empty_batch_moves_no_running_statistics(name: str, shape: tuple[int, ...], backend: str) -> None:
+    norm = TWINS[name][1]()
+    with use(backend):
+        norm(torch.randn(2, 6, 4, 4))
+        before = copy.deepcopy(norm.state_dict())
+        norm(torch.empty(shape, requires_grad=True)).sum().backward()
+    for buffer in ("running_mean", "running_var"):
+        assert torch.equal(norm.state_dict()[buffer], before[buffer])
 
 
 def test_wrong_channels_and_dimensions() -> None:

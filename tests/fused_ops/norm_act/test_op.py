@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fused_ops
-from fused_ops import use
+from fused_ops import native, use
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act import reference
 from tests.fused_ops.norm_act.cases import CASES, Case, results
@@ -123,12 +125,9 @@ def test_results_do_not_depend_on_threads_or_calls(backend_name: str) -> None:
 def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend: str) -> None:
     with use(backend):
         for case in CASES:
-            if case.norm == "batch":
-                with pytest.raises(ValueError, match="more than 1 value per channel"):
-                    case.fused(*case.tensors((0, 4, 3, 3)))
-                continue
-            for result in results(case.fused, case.tensors((0, 4, 3, 3))):
-                assert result.numel() == 0 or not result.any()
+            for shape in ((0, 4, 3, 3), (2, 4, 0, 3)):
+                for result in results(case.fused, case.tensors(shape)):
+                    assert result.numel() == 0 or not result.any()
 
 
 def test_not_a_number_stays_in_its_statistic(backend: str) -> None:
@@ -138,6 +137,21 @@ def test_not_a_number_stays_in_its_statistic(backend: str) -> None:
         for activation in ACTIVATIONS:
             y = fused_ops.instance_norm_act(x, activation=activation)
             assert y[1, 2].isnan().all() and y.isnan().sum() == 25
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_through_given_statistics_an_infinite_value_has_a_gradient(channels_last: bool, backend: str) -> None:
+    """That of any other value: it moves no statistic."""
+    x = torch.randn(2, 4, 5, 5)
+    x[1, 2, 3, 3] = float("inf")
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    x.requires_grad_()
+    with use(backend):
+        y = fused_ops.batch_norm_act(
+            x, torch.zeros(4), torch.ones(4), torch.full((4,), 3.0), activation="relu"
+        )
+        (found,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    torch.testing.assert_close(found, 3.0 * (x > 0), rtol=1e-4, atol=0)
 
 
 # --- what it keeps ------------------------------------------------------------------------------------------
@@ -281,6 +295,8 @@ def test_vmap_over_the_forward(backend: str) -> None:
         batched = torch.func.vmap(lambda one: fused_ops.group_norm_act(one, 2, activation="silu"))(x)
         for index, one in enumerate(x):
             torch.testing.assert_close(batched[index], fused_ops.group_norm_act(one, 2, activation="silu"))
+        nothing = torch.func.vmap(lambda one: fused_ops.group_norm_act(one, 2), in_dims=1)(x[:, :0])
+        assert nothing.shape == (0, 3, 4, 5, 5)
 
 
 def test_checkpoint_gives_the_same_gradients(backend: str) -> None:
@@ -303,6 +319,8 @@ def test_autocast_keeps_the_dtype_of_x_and_casts_what_does_not_fit(backend: str)
         assert y.dtype == torch.bfloat16
         gamma, beta = torch.randn(2, 2, 4).bfloat16()
         assert fused_ops.adain(x, gamma, beta).dtype == torch.float32
+        noise, scale = torch.randn(2, 1, 5, 5), torch.tensor(0.5).double()
+        assert fused_ops.adain(x, gamma, beta, noise, scale).dtype == torch.float32
     grads = torch.autograd.grad(y.float().sum(), (weight, residual))
     assert [grad.dtype for grad in grads] == [torch.float32, torch.float32]
 
@@ -326,3 +344,42 @@ def test_modules_can_be_copied() -> None:
     model, x = Chain(), torch.randn(2, 4, 5, 6)
     twin = copy.deepcopy(model)
     torch.testing.assert_close(twin(x), model(x))
+
+
+def check_operands_are_checked(library: Any) -> None:
+    """Called without the functional twin: sizes that would be read beyond their end."""
+    x, c, rest = torch.randn(2, 8, 5, 6), torch.ones(8), (0, 1e-5, ACTIVATIONS["relu"].index, 0.0)
+    short, none = torch.ones(2), (None,) * 5
+    need = (False, True, True, False, False, False)
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("mean", lambda: library.norm_act(x, *none, short, c, *rest)),
+        ("var", lambda: library.norm_act(x, *none, c, short, *rest)),
+        ("gamma", lambda: library.norm_act(x, short, *none[:4], c, c, *rest)),
+        ("residual", lambda: library.norm_act(x, *none[:2], x[:1], *none[:2], c, c, *rest)),
+        ("mean", lambda: library.norm_act_pool(x, *none[:3], short, c, *rest, False)),
+        ("mean", lambda: library.norm_act_backward(x, x, *none, None, short, c, True, *rest, *need)),
+        ("var", lambda: library.norm_act_backward(x, x, *none, None, c, short, True, *rest, *need)),
+        ("var", lambda: library.norm_act_backward(x, x, *none, None, c, short, False, *rest, *need)),
+        ("grad", lambda: library.norm_act_backward(x[:1], x, *none, None, c, c, True, *rest, *need)),
+        ("y", lambda: library.norm_act_backward(x, x, x[:1], *none, c, c, True, *rest, *need)),
+    ]
+    for name, call in calls:
+        with pytest.raises(RuntimeError, match=rf"norm_act.*: ({name}|gamma and beta) must "):
+            call()
+
+
+@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "not loaded")
+def test_the_library_checks_its_operands() -> None:
+    library = torch.ops.fused_ops_cpu
+    check_operands_are_checked(library)
+    x, c, none = torch.randn(2, 8, 5, 6), torch.ones(8), (None,) * 5
+    with pytest.raises(RuntimeError, match="mean and var must both be given"):
+        library.norm_act(x, *none, c, None, 0, 1e-5, 0, 0.0)
+    with pytest.raises(RuntimeError, match="groups must divide the channels"):
+        library.norm_act(x, *none, None, None, 3, 1e-5, 0, 0.0)
+    with pytest.raises(RuntimeError, match="gamma must be of x's dtype or of its statistics'"):
+        library.norm_act(x, c.double(), *none, None, 0, 1e-5, 0, 0.0)
+    y, winner = torch.randn(2, 8, 2, 3), torch.zeros(2, 8, 2, 3, dtype=torch.uint8)
+    for bad_y, bad_winner in ((y[:1], winner), (y, winner.int())):
+        with pytest.raises(RuntimeError, match=r"winner must be uint8|y, of grad's dtype and shape"):
+            library.norm_act_pool_backward(y, bad_y, bad_winner, 5, 6, ACTIVATIONS["tanh"].index, 0.0)

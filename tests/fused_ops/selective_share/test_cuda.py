@@ -13,7 +13,13 @@ import torch
 import fused_ops
 from fused_ops import explain, use
 from tests.fused_ops import emulated
-from tests.fused_ops.selective_share.test_op import FORMATS, eager_everything, everything, pair
+from tests.fused_ops.selective_share.test_op import (
+    FORMATS,
+    check_operands_are_checked,
+    eager_everything,
+    everything,
+    pair,
+)
 from tests.numerics import assert_as_accurate_as_eager
 
 # x channels, y channels, images, height, width: with and without whole vectors, single pixels.
@@ -104,3 +110,8 @@ def test_whom_it_refuses() -> None:
     assert reasons["cuda"] == "the tensors are on cpu"
     with use("cuda"), pytest.raises(RuntimeError, match="cannot serve this call: the tensors are on cpu"):
         fused_ops.selective_share(x, y, weights[:4], weights[4:])
+
+
+def test_the_library_checks_its_operands() -> None:
+    with emulated.device():
+        check_operands_are_checked(torch.ops.fused_ops_cuda)

@@ -38,3 +38,30 @@ def good() -> dict[str, object]:
 def test_bad_input_is_named(change: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fused_ops.selective_share(**{**good(), **change})  # type: ignore[arg-type]
+
+
+FLOAT64 = {
+    "y": {"x": torch.randn(2, 4, 5, 5).double()},  # is float32 beside a float64 x
+    "x_from_y.W_r": {"x": torch.randn(2, 4, 5, 5).double(), "y": torch.randn(2, 3, 5, 5).double()},
+    "y_from_x.W": {"y_from_x": [w.double() if i == 1 else w for i, w in enumerate(unit(3, 4))]},
+}
+
+
+@pytest.mark.parametrize("name", FLOAT64)
+def test_autocast_leaves_float64_alone_so_it_does_not_mix(name: str) -> None:
+    arguments = {**good(), **FLOAT64[name]}
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(TypeError, match=rf"{name} is torch.float(32|64) and .* torch.float(64|32)"),
+    ):
+        fused_ops.selective_share(**arguments)  # type: ignore[arg-type]
+
+
+def test_float64_alone_stays_float64_under_autocast() -> None:
+    def double(value: object) -> object:
+        return value.double() if isinstance(value, Tensor) else [weight.double() for weight in value]  # type: ignore[attr-defined]
+
+    arguments = {name: double(value) for name, value in good().items()}
+    expected = fused_ops.selective_share(**arguments)  # type: ignore[arg-type]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(fused_ops.selective_share(**arguments), expected)  # type: ignore[arg-type]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
+from fer_mtl.evaluation.stock import StockSelectiveShare
 from fused_ops import FusedConvFLU, FusedSelectiveShare, explain, native, selective_share, use
 from fused_ops.selective_share import reference
 
@@ -105,6 +109,39 @@ def test_bad_arguments_are_named(
 
 def test_the_representation_tells_the_settings() -> None:
     assert "convention='keep', recompute=True" in repr(FusedConvFLU(4, convention="keep", recompute=True))
+
+
+REPARAMETRISATIONS: dict[str, Callable[[nn.Module], object]] = {
+    "weight_norm": nn.utils.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "prune": lambda layer: prune.random_unstructured(layer, "weight", amount=0.5),
+    "parametrized weight_norm": parametrizations.weight_norm,
+    "parametrized spectral_norm": parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", REPARAMETRISATIONS)
+def test_weights_that_hooks_make_are_made_anew_for_every_call(name: str) -> None:
+    def reparametrised() -> FusedSelectiveShare:
+        torch.manual_seed(1)
+        share = FusedSelectiveShare(4, 3)
+        for unit in (share.x_from_y, share.y_from_x):
+            for convolution in (unit.W_r, unit.W, unit.U, unit.W_z):
+                REPARAMETRISATIONS[name](convolution)
+        return share
+
+    share, stock = reparametrised(), StockSelectiveShare(reparametrised())
+    x, y = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 5, 5)
+    optimizers = [torch.optim.SGD(network.parameters(), 0.1) for network in (share, stock)]
+    for _ in range(3):
+        results = [network(x, y) for network in (share, stock)]
+        torch.testing.assert_close(*results)
+        for result, optimizer in zip(results, optimizers, strict=True):
+            optimizer.zero_grad()
+            sum(out.square().sum() for out in result).backward()
+            optimizer.step()
+    torch.testing.assert_close(share.eval()(x, y), stock.eval()(x, y))
 
 
 @pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")

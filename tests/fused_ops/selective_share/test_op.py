@@ -373,3 +373,43 @@ def test_gradients_of_weights_are_on_average_as_accurate_as_eagers() -> None:
         ours += sum(error_in_roundings(one, true) for one, true in zip(found, exact, strict=True))
         eager += sum(error_in_roundings(one, true) for one, true in zip(theirs, exact, strict=True))
     assert ours < 1.25 * eager
+
+
+def test_the_decomposed_op_takes_all_sizes_that_it_was_exported_for() -> None:
+    """Few pixels are computed in another way, which a graph of open sizes may not ask for."""
+    layer, x = FusedSelectiveShare(4), torch.randn(2, 4, 12, 12)
+    open_sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h")}
+    exported = torch.export.export(layer, (x, x), dynamic_shapes=(open_sizes, open_sizes))
+    table = {**torch.export.default_decompositions(), **fused_ops.decompositions()}
+    plain = exported.run_decompositions(table).module()
+    for images, height in ((1, 1), (3, 40)):
+        x = torch.randn(images, 4, height, 12)
+        torch.testing.assert_close(plain(x, x), layer(x, x))
+
+
+def check_operands_are_checked(library: object) -> None:
+    """Called without the functional twin, each operand in turn of a wrong dtype and of a wrong size."""
+    x, y, *weights = pair(4, 3, 2, 4, 5)
+    gates = reference.forward(x, y, *weights, False)[2]
+    names = ["W_r_x", "W_x", "U_x", "W_z_x", "W_r_y", "W_y", "U_y", "W_z_y"]
+    forward = {"x": x, "y": y, **dict(zip(names, weights, strict=True))}
+    backward = {"grad_x_out": x, "grad_y_out": y, "grad_gates": gates, "x": x, "y": y, "gates": gates}
+    calls = (
+        (library.selective_share, forward, (False, True)),  # type: ignore[attr-defined]
+        (library.selective_share_backward, {**backward, **forward}, (False,)),  # type: ignore[attr-defined]
+    )
+    for op, tensors, rest in calls:
+        op(*tensors.values(), *rest)
+        for name in set(tensors) - {"x"}:
+            for wrong, message in ((tensors[name].bfloat16(), "x's dtype"), (tensors[name][:1], "shape")):
+                with pytest.raises(RuntimeError, match=rf"selective_share: {name} must have {message}"):
+                    op(*{**tensors, name: wrong}.values(), *rest)
+        with pytest.raises(RuntimeError, match="W_y is missing"):
+            op(*{**tensors, "W_y": None}.values(), *rest)
+    with pytest.raises(RuntimeError, match="grad_y_out is missing"):
+        calls[1][0](*{**calls[1][1], "grad_y_out": None}.values(), False)
+
+
+@pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "not loaded")
+def test_the_library_checks_its_operands() -> None:
+    check_operands_are_checked(torch.ops.fused_ops_cpu)
