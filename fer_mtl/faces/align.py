@@ -13,6 +13,7 @@ from fer_mtl.faces.detector import Face, Point
 # still inside, and the centre crop that training takes (96 of 110) holds all five points.
 PLACES: tuple[Point, ...] = ((0.32, 0.35), (0.68, 0.35), (0.50, 0.56), (0.36, 0.74), (0.64, 0.74))
 # Where the eyes usually are in the box of a frontal face detector, as fractions of its sides.
+LARGEST = 512  # side in pixels up to which a face is turned as it is; larger ones are reduced first
 EYES_IN_BOX: tuple[Point, ...] = ((0.30, 0.38), (0.70, 0.38))
 
 
@@ -27,25 +28,30 @@ def align(image: Image.Image, face: Face, size: int = 110) -> Image.Image:
         (face.box[0] + x * face.box[2], face.box[1] + y * face.box[3]) for x, y in EYES_IN_BOX
     )
     scale, shift = similarity(points, [(x * size, y * size) for x, y in PLACES[: len(points)]])
-    # Where the corners of the result come from: the image is cut to that first, and reduced by a whole factor
-    # when it is much larger than the result, since sampling every third pixel would show patterns.
+    # Where the corners of the result come from: the image is cut to that first.
     corners = [(complex(x, y) - shift) / scale for x in (0, size) for y in (0, size)]
     pixels, offset = _around(image, corners)
-    factor = max(1, int(1 / abs(scale) + 1e-6))
-    inverse = 1 / (scale * factor)
+    # Turned at the image's own scale, then resized as pictures are that training reads (`data.images.fit`):
+    # sampled far apart the pixels would show patterns, and a picture that is a face already would differ.
+    factor = max(1, int(size / abs(scale) / LARGEST))
+    side = round(size / abs(scale) / factor)
+    if side < size and abs(scale.imag) > 1e-6 * abs(scale):
+        side = size  # a small face is turned in the larger picture
+    inverse = size / side / (scale * factor)
     start = (-shift / scale - offset) / factor
     planes = []
     # In floating point, since Pillow rounds bytes down here and would darken every picture.
     for plane in np.atleast_3d(pixels).astype(np.float32).transpose(2, 0, 1):
         source = Image.fromarray(plane)
         warped = (source.reduce(factor) if factor > 1 else source).transform(
-            (size, size),
+            (side, side),
             Image.Transform.AFFINE,
             (inverse.real, -inverse.imag, start.real, inverse.imag, inverse.real, start.imag),
             Image.Resampling.BICUBIC,
         )
         planes.append(np.asarray(warped).round().clip(0, 255).astype(np.uint8))
-    return Image.fromarray(planes[0] if len(planes) == 1 else np.dstack(planes))
+    turned = Image.fromarray(planes[0] if len(planes) == 1 else np.dstack(planes))
+    return turned if side == size else turned.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def similarity(points: Sequence[Point], places: Sequence[Point]) -> tuple[complex, complex]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from fer_mtl.data.images import fit
 from fer_mtl.faces.align import align
 from fer_mtl.faces.whole import WholePicture
 
@@ -17,3 +19,11 @@ def test_a_picture_of_the_right_size_is_kept_as_it_is() -> None:
 def test_an_oblong_picture_gives_its_centre_square() -> None:
     (face,) = WholePicture().detect(np.zeros((60, 100, 3), np.uint8))
     assert face.box == (20, 0, 60, 60)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (110, 110), (147, 147), (300, 400), (90, 60)])
+def test_a_picture_of_another_size_is_resized_as_training_does_it(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    (face,) = WholePicture().detect(pixels)
+    image = Image.fromarray(pixels)
+    assert (np.asarray(align(image, face, 73)).transpose(2, 0, 1) == fit(image, 73, 3)).all()
