@@ -26,4 +26,6 @@ def test_a_picture_of_another_size_is_resized_as_training_does_it(shape: tuple[i
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     (face,) = WholePicture().detect(pixels)
     image = Image.fromarray(pixels)
-    assert (np.asarray(align(image, face, 73)).transpose(2, 0, 1) == fit(image, 73, 3)).all()
+    same = np.asarray(align(image, face, 73)).transpose(2, 0, 1) == fit(image, 73, 3)
+    # Of an oblong picture Pillow looks at pixels beyond the square as well, for those at its edge.
+    assert (same if shape[0] == shape[1] else same[:, 3:-3, 3:-3]).all()
