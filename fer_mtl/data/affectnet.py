@@ -32,6 +32,7 @@ _ABOUT = {
     "obtain": "on request from mohammadmahoor.com/affectnet for non-commercial research; no redistribution",
     "subjects": "not known; use the official split: fold_rule official (validation.csv is the test part, as "
     "the set's own test part was never published)",
+    "people": "affectnet",
     "frames": "single images, cut to the face's box in the table; whole with boxes=false (already cropped)",
 }
 _CODES = "code in the tables: 0 neutral, 1 happiness, 2 sadness, 3 surprise, 4 fear, 5 disgust, 6 anger"

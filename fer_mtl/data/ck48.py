@@ -14,6 +14,7 @@ from fer_mtl.data.files import Found, Record, check_classes, files_in, register_
 
 # Subject, sequence and frame. The whole name must match, so that subject S01 is never found in S010.
 FRAME_NAME = re.compile(r"(?P<subject>S\d{3})_(?P<sequence>\d{3})_(?P<frame>\d{8})\.png")
+PEOPLE = "cohn-kanade"
 TERMS = "CK+ is free for research by agreement (jeffcohn.net); no redistribution"
 
 
@@ -25,6 +26,7 @@ TERMS = "CK+ is free for research by agreement (jeffcohn.net); no redistribution
     labels="the folders' names; contempt is the seventh class",
     subjects="the first part of the file name",
     frames="all that are there: the last three of each sequence",
+    people=PEOPLE,
 )
 def find_ck48(root: Path, *, classes: Sequence[str] = EXPRESSIONS) -> Found:
     """The folders of the wanted classes; the subject is the first part of the file name.

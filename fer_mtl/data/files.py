@@ -58,8 +58,9 @@ class Found:
 
 
 def register_files(
-    name: str, *, summary: str, layout: str, obtain: str, labels: str, subjects: str, frames: str = ""
-) -> Callable[[Finder], Finder]:
+    name: str, *, summary: str, layout: str, obtain: str, labels: str, subjects: str, frames: str = "",
+    people: str | None = None,
+) -> Callable[[Finder], Finder]:  # fmt: skip
     """Enter a data set made of files: the decorated function lists its pictures, finder(root, **options).
 
     `root` exists and is a folder. The finder raises ValueError, naming the file or folder, for whatever does
@@ -79,7 +80,7 @@ def register_files(
 
         register(
             name, summary=summary, layout=layout, obtain=obtain, labels=labels, subjects=subjects,
-            frames=frames, finder=finder,
+            frames=frames, finder=finder, people=people or name,
         )(loader)  # fmt: skip
         return finder
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from fer_mtl.evaluation.quality import Judge
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.pretrained import load_weights
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.seen import check_unseen
 
 
 def part_of(key: str) -> set[str]:
@@ -39,7 +39,7 @@ def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Se
     if config.init is None:
         return
     found = checkpoints.load_model(config.init)
-    check_unseen(found.origin, test_subjects, config.data)
+    check_unseen(config.init, found.origin, test_subjects, config.data)
     if found.classes == tuple(classes):
         return
     numbered = ("classifier", "style") if config.model.synthesis else ("classifier",)
@@ -48,24 +48,6 @@ def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Se
         raise ValueError(
             f"restart must have {' and '.join(kept)} as well, got {', '.join(config.restart) or 'nothing'}: "
             f"{config.init} knows {', '.join(found.classes)}, this run {', '.join(classes)}"
-        )
-
-
-def check_unseen(origin: Mapping[str, Any], test_subjects: Collection[str], data: str) -> None:
-    """Raise ``ValueError`` when a network that this run builds on (``origin`` as in its checkpoint) was
-    trained on subjects it tests.
-
-    Subjects are compared where both were trained on the data set of the same name; elsewhere equal ids are
-    other people.
-    """
-    if "config" not in origin or data_name(origin["config"]["data"]) != data_name(data):
-        return
-    split = origin.get("split", {})
-    seen = {*split.get("train", ()), *split.get("validation", ())} & set(test_subjects)
-    if seen:
-        raise ValueError(
-            f"init and judge must not know the tested subjects, but were trained on {len(seen)} of them: "
-            f"{', '.join(sorted(seen)[:5])}; use the run of the same fold"
         )
 
 
@@ -79,7 +61,7 @@ def load_judge(
     if source is None:
         return None
     trained = checkpoints.load_model(source)
-    check_unseen(trained.origin, test_subjects, config.data)
+    check_unseen(source, trained.origin, test_subjects, config.data)
     if trained.classes != tuple(classes):
         raise ValueError(f"judge must read {', '.join(classes)}; {source} reads {', '.join(trained.classes)}")
     for key in ("image_size", "in_channels"):

@@ -36,6 +36,16 @@ def test_other_data_leaves_out_who_was_trained_on(
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_of_a_model_folder_nobody_can_tell(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    assert main(["export", str(trained_run), "--out", str(model)]) == 0
+    spec = "procedural:num_subjects=2,images_per_expression=1"
+    assert main(["evaluate", str(model), "--data", spec]) == 0
+    assert f"{model} does not say whom it was trained on" in caplog.text
+
+
 def test_classes_are_matched_by_name(faces: FaceSet) -> None:
     order = tuple(reversed(faces.classes))
     matched = match_classes(faces, (*order, "boredom"))
