@@ -1,4 +1,5 @@
-"""Whom a network has seen: the subjects that it, and every network it was started from, was trained on.
+"""Whom a network has seen: the subjects that it was trained on, and every network that it was started from or
+that drew for it.
 
 Subjects are kept by ``people`` (:class:`fer_mtl.data.DataSetInfo`): equal ids are one person in data sets of
 the same people, and different persons elsewhere.
@@ -13,6 +14,7 @@ from typing import Any
 from fer_mtl.data import DATASETS
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.synthetic import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,12 @@ def seen_by(origin: Mapping[str, Any]) -> Seen:
 
 def seen_by_run(config: TrainConfig, subjects: Mapping[str, Collection[str]]) -> Seen:
     """Whom a run of ``config`` will have seen, given its subjects by role."""
-    own = _own(config.data, subjects)
-    return union(own, seen_by(checkpoints.load_model(config.init).origin)) if config.init else own
+    parts = [_own(config.data, subjects)]
+    if config.init is not None:
+        parts.append(seen_by(checkpoints.load_model(config.init).origin))
+    if config.synthetic is not None:
+        parts += [{people_of(config.data): record["seen"]} for record in read_manifest(config.synthetic)]
+    return union(*parts)
 
 
 def _own(data: str, subjects: Mapping[str, Collection[str]]) -> Seen:
@@ -70,6 +76,6 @@ def check_unseen(source: str, origin: Mapping[str, Any], test_subjects: Collecti
     seen = set(seen_by(origin).get(people_of(data), ())) & set(test_subjects)
     if seen:
         raise ValueError(
-            f"init and judge must not know the tested subjects, but {source}, or what it was started from, "
+            f"init and judge must not know the tested subjects, but {source}, or what it was made from, "
             f"was trained on {len(seen)} of them: {', '.join(sorted(seen)[:5])}; use the run of the same fold"
         )

@@ -10,6 +10,7 @@ from fer_mtl.models.pretrained import load_weights
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.seen import check_unseen
+from fer_mtl.training.synthetic import check_drawn_by
 
 
 def part_of(key: str) -> set[str]:
@@ -35,7 +36,10 @@ def start_from(model: FERSNet, source: str, restart: Collection[str]) -> None:
 
 def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Sequence[str]) -> None:
     """Raise ``ValueError`` when a run of ``config`` must not start from its ``init``: that knows tested
-    subjects, or other expressions, and parts that tell expressions apart by their number would be kept."""
+    subjects, or other expressions, and parts that tell expressions apart by their number would be kept. And
+    when who drew its ``synthetic`` faces knows tested subjects."""
+    if config.synthetic is not None:
+        check_drawn_by(config.synthetic, test_subjects)
     if config.init is None:
         return
     found = checkpoints.load_model(config.init)
