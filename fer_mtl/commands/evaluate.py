@@ -13,7 +13,6 @@ from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
-from fer_mtl.evaluation.quality import Judge
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
 from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
@@ -22,7 +21,8 @@ from fer_mtl.training.environment import environment
 from fer_mtl.training.files import write_text
 from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder
-from fer_mtl.training.seen import check_unseen, people_of, seen_by, warn_untold
+from fer_mtl.training.seen import people_of, seen_by, warn_untold
+from fer_mtl.training.starting import open_judge
 
 DESCRIPTION = """Measure a trained model. Without --data: on the fold that was held out of its own training.
 With --data: on every image of that data set; where it shows the people of the training data, only on
@@ -138,9 +138,7 @@ def main(arguments: Sequence[str]) -> int:
     data = options.data or trained.origin["config"]["data"]
     judge = None
     if options.judge:
-        other = load_model(options.judge)
-        check_unseen(options.judge, other.origin, set(faces.subjects), data)
-        judge = Judge(options.judge, other.model)
+        judge = open_judge(options.judge, set(faces.subjects), data, trained.model.config, trained.classes)
     figures, predictions = evaluate(
         trained.model,
         faces,

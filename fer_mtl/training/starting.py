@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from fer_mtl.evaluation.quality import Judge
 from fer_mtl.models.fersnet import FERSNet
@@ -58,21 +59,33 @@ def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Se
 def load_judge(
     source: str | None, test_subjects: Collection[str], config: TrainConfig, classes: Sequence[str]
 ) -> Judge | None:
-    """The recogniser of the run ``source``, to read the faces synthesised by a run of ``config``.
+    """The recogniser of the run ``source``, to read the faces synthesised by a run of ``config``; raises as
+    :func:`open_judge`."""
+    if source is None:
+        return None
+    return open_judge(source, test_subjects, config.data, vars(config.model), classes)
+
+
+def open_judge(
+    source: str,
+    test_subjects: Collection[str],
+    data: str,
+    drawn_by: Mapping[str, Any],
+    classes: Sequence[str],
+) -> Judge:
+    """The recogniser of ``source``, to read what a network with the settings ``drawn_by`` draws on ``data``.
 
     Raises ``ValueError`` when it knows tested subjects, other expressions, or sees images of another size.
     """
-    if source is None:
-        return None
     trained = checkpoints.load_model(source)
-    check_unseen(source, trained.origin, test_subjects, config.data)
+    check_unseen(source, trained.origin, test_subjects, data)
     if trained.classes != tuple(classes):
         raise ValueError(f"judge must read {', '.join(classes)}; {source} reads {', '.join(trained.classes)}")
     for key in ("image_size", "in_channels"):
-        if trained.model.config[key] != getattr(config.model, key):
+        if trained.model.config[key] != drawn_by[key]:
             raise ValueError(
-                f"judge must have model.{key} {getattr(config.model, key)} as this run, {source} has "
-                f"{trained.model.config[key]}"
+                f"judge must have model.{key} {drawn_by[key]} as the network whose faces it reads, {source} "
+                f"has {trained.model.config[key]}"
             )
     return Judge(source, trained.model)
 

@@ -8,6 +8,7 @@ import pytest
 from fer_mtl.cli import main
 from fer_mtl.commands.evaluate import match_classes
 from fer_mtl.data import FaceSet
+from fer_mtl.models.fersnet import FERSNet
 
 
 def test_the_held_out_fold_is_what_the_training_tested(
@@ -34,6 +35,29 @@ def test_other_data_leaves_out_who_was_trained_on(
         assert f"({images} images)" in capsys.readouterr().out
     assert main(["evaluate", str(trained_run), "--data", "nowhere:x"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_expressions": 6}, "judge must read anger"),
+        ({"image_size": 64}, "judge must have model.image_size"),
+    ],
+)
+def test_a_judge_must_fit(
+    trained_run: Path,
+    faces: FaceSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict,
+    message: str,
+) -> None:
+    """Also one that was exported."""
+    config = {"num_expressions": 7, "image_size": 32, "width": 0.125, **changes}
+    names = list(faces.classes[: config["num_expressions"]])
+    FERSNet(**config).save_pretrained(tmp_path / "judge", {"expressions": names})
+    assert main(["evaluate", str(trained_run), "--judge", str(tmp_path / "judge")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_of_a_model_folder_nobody_can_tell(

@@ -79,7 +79,7 @@ def test_a_judge_reads_the_same_expressions_at_the_same_size(
     assert judge is not None and judge.name == str(trained_run)
     with pytest.raises(ValueError, match=r"judge must read anger, fear; .* reads anger, contempt"):
         load_judge(str(trained_run), [], config, ("anger", "fear"))
-    with pytest.raises(ValueError, match=r"judge must have model.image_size 64 as this run"):
+    with pytest.raises(ValueError, match=r"judge must have model.image_size 64 as the network"):
         load_judge(str(trained_run), [], tiny(model={"image_size": 64}), faces.classes)
 
 
