@@ -21,6 +21,8 @@ from fer_mtl.data.images import Picture, read_images
 from fer_mtl.data.registry import Finder, check_options, lookup, register, require_folder
 
 _CLUTTER = {"thumbs.db", "desktop.ini"}
+PREPARED = ".prepare"
+"""The folder that `fer-mtl prepare` leaves among the faces it has cut out."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 

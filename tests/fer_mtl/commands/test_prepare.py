@@ -9,6 +9,7 @@ from PIL import Image
 from fer_mtl.cli import main
 from fer_mtl.commands.prepare import jobs_of_set
 from fer_mtl.data import FaceSet, load
+from fer_mtl.data.affectnet import COLUMNS
 from fer_mtl.data.files import Found, Record
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.video import VideoFrame
@@ -47,6 +48,23 @@ def test_a_data_set_is_read_from_the_results(
     first = (out / loaded.sources[0]).stat().st_mtime_ns
     assert main(["prepare", f"ckplus:{ckplus}", str(out), "--detector", "whole"]) == 0
     assert (out / loaded.sources[0]).stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_boxes_are_not_applied_to_prepared_faces(tmp_path: Path, faces: FaceSet, named: bool) -> None:
+    root, out = tmp_path / "AffectNet", tmp_path / "out"
+    columns = ",".join(COLUMNS)
+    for i, table in enumerate(("training.csv", "validation.csv")):
+        write(root / "Manually_Annotated_Images" / "1" / f"{i}.png", faces, i)
+        (root / table).write_text(f"{columns}\n1/{i}.png,4,4,20,20,1;2,1,0,0\n")
+    source = f"affectnet7:{root}" if named else str(root)
+    assert main(["prepare", source, str(out), "--detector", "whole", "--size", "110"]) == 0
+    loaded = load(f"affectnet7:{out}", image_size=96)
+    whole = load(f"affectnet7:{out}", image_size=96, boxes=False)
+    assert loaded.images.equal(whole.images)
+    assert loaded.notes == [
+        "faces that fer-mtl prepare has cut out: the tables' boxes are not applied to them"
+    ]
 
 
 def test_a_plain_folder_takes_every_picture(
