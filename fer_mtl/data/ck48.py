@@ -39,7 +39,12 @@ def find_ck48(root: Path, *, classes: Sequence[str] = EXPRESSIONS) -> Found:
 
 def find_cropped(root: Path, classes: tuple[str, ...], known: Sequence[str]) -> Found:
     """Frames of CK+ in one folder per expression, of which the `known` ones may be there."""
-    found = {expression_of(path.name, known, str(path)): path for path in subfolders(root)}
+    found: dict[str, Path] = {}
+    for path in subfolders(root):
+        name = expression_of(path.name, known, str(path))
+        if name in found:
+            raise ValueError(f"{root} has {name} twice, as {found[name].name} and {path.name}: keep one")
+        found[name] = path
     missing = [name for name in classes if name not in found]
     if missing:
         raise ValueError(

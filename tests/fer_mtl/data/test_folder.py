@@ -55,6 +55,12 @@ def test_classes_of_ones_own_set_the_labels(write_tree: WriteTree) -> None:
         load(f"folder:{root}", image_size=48)
 
 
+def test_spellings_named_as_classes_stay_apart(write_tree: WriteTree) -> None:
+    root = write_tree({"ann/neutral/1.png": 0, "ann/calm/1.png": 1, "bob/calm/1.png": 2})
+    faces = load(f"folder:{root}", image_size=48, classes=("calm", "neutral"))
+    assert faces.class_counts() == {"calm": 2, "neutral": 1}
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
