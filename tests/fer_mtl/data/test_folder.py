@@ -85,6 +85,11 @@ def test_a_pattern_for_folders_of_subjects_is_refused(by_subject: Path) -> None:
         load(f"folder:{by_subject}", image_size=48, subject_pattern="(.)")
 
 
+def test_a_person_may_be_called_like_an_expression(write_tree: WriteTree) -> None:
+    faces = load(f"folder:{write_tree({'Joy/fear/1.png': 0, 'Anna/Joy/1.png': 1})}", image_size=48)
+    assert faces.subjects == ["Anna", "Joy"] and faces.class_counts() == {"fear": 1, "happiness": 1}
+
+
 def test_mixed_layouts_are_refused(write_tree: WriteTree) -> None:
     root = write_tree({"ann/happy/1.png": 0, "fear/1.png": 1})
     with pytest.raises(ValueError, match="mixes two layouts: 'fear' is an expression, 'ann' is not"):
