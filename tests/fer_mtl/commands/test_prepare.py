@@ -83,6 +83,24 @@ def test_a_plain_folder_takes_every_picture(
     assert (out / "Emotion" / "S005" / "001" / "S005_001_00000005_emotion.txt").is_file()
 
 
+def test_a_source_is_the_same_however_it_is_written(
+    ckplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "ckplus:"):
+        out = f"out {name.strip(':')}"
+        for source in ("CK+", "CK+/", "./CK+", ckplus):
+            assert main(["prepare", f"{name}{source}", out, "--detector=whole", "--workers=1"]) == 0
+        assert main(["prepare", f"{name}CK+/../CK+", out, "--detector=haar"]) == 2
+        assert "was prepared with detector" in capsys.readouterr().err
+    (settings := tmp_path / "out ckplus" / STATE / "settings.json").write_text(
+        settings.read_text().replace(f"ckplus:{ckplus}", "ckplus:CK+")  # as older versions wrote it
+    )
+    assert main(["prepare", "ckplus:CK+/", "out ckplus", "--detector=whole", "--workers=1"]) == 0
+    assert main(["prepare", "CK+", "out ckplus", "--detector=whole"]) == 2
+    assert "was prepared with source 'ckplus:CK+'" in capsys.readouterr().err
+
+
 def test_frames_boxes_and_tables(tmp_path: Path) -> None:
     video = tmp_path / "Sessions" / "1" / "S001-001.avi"
     picture = tmp_path / "a.jpg"
