@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from fer_mtl.cli import main
-from fer_mtl.commands.evaluate import match_classes
+from fer_mtl.commands.evaluate import match_classes, unseen
 from fer_mtl.data import FaceSet
 from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.training.checkpoints import load_model
 
 
 def test_the_held_out_fold_is_what_the_training_tested(
@@ -58,6 +59,14 @@ def test_a_judge_must_fit(
     FERSNet(**config).save_pretrained(tmp_path / "judge", {"expressions": names})
     assert main(["evaluate", str(trained_run), "--judge", str(tmp_path / "judge")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_same_people_under_another_name_are_left_out(trained_run: Path, faces: FaceSet) -> None:
+    trained = load_model(trained_run)
+    known = trained.origin["split"]["train"]
+    trained.origin |= {"config": {"data": "jaffe:x"}, "seen": {"cohn-kanade": known}}  # seen at its start
+    assert set(unseen(faces, trained, "ck48:y").subjects) == set(faces.subjects) - set(known)
+    assert len(unseen(faces, trained, "jaffe:y")) == len(faces)
 
 
 def test_of_a_model_folder_nobody_can_tell(
