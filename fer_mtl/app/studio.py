@@ -33,6 +33,8 @@ STRANGERS = 20200714
 ROOM = 40  # pixels
 SHOWN_SIDE = 256
 """Pictures are shown at least so large, in pixels; networks draw faces smaller than screens do."""
+LONGEST_SIDE = 2048
+"""Nothing is enlarged beyond it, in pixels: a strip one pixel high would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def shown(face: torch.Tensor) -> Image.Image:
 
 
 def enlargement(image: Image.Image) -> int:
-    return max(1, -(-SHOWN_SIDE // min(image.size)))
+    return max(1, min(-(-SHOWN_SIDE // min(image.size)), LONGEST_SIDE // max(image.size)))
 
 
 def enlarged(image: Image.Image) -> Image.Image:

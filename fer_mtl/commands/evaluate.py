@@ -13,7 +13,6 @@ from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
-from fer_mtl.evaluation.quality import Judge
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
 from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
@@ -22,11 +21,13 @@ from fer_mtl.training.environment import environment
 from fer_mtl.training.files import write_text
 from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder
-from fer_mtl.training.starting import check_unseen
+from fer_mtl.training.seen import people_of, seen_by, warn_untold
+from fer_mtl.training.starting import open_judge
 
 DESCRIPTION = """Measure a trained model. Without --data: on the fold that was held out of its own training.
-With --data: on every image of that data set; where it is the training data, only on subjects the model was
-not trained on. Prints the figures as a table; --out also writes report.json and report.html."""
+With --data: on every image of that data set; where it shows the people of the training data, only on
+subjects the model was not trained on. Prints the figures as a table; --out also writes report.json and
+report.html."""
 
 
 def match_classes(faces: FaceSet, classes: Sequence[str]) -> FaceSet:
@@ -44,10 +45,10 @@ def match_classes(faces: FaceSet, classes: Sequence[str]) -> FaceSet:
     return replace(faces, classes=tuple(classes), labels=index[faces.labels])
 
 
-def unseen(faces: FaceSet, trained: TrainedModel) -> FaceSet:
-    """The images of subjects that took no part in the training (nor in the choice of its epoch)."""
-    split = trained.origin.get("split", {})
-    seen = {*split.get("train", ()), *split.get("validation", ())}
+def unseen(faces: FaceSet, trained: TrainedModel, data: str) -> FaceSet:
+    """The images of subjects that took no part in the training (nor in the choice of its epoch), nor in that
+    of a network it was started from."""
+    seen = set(seen_by(trained.origin).get(people_of(data), ()))
     kept = [i for i, subject in enumerate(faces.subjects) if subject not in seen]
     if not kept:
         raise ValueError("data must hold subjects the model was not trained on, got none")
@@ -73,8 +74,7 @@ def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool
         ),
         trained.classes,
     )
-    same = config is not None and spec.partition(":")[0] == str(config["data"]).partition(":")[0]
-    return unseen(faces, trained) if same else faces
+    return unseen(faces, trained, spec)
 
 
 def describe(figures: dict[str, Any]) -> str:
@@ -130,16 +130,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.out:
         RunFolder(options.out).check_free()
     trained = load_model(options.model)
+    warn_untold(options.model, trained.origin)
     faces = faces_to_test(trained, options.data, options.skip_bad_images)
     console = Console()
     console.line(faces.describe())
     config = trained.origin.get("config")
+    data = options.data or trained.origin["config"]["data"]
     judge = None
     if options.judge:
-        other = load_model(options.judge)
-        if config is not None:
-            check_unseen(other.origin, set(faces.subjects), options.data or config["data"])
-        judge = Judge(options.judge, other.model)
+        judge = open_judge(options.judge, set(faces.subjects), data, trained.model.config, trained.classes)
     figures, predictions = evaluate(
         trained.model,
         faces,
@@ -149,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     report = {
         "model": options.model,
-        "data": options.data or trained.origin["config"]["data"],
+        "data": data,
         **figures,
     }
     console.line(describe(report))

@@ -37,7 +37,10 @@ class Command:
 
     def picture(self, path: Path, stem: str) -> None:
         image = open_image(path)
-        readings = self.reader.read(image)
+        try:
+            readings = self.reader.read(image)
+        except ImageError as error:  # a detector does not know what the picture is called
+            raise ImageError(f"{path}: {error}") from error
         self.faces += len(readings)
         self.table.add(path, readings)
         for number, reading in enumerate(readings, 1):

@@ -16,7 +16,7 @@ from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
 from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
-from fer_mtl.faces.prepare import STATE, Job, prepare
+from fer_mtl.faces.prepare import STATE, Job, prepare, resolved
 from fer_mtl.processors import available_processors
 from fer_mtl.training.console import Console
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         jobs,
         out,
         partial(make_detector, options.detector),
-        settings={"source": options.source, **_identity(options.detector)},
+        settings={"source": resolved(options.source), **_identity(options.detector)},
         size=options.size,
         require_eyes=options.require_eyes,
         workers=options.workers or available_processors(),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL
-from fer_mtl.data.files import Found, Record, check_classes, counted, register_files
+from fer_mtl.data.files import PREPARED, Found, Record, check_classes, counted, register_files
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.sequences import BASIC
 from fer_mtl.data.tables import code, number, read_table
@@ -32,7 +32,9 @@ _ABOUT = {
     "obtain": "on request from mohammadmahoor.com/affectnet for non-commercial research; no redistribution",
     "subjects": "not known; use the official split: fold_rule official (validation.csv is the test part, as "
     "the set's own test part was never published)",
-    "frames": "single images, cut to the face's box in the table; whole with boxes=false (already cropped)",
+    "people": "affectnet",
+    "frames": "single images, cut to the face's box in the table; whole where `fer-mtl prepare` made them or "
+    "with boxes=false (already cropped)",
 }
 _CODES = "code in the tables: 0 neutral, 1 happiness, 2 sadness, 3 surprise, 4 fear, 5 disgust, 6 anger"
 
@@ -60,13 +62,16 @@ def find_affectnet8(root: Path, *, classes: Sequence[str] = EIGHT, boxes: bool =
 
 
 def find_affectnet(root: Path, classes: tuple[str, ...], boxes: bool) -> Found:
-    """The listed pictures of the classes, cut to their boxes unless told otherwise.
+    """The listed pictures of the classes, cut to their boxes unless told otherwise or prepared.
 
     Raises ValueError, naming the line, for missing columns, codes or boxes that mean nothing and a picture
     that is listed twice. A picture that is not there shows when it is read.
     """
     images = root / IMAGES if (root / IMAGES).is_dir() else root
     records, left_out = [], 0
+    # The tables are copied to prepared faces, but their boxes are places in the original pictures.
+    prepared = boxes and any((folder / PREPARED).is_dir() for folder in (root, images))
+    boxes = boxes and not prepared
     seen: dict[str, str] = {}
     for name, split in TABLES.items():
         if not (root / name).is_file():
@@ -87,4 +92,6 @@ def find_affectnet(root: Path, classes: tuple[str, ...], boxes: bool) -> Found:
                 raise ValueError(f"{where}: the face's box must have a positive size, got {box}")
             records.append(Record(path, expression, source, split, Cropped(path, *box) if box else None))
     notes = [f"{counted(left_out, 'row')} with other labels left out"] if left_out else []
+    if prepared:
+        notes.append("faces that fer-mtl prepare has cut out: the tables' boxes are not applied to them")
     return Found(root, records, classes, notes, known_subjects=False)

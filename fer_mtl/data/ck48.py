@@ -14,6 +14,7 @@ from fer_mtl.data.files import Found, Record, check_classes, files_in, register_
 
 # Subject, sequence and frame. The whole name must match, so that subject S01 is never found in S010.
 FRAME_NAME = re.compile(r"(?P<subject>S\d{3})_(?P<sequence>\d{3})_(?P<frame>\d{8})\.png")
+PEOPLE = "cohn-kanade"
 TERMS = "CK+ is free for research by agreement (jeffcohn.net); no redistribution"
 
 
@@ -25,6 +26,7 @@ TERMS = "CK+ is free for research by agreement (jeffcohn.net); no redistribution
     labels="the folders' names; contempt is the seventh class",
     subjects="the first part of the file name",
     frames="all that are there: the last three of each sequence",
+    people=PEOPLE,
 )
 def find_ck48(root: Path, *, classes: Sequence[str] = EXPRESSIONS) -> Found:
     """The folders of the wanted classes; the subject is the first part of the file name.
@@ -37,7 +39,12 @@ def find_ck48(root: Path, *, classes: Sequence[str] = EXPRESSIONS) -> Found:
 
 def find_cropped(root: Path, classes: tuple[str, ...], known: Sequence[str]) -> Found:
     """Frames of CK+ in one folder per expression, of which the `known` ones may be there."""
-    found = {expression_of(path.name, known, str(path)): path for path in subfolders(root)}
+    found: dict[str, Path] = {}
+    for path in subfolders(root):
+        name = expression_of(path.name, known, str(path))
+        if name in found:
+            raise ValueError(f"{root} has {name} twice, as {found[name].name} and {path.name}: keep one")
+        found[name] = path
     missing = [name for name in classes if name not in found]
     if missing:
         raise ValueError(

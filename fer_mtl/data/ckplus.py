@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_mtl.data.ck48 import FRAME_NAME, TERMS
+from fer_mtl.data.ck48 import FRAME_NAME, PEOPLE, TERMS
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL
 from fer_mtl.data.files import (
     Found,
@@ -37,6 +37,7 @@ IMAGES, LABELS = "cohn-kanade-images", "Emotion"
     labels="in *_emotion.txt: 1 anger, 2 contempt, 3 disgust, 4 fear, 5 happiness, 6 sadness, 7 surprise",
     subjects="the folder S005",
     frames="the last three of a labelled sequence; with seventh=neutral also its first, as neutral",
+    people=PEOPLE,
 )
 def find_ckplus(
     root: Path,

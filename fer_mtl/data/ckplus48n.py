@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_mtl.data.ck48 import TERMS, find_cropped
+from fer_mtl.data.ck48 import PEOPLE, TERMS, find_cropped
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL
 from fer_mtl.data.files import Found, check_classes, register_files
 
@@ -25,6 +25,7 @@ CLASSES = (*EXPRESSIONS, NEUTRAL)
     labels="the folders' names; eight classes with contempt and neutral",
     subjects="the first part of the file name",
     frames="all that are there: the first of a sequence is neutral, one peak frame shows its expression",
+    people=PEOPLE,
 )
 def find_ckplus48n(root: Path, *, classes: Sequence[str] = CLASSES) -> Found:
     """The folders of the wanted classes, as `fer_mtl.data.ck48.find_ck48` reads them, and neutral."""

@@ -22,9 +22,14 @@ def canonical(name: str) -> str:
 
 
 def expression_of(name: str, known: Sequence[str], where: str) -> str:
-    """The one of `known` that a folder or label called `name` means; ValueError naming `where` if none."""
-    by_canonical = {canonical(k): k for k in known}
-    try:
-        return by_canonical[canonical(name)]
-    except KeyError:
-        raise ValueError(f"unknown expression {name!r} in {where}; known: {', '.join(known)}") from None
+    """The one of `known` that a folder or label called `name` means: the one of that name, or else the one
+    that is another spelling of it. ValueError naming `where` if there is none, or several."""
+    lower = name.strip().lower()
+    # `known` may hold two spellings of one expression, e.g. neutral and calm, to keep them apart.
+    found = [k for k in known if k.strip().lower() == lower]
+    found = found or [k for k in known if canonical(k) == canonical(name)]
+    if not found:
+        raise ValueError(f"unknown expression {name!r} in {where}; known: {', '.join(known)}")
+    if len(found) > 1:
+        raise ValueError(f"{name!r} in {where} could be {' or '.join(found)}: name one of them like that")
+    return found[0]

@@ -33,6 +33,7 @@ FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTes
     "without one, won by unknown or NF, or without an image name are left out and counted",
     subjects="not known; use the official split, as for fer2013",
     frames="single images",
+    people="fer2013",
 )
 def find_ferplus(root: Path, *, classes: Sequence[str] = CLASSES, rule: str = "majority") -> Found:
     """The faces on whose expression the voters agree.
@@ -76,7 +77,8 @@ def find_ferplus(root: Path, *, classes: Sequence[str] = CLASSES, rule: str = "m
                 )
             picture, source = pixels[i][1], name
         if expression in wanted:
-            records.append(Record(path, expression, source, USAGE[usage], picture, source))
+            # The subject is the picture, called as in fer2013.csv whatever folder it lies in.
+            records.append(Record(path, expression, Path(name).stem, USAGE[usage], picture, source))
     if pixels is not None and count != len(pixels):
         raise ValueError(
             f"{votes} has {count} rows, fer2013.csv {len(pixels)}: the two must have the same rows"

@@ -21,6 +21,8 @@ from fer_mtl.data.images import Picture, read_images
 from fer_mtl.data.registry import Finder, check_options, lookup, register, require_folder
 
 _CLUTTER = {"thumbs.db", "desktop.ini"}
+PREPARED = ".prepare"
+"""The folder that `fer-mtl prepare` leaves among the faces it has cut out."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -58,8 +60,9 @@ class Found:
 
 
 def register_files(
-    name: str, *, summary: str, layout: str, obtain: str, labels: str, subjects: str, frames: str = ""
-) -> Callable[[Finder], Finder]:
+    name: str, *, summary: str, layout: str, obtain: str, labels: str, subjects: str, frames: str = "",
+    people: str | None = None,
+) -> Callable[[Finder], Finder]:  # fmt: skip
     """Enter a data set made of files: the decorated function lists its pictures, finder(root, **options).
 
     `root` exists and is a folder. The finder raises ValueError, naming the file or folder, for whatever does
@@ -79,7 +82,7 @@ def register_files(
 
         register(
             name, summary=summary, layout=layout, obtain=obtain, labels=labels, subjects=subjects,
-            frames=frames, finder=finder,
+            frames=frames, finder=finder, people=people or name,
         )(loader)  # fmt: skip
         return finder
 

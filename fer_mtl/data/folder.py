@@ -74,7 +74,8 @@ def _by_subject(root: Path, known: Sequence[str]) -> list[Record]:
     _refuse_files(root, "between the subjects' folders")
     names = {canonical(name) for name in known}
     subjects = subfolders(root)
-    looks_like = [folder for folder in subjects if canonical(folder.name) in names]
+    # Joy may be a person: her folder holds folders, not pictures.
+    looks_like = [folder for folder in subjects if canonical(folder.name) in names and not subfolders(folder)]
     if looks_like and len(looks_like) == len(subjects):
         raise ValueError(
             f"{root} is laid out as <expression>/*: say how to find the subject in a file's name with "

@@ -24,6 +24,8 @@ class DataSetInfo:
     labels, subjects, frames: which expressions it has and how they are coded, how a subject is recognised,
         and which frames of a sequence are taken
     finder: for a set made of files, what lists its pictures without reading them
+    people: whose faces it shows; sets of the same people have it in common and write their subjects alike,
+        so that nobody is tested who was trained on under another name of the set
     """
 
     name: str
@@ -36,6 +38,7 @@ class DataSetInfo:
     subjects: str = ""
     frames: str = ""
     finder: Finder | None = None
+    people: str = ""
 
     def options(self) -> dict[str, Any]:
         """The options of this data set alone, with their defaults."""
@@ -50,7 +53,8 @@ DATASETS: dict[str, DataSetInfo] = {}
 def register(
     name: str, *, summary: str, layout: str, obtain: str, needs_folder: bool = True, **more: Any
 ) -> Callable[[Loader], Loader]:
-    """Enter a loader into `DATASETS`; `more` are the other fields of `DataSetInfo`.
+    """Enter a loader into `DATASETS`; `more` are the other fields of `DataSetInfo`;
+    its people are its own unless told otherwise.
 
     The loader is called as loader(folder, image_size=, channels=, skip_bad_images=, **options) when it
     needs a folder and without `folder` and `skip_bad_images` when it does not. A set made of files is best
@@ -58,7 +62,8 @@ def register(
     """
 
     def enter(loader: Loader) -> Loader:
-        DATASETS[name] = DataSetInfo(name, summary, layout, obtain, loader, needs_folder, **more)
+        fields = {"people": name, **more}
+        DATASETS[name] = DataSetInfo(name, summary, layout, obtain, loader, needs_folder, **fields)
         return loader
 
     return enter

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from fer_mtl.data.images import ImageError
 
 Point = tuple[float, float]
 
@@ -42,7 +46,17 @@ class Detector(Protocol):
     """Anything with this method serves."""
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """The faces in a picture, uint8 RGB [height, width, 3], in any order; empty where there is none."""
+        """The faces in a picture, uint8 RGB [height, width, 3], in any order; empty where there is none.
+        Raises ImageError for a picture that it cannot search."""
+
+
+@contextmanager
+def named(error: type[Exception]) -> Iterator[None]:
+    """Raise ImageError for an error of OpenCV: one odd picture must not end the search of all others."""
+    try:
+        yield
+    except error as found:
+        raise ImageError(f"OpenCV cannot search it for faces: {found}") from found
 
 
 def make_detector(name: str) -> Detector:

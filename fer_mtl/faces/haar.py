@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_mtl.faces.detector import Face, Point
+from fer_mtl.faces.detector import Face, Point, named
 
 Box = tuple[float, float, float, float]
 
@@ -44,10 +44,14 @@ class HaarDetector:
         return self._cv2.CascadeClassifier(str(path))
 
     def detect(self, image: np.ndarray) -> list[Face]:
+        with named(self._cv2.error):
+            return self._detect(image)
+
+    def _detect(self, image: np.ndarray) -> list[Face]:
         grey = self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY)
         factor = max(1.0, max(grey.shape) / _LARGEST)
         if factor > 1:
-            size = round(grey.shape[1] / factor), round(grey.shape[0] / factor)
+            size = max(1, round(grey.shape[1] / factor)), max(1, round(grey.shape[0] / factor))
             grey = self._cv2.resize(grey, size, interpolation=self._cv2.INTER_AREA)
         grey = self._cv2.equalizeHist(grey)
         smallest = max(20, int(min(grey.shape) * _SMALLEST))

@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fer_mtl.data.files import PREPARED
 from fer_mtl.data.images import ImageError, Picture, open_image
+from fer_mtl.data.registry import DATASETS
 from fer_mtl.faces.align import align
 from fer_mtl.faces.detector import Detector
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import replacing, write_json, write_text
 
-STATE = ".prepare"
+STATE = PREPARED
 _CHUNK = 8  # pictures handed to a process at once
 
 
@@ -177,6 +179,15 @@ def _do(job: Job) -> Outcome:
     return _started(job)
 
 
+def resolved(source: str) -> str:
+    """A source, "FOLDER" or "NAME:FOLDER", with its folder in full: "photos", "photos/" and "./photos" are
+    one."""
+    name, colon, folder = source.partition(":")
+    if not (name in DATASETS and folder):
+        name, colon, folder = "", "", source
+    return f"{name}{colon}{Path(folder).expanduser().resolve()}"
+
+
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Make the folder ours, or see that it is and was made alike."""
     import json
@@ -185,9 +196,10 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if before.get(name) != value:
+            was = before.get(name)
+            if was != value and not (name == "source" and was and resolved(was) == resolved(value)):
                 raise ValueError(
-                    f"{out} was prepared with {name} {before.get(name)!r}, not {value!r}: name another folder"
+                    f"{out} was prepared with {name} {was!r}, not {value!r}: name another folder"
                 )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_mtl.faces.detector import Face
+from fer_mtl.faces.detector import Face, named
 
 _SCORE, _OVERLAP, _MOST = 0.7, 0.3, 100
 
@@ -26,6 +26,7 @@ class YuNetDetector:
 
         if not model.is_file():
             raise FileNotFoundError(f"detector model does not exist: {model}")
+        self._error = cv2.error
         cv2.setNumThreads(1)  # pictures are spread over processes
         try:
             self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), _SCORE, _OVERLAP, _MOST)
@@ -34,8 +35,9 @@ class YuNetDetector:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         height, width = image.shape[:2]
-        self._network.setInputSize((width, height))
-        _, rows = self._network.detect(np.ascontiguousarray(image[..., ::-1]))  # it wants BGR
+        with named(self._error):
+            self._network.setInputSize((width, height))
+            _, rows = self._network.detect(np.ascontiguousarray(image[..., ::-1]))  # it wants BGR
         faces = []
         for row in [] if rows is None else rows.tolist():
             # Box, then the person's right eye (to the left in the picture), left eye, nose, corners, score.

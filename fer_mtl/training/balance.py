@@ -26,6 +26,7 @@ from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json, write_text
+from fer_mtl.training.seen import people_of, seen_by, union
 from fer_mtl.training.settings import check
 from fer_mtl.training.starting import load_judge
 from fer_mtl.training.synthetic import MANIFEST, check_subjects
@@ -102,7 +103,10 @@ class Balance:
 
 @dataclass(frozen=True)
 class Source:
-    """A run to draw with: its network, its recogniser or another, its identity network, its own fold."""
+    """A run to draw with: its network, its recogniser or another, its identity network, its own fold.
+
+    seen: subjects of its data set whom it or the other recogniser was trained on
+    """
 
     folder: Path
     model: FERSNet
@@ -110,6 +114,7 @@ class Source:
     identity: FeatureNetwork
     config: TrainConfig
     split: dict[str, list[str]]
+    seen: list[str]
 
 
 def open_source(folder: str | Path, judge: str | None, classes: tuple[str, ...]) -> Source:
@@ -124,7 +129,9 @@ def open_source(folder: str | Path, judge: str | None, classes: tuple[str, ...])
     config, split = from_dict(TrainConfig, trained.origin["config"]), trained.origin["split"]
     other = load_judge(judge, split["test"], config, classes)
     own = Judge(f"{folder} itself", trained.model)
-    return Source(folder, trained.model, other or own, identity, config, split)
+    origins = [trained.origin, *([] if judge is None else [checkpoints.load_model(judge).origin])]
+    seen = union(*map(seen_by, origins))[people_of(config.data)]
+    return Source(folder, trained.model, other or own, identity, config, split, seen)
 
 
 def training_faces(source: Source, faces: FaceSet) -> FaceSet:
@@ -224,6 +231,7 @@ def draw_batch(
                     "data": source.config.data,
                     "fold": source.config.fold,
                     "seed": source.config.seed,
+                    "seen": source.seen,
                 }
             )
             tally.kept += 1

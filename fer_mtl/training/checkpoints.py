@@ -51,8 +51,9 @@ class TrainedModel:
     model: FERSNet
     classes: tuple[str, ...]
     origin: dict[str, Any] = field(default_factory=dict)
-    """Of a checkpoint: ``config``, ``split`` (subjects by role) and ``epoch``. A model folder has none, but
-    may tell more in the model's ``metadata``."""
+    """Of a checkpoint: ``config``, ``split`` (subjects by role), ``seen`` (see :mod:`fer_mtl.training.seen`;
+    older ones lack it) and ``epoch``. A model folder has none, but may tell more in the model's
+    ``metadata``."""
 
     @property
     def views(self) -> str:
@@ -89,7 +90,8 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> Traine
     content = load(resolve(source))
     model = FERSNet(**content["model_config"])
     model.load_state_dict(content["model"])
-    origin: dict[str, Any] = {key: content[key] for key in ("config", "split", "epoch") if key in content}
+    told = ("config", "split", "seen", "epoch")
+    origin: dict[str, Any] = {key: content[key] for key in told if key in content}
     return TrainedModel(model.to(device).eval(), tuple(content["classes"]), origin)
 
 

@@ -10,6 +10,8 @@ from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.pretrained import load_weights
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.seen import check_unseen
+from fer_mtl.training.synthetic import check_drawn_by
 
 
 def part_of(key: str) -> set[str]:
@@ -35,11 +37,14 @@ def start_from(model: FERSNet, source: str, restart: Collection[str]) -> None:
 
 def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Sequence[str]) -> None:
     """Raise ``ValueError`` when a run of ``config`` must not start from its ``init``: that knows tested
-    subjects, or other expressions, and parts that tell expressions apart by their number would be kept."""
+    subjects, or other expressions, and parts that tell expressions apart by their number would be kept. And
+    when who drew its ``synthetic`` faces knows tested subjects."""
+    if config.synthetic is not None:
+        check_drawn_by(config.synthetic, test_subjects)
     if config.init is None:
         return
     found = checkpoints.load_model(config.init)
-    check_unseen(found.origin, test_subjects, config.data)
+    check_unseen(config.init, found.origin, test_subjects, config.data)
     if found.classes == tuple(classes):
         return
     numbered = ("classifier", "style") if config.model.synthesis else ("classifier",)
@@ -51,42 +56,36 @@ def check_start(config: TrainConfig, test_subjects: Collection[str], classes: Se
         )
 
 
-def check_unseen(origin: Mapping[str, Any], test_subjects: Collection[str], data: str) -> None:
-    """Raise ``ValueError`` when a network that this run builds on (``origin`` as in its checkpoint) was
-    trained on subjects it tests.
-
-    Subjects are compared where both were trained on the data set of the same name; elsewhere equal ids are
-    other people.
-    """
-    if "config" not in origin or data_name(origin["config"]["data"]) != data_name(data):
-        return
-    split = origin.get("split", {})
-    seen = {*split.get("train", ()), *split.get("validation", ())} & set(test_subjects)
-    if seen:
-        raise ValueError(
-            f"init and judge must not know the tested subjects, but were trained on {len(seen)} of them: "
-            f"{', '.join(sorted(seen)[:5])}; use the run of the same fold"
-        )
-
-
 def load_judge(
     source: str | None, test_subjects: Collection[str], config: TrainConfig, classes: Sequence[str]
 ) -> Judge | None:
-    """The recogniser of the run ``source``, to read the faces synthesised by a run of ``config``.
+    """The recogniser of the run ``source``, to read the faces synthesised by a run of ``config``; raises as
+    :func:`open_judge`."""
+    if source is None:
+        return None
+    return open_judge(source, test_subjects, config.data, vars(config.model), classes)
+
+
+def open_judge(
+    source: str,
+    test_subjects: Collection[str],
+    data: str,
+    drawn_by: Mapping[str, Any],
+    classes: Sequence[str],
+) -> Judge:
+    """The recogniser of ``source``, to read what a network with the settings ``drawn_by`` draws on ``data``.
 
     Raises ``ValueError`` when it knows tested subjects, other expressions, or sees images of another size.
     """
-    if source is None:
-        return None
     trained = checkpoints.load_model(source)
-    check_unseen(trained.origin, test_subjects, config.data)
+    check_unseen(source, trained.origin, test_subjects, data)
     if trained.classes != tuple(classes):
         raise ValueError(f"judge must read {', '.join(classes)}; {source} reads {', '.join(trained.classes)}")
     for key in ("image_size", "in_channels"):
-        if trained.model.config[key] != getattr(config.model, key):
+        if trained.model.config[key] != drawn_by[key]:
             raise ValueError(
-                f"judge must have model.{key} {getattr(config.model, key)} as this run, {source} has "
-                f"{trained.model.config[key]}"
+                f"judge must have model.{key} {drawn_by[key]} as the network whose faces it reads, {source} "
+                f"has {trained.model.config[key]}"
             )
     return Judge(source, trained.model)
 

@@ -9,6 +9,7 @@ Each line says all that is known of its face, so that a manifest can be cut or j
     confidence       the recogniser's probability of ``expression``
     identity         cosine of the identity network's features of source and face
     run, data, fold, seed       the run that drew it
+    seen             the subjects of that data set whom this run and its judge were trained on
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ import torch
 from fer_mtl.data import FaceSet
 from fer_mtl.data.images import read_images
 
-FIELDS = ("file", "expression", "subject", "source", "source_expression", "confidence", "identity", "run")
+FIELDS = (
+    "file",
+    "expression",
+    "subject",
+    "source",
+    "source_expression",
+    "confidence",
+    "identity",
+    "run",
+    "seen",
+)
 MANIFEST = "manifest.jsonl"
 
 
@@ -40,6 +51,11 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
         missing = [name for name in FIELDS if not isinstance(record, dict) or name not in record]
+        if missing == ["seen"]:
+            raise ValueError(
+                f"{path}, line {number}: lacks seen, whom {record['run']} was trained on, as manifests of "
+                "older versions do; run fer-mtl balance again"
+            )
         if missing:
             raise ValueError(f"{path}, line {number}: lacks {', '.join(missing)}")
         records.append(record)
@@ -81,6 +97,18 @@ def load_synthetic(path: str | Path, like: FaceSet) -> FaceSet:
         subjects=[record["subject"] for record in records],
         sources=[record["file"] for record in records],
     )
+
+
+def check_drawn_by(path: str | Path, test_subjects: Collection[str]) -> None:
+    """Raise ``ValueError`` when a face of the manifest was drawn, or chosen, by a network that knows a tested
+    subject: it may pass on what it has learnt from them, whomever it redraws."""
+    for record in read_manifest(path):
+        if known := sorted(set(test_subjects) & set(record["seen"])):
+            raise ValueError(
+                f"{manifest_file(path)}: {record['file']} was drawn by {record['run']}, which (or its judge) "
+                f"was trained on {len(known)} of the tested subjects: {', '.join(known[:5])}; make it from "
+                "the run of the same fold"
+            )
 
 
 def check_subjects(drawn: Collection[str], allowed: Collection[str], where: str) -> None:

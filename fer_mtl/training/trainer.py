@@ -33,6 +33,7 @@ from fer_mtl.training.networks import build_networks, choose_device, make_optimi
 from fer_mtl.training.phases import Batch, NotFinite, Terms, mix_up, plan, take_step
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.schedule import learning_rate
+from fer_mtl.training.seen import seen_by_run
 from fer_mtl.training.synthetic import join
 
 
@@ -67,6 +68,7 @@ class Trainer:
         self.faces = train if synthetic is None else join(train, synthetic)
         """Training faces: the real ones, then the synthetic ones."""
         self.subjects = subjects or {}
+        self.seen = seen_by_run(config, self.subjects)
         self.console = console or Console(quiet=True)
         self.on_step = on_step
         self.device = choose_device(config.device)
@@ -264,6 +266,7 @@ class Trainer:
             **checkpoints.model_content(self.networks.used, self.train_set.classes),
             "config": to_dict(self.config),
             "split": self.subjects,
+            "seen": self.seen,
             "epoch": self.position.epoch,
             "networks": {
                 name: module.state_dict()
@@ -282,10 +285,8 @@ class Trainer:
         state = self.state()
         checkpoints.save(state, self.run.last)
         if selected:
-            checkpoints.save(
-                {key: state[key] for key in ("model", "model_config", "classes", "config", "split", "epoch")},
-                self.run.best,
-            )
+            kept = ("model", "model_config", "classes", "config", "split", "seen", "epoch")
+            checkpoints.save({key: state[key] for key in kept}, self.run.best)
 
     def resume(self) -> None:
         """Go back to the state in ``last.pt``. ``ValueError`` when it belongs to another configuration."""

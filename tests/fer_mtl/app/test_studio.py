@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_mtl.app.studio import SHOWN_SIDE, Studio, shown, stored_picture
+from fer_mtl.app.studio import SHOWN_SIDE, Studio, enlargement, shown, stored_picture
 from fer_mtl.commands.export import facts
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
@@ -125,6 +125,13 @@ def test_a_model_folder_tells_what_its_run_told(trained: TrainedModel, tmp_path:
     with_neutral.metadata = {"data": "procedural"}
     strangers = Studio(TrainedModel(with_neutral, ("neutral", "fear")), Finds()).strangers()
     assert [name for _, name in strangers] == ["neutral", "fear"]
+
+
+@pytest.mark.parametrize(
+    ("size", "times"), [((48, 48), 6), ((1500, 1), 1), ((100, 1), 20), ((3000, 10), 1), ((300, 300), 1)]
+)
+def test_small_pictures_are_enlarged_within_bounds(size: tuple[int, int], times: int) -> None:
+    assert enlargement(Image.new("L", size)) == times
 
 
 def test_the_surest_frame_of_each_expression_in_order(trained: TrainedModel, photo: Path) -> None:

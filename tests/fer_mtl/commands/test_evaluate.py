@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from fer_mtl.cli import main
-from fer_mtl.commands.evaluate import match_classes
+from fer_mtl.commands.evaluate import match_classes, unseen
 from fer_mtl.data import FaceSet
+from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.training.checkpoints import load_model
 
 
 def test_the_held_out_fold_is_what_the_training_tested(
@@ -34,6 +36,47 @@ def test_other_data_leaves_out_who_was_trained_on(
         assert f"({images} images)" in capsys.readouterr().out
     assert main(["evaluate", str(trained_run), "--data", "nowhere:x"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_expressions": 6}, "judge must read anger"),
+        ({"image_size": 64}, "judge must have model.image_size"),
+    ],
+)
+def test_a_judge_must_fit(
+    trained_run: Path,
+    faces: FaceSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict,
+    message: str,
+) -> None:
+    """Also one that was exported."""
+    config = {"num_expressions": 7, "image_size": 32, "width": 0.125, **changes}
+    names = list(faces.classes[: config["num_expressions"]])
+    FERSNet(**config).save_pretrained(tmp_path / "judge", {"expressions": names})
+    assert main(["evaluate", str(trained_run), "--judge", str(tmp_path / "judge")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_same_people_under_another_name_are_left_out(trained_run: Path, faces: FaceSet) -> None:
+    trained = load_model(trained_run)
+    known = trained.origin["split"]["train"]
+    trained.origin |= {"config": {"data": "jaffe:x"}, "seen": {"cohn-kanade": known}}  # seen at its start
+    assert set(unseen(faces, trained, "ck48:y").subjects) == set(faces.subjects) - set(known)
+    assert len(unseen(faces, trained, "jaffe:y")) == len(faces)
+
+
+def test_of_a_model_folder_nobody_can_tell(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    assert main(["export", str(trained_run), "--out", str(model)]) == 0
+    spec = "procedural:num_subjects=2,images_per_expression=1"
+    assert main(["evaluate", str(model), "--data", spec]) == 0
+    assert f"{model} does not say whom it was trained on" in caplog.text
 
 
 def test_classes_are_matched_by_name(faces: FaceSet) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from fer_mtl.cli import main
 from fer_mtl.commands import predict as command
 from fer_mtl.data import FaceSet
+from fer_mtl.data.images import ImageError
 from fer_mtl.evaluation.predict import predict
 from fer_mtl.evaluation.reading import COLUMNS, Reading, Table
 from fer_mtl.faces import Face
@@ -123,6 +124,27 @@ def test_what_cannot_be_read_stops_it_or_is_left_out(
     assert main([*arguments, "--skip-bad-images"]) == 0
     assert "left out: " in capsys.readouterr().out
     assert len(rows(out)) == 2
+
+
+def test_a_picture_the_detector_cannot_search_is_left_out(
+    trained_run: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Fails:
+        def detect(self, image: np.ndarray) -> list[Face]:
+            if image.shape[0] == 1:
+                raise ImageError("cannot search it")
+            return [Face((0, 0, 20, 20))]
+
+    monkeypatch.setattr(command, "make_detector", lambda name: Fails())
+    Image.new("RGB", (50, 1)).save(photos / "thin.png")
+    arguments = ["predict", str(trained_run), str(photos)]
+    assert main(arguments) == 2
+    assert "thin.png: cannot search it; --skip_bad_images" in capsys.readouterr().err
+    assert main([*arguments, "--skip_bad_images"]) == 0
+    assert "thin.png: cannot search it" in capsys.readouterr().out
 
 
 def test_the_pictures_read_are_never_written_over(

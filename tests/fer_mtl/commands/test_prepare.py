@@ -9,6 +9,7 @@ from PIL import Image
 from fer_mtl.cli import main
 from fer_mtl.commands.prepare import jobs_of_set
 from fer_mtl.data import FaceSet, load
+from fer_mtl.data.affectnet import COLUMNS
 from fer_mtl.data.files import Found, Record
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.video import VideoFrame
@@ -49,6 +50,23 @@ def test_a_data_set_is_read_from_the_results(
     assert (out / loaded.sources[0]).stat().st_mtime_ns == first
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_boxes_are_not_applied_to_prepared_faces(tmp_path: Path, faces: FaceSet, named: bool) -> None:
+    root, out = tmp_path / "AffectNet", tmp_path / "out"
+    columns = ",".join(COLUMNS)
+    for i, table in enumerate(("training.csv", "validation.csv")):
+        write(root / "Manually_Annotated_Images" / "1" / f"{i}.png", faces, i)
+        (root / table).write_text(f"{columns}\n1/{i}.png,4,4,20,20,1;2,1,0,0\n")
+    source = f"affectnet7:{root}" if named else str(root)
+    assert main(["prepare", source, str(out), "--detector", "whole", "--size", "110"]) == 0
+    loaded = load(f"affectnet7:{out}", image_size=96)
+    whole = load(f"affectnet7:{out}", image_size=96, boxes=False)
+    assert loaded.images.equal(whole.images)
+    assert loaded.notes == [
+        "faces that fer-mtl prepare has cut out: the tables' boxes are not applied to them"
+    ]
+
+
 def test_a_plain_folder_takes_every_picture(
     ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +81,24 @@ def test_a_plain_folder_takes_every_picture(
     assert "1 picture failed" in text and "broken.png: " in text and "the file is empty" in text
     assert (out / STATE / "failed.csv").read_text().splitlines()[1].startswith("broken.png,")
     assert (out / "Emotion" / "S005" / "001" / "S005_001_00000005_emotion.txt").is_file()
+
+
+def test_a_source_is_the_same_however_it_is_written(
+    ckplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "ckplus:"):
+        out = f"out {name.strip(':')}"
+        for source in ("CK+", "CK+/", "./CK+", ckplus):
+            assert main(["prepare", f"{name}{source}", out, "--detector=whole", "--workers=1"]) == 0
+        assert main(["prepare", f"{name}CK+/../CK+", out, "--detector=haar"]) == 2
+        assert "was prepared with detector" in capsys.readouterr().err
+    (settings := tmp_path / "out ckplus" / STATE / "settings.json").write_text(
+        settings.read_text().replace(f"ckplus:{ckplus}", "ckplus:CK+")  # as older versions wrote it
+    )
+    assert main(["prepare", "ckplus:CK+/", "out ckplus", "--detector=whole", "--workers=1"]) == 0
+    assert main(["prepare", "CK+", "out ckplus", "--detector=whole"]) == 2
+    assert "was prepared with source 'ckplus:CK+'" in capsys.readouterr().err
 
 
 def test_frames_boxes_and_tables(tmp_path: Path) -> None:

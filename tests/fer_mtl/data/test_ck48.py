@@ -65,6 +65,12 @@ def test_unknown_and_missing_folders_are_named(tree: Path) -> None:
         load(f"ck48:{tree}", image_size=48)
 
 
+def test_two_folders_of_one_expression_are_named(tree: Path) -> None:
+    (tree / "happiness").mkdir()
+    with pytest.raises(ValueError, match="has happiness twice, as happiness and happy"):
+        load(f"ck48:{tree}", image_size=48)
+
+
 def test_bad_images(tree: Path) -> None:
     bad = tree / "fear" / "S010_003_00000000.png"
     bad.write_bytes(b"")

@@ -19,6 +19,13 @@ def test_names_of_ones_own_are_found_as_they_are_written() -> None:
     assert expression_of("happiness", ("Bored", "Happy"), "here") == "Happy"
 
 
+def test_two_spellings_may_be_two_expressions() -> None:
+    for known in (("neutral", "calm"), ("calm", "neutral")):
+        assert [expression_of(name, known, "here") for name in ("Neutral", "calm")] == ["neutral", "calm"]
+    with pytest.raises(ValueError, match="'happiness' in photos could be happy or joy"):
+        expression_of("happiness", ("happy", "joy"), "photos")
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(
         ValueError, match=r"unknown expression 'bored' in photos/bored; known: anger, .*surprise"

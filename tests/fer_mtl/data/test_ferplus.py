@@ -35,6 +35,7 @@ def test_majority_on_the_pixels_of_fer2013(root: Path, grey_rows: GreyRows) -> N
     assert loaded.sources == ["fer0000001.png", "fer0000003.png", "fer0000005.png"]
     assert [loaded.classes[i] for i in loaded.labels] == ["happiness", "contempt", "surprise"]
     assert loaded.split == ["train", "train", "test"]
+    assert loaded.subjects == ["fer0000001", "fer0000003", "fer0000005"]  # as in fer2013
     assert loaded.images[:, 0].equal(grey_rows[0][[1, 3, 5]])
     assert loaded.notes[:2] == [
         "3 rows of 7 without agreement on an expression left out",
@@ -61,6 +62,7 @@ def test_pictures(write_tree: Callable[[dict[str, int]], Path], place: str) -> N
     (root / "fer2013new.csv").write_text(HEADER + ROWS)
     loaded = load(f"ferplus:{root}", image_size=42)
     assert loaded.sources[-1] == f"{place}FER2013Test/fer0000005.png"
+    assert loaded.subjects[-1] == "fer0000005"
     (root / loaded.sources[-1]).unlink()
     with pytest.raises(ValueError, match=r"fer0000005\.png"):
         load(f"ferplus:{root}", image_size=42)

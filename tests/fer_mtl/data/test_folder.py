@@ -55,6 +55,12 @@ def test_classes_of_ones_own_set_the_labels(write_tree: WriteTree) -> None:
         load(f"folder:{root}", image_size=48)
 
 
+def test_spellings_named_as_classes_stay_apart(write_tree: WriteTree) -> None:
+    root = write_tree({"ann/neutral/1.png": 0, "ann/calm/1.png": 1, "bob/calm/1.png": 2})
+    faces = load(f"folder:{root}", image_size=48, classes=("calm", "neutral"))
+    assert faces.class_counts() == {"calm": 2, "neutral": 1}
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -77,6 +83,11 @@ def test_expressions_without_a_pattern_are_refused(by_expression: Path) -> None:
 def test_a_pattern_for_folders_of_subjects_is_refused(by_subject: Path) -> None:
     with pytest.raises(ValueError, match="unknown expression 'Anna Müller'"):
         load(f"folder:{by_subject}", image_size=48, subject_pattern="(.)")
+
+
+def test_a_person_may_be_called_like_an_expression(write_tree: WriteTree) -> None:
+    faces = load(f"folder:{write_tree({'Joy/fear/1.png': 0, 'Anna/Joy/1.png': 1})}", image_size=48)
+    assert faces.subjects == ["Anna", "Joy"] and faces.class_counts() == {"fear": 1, "happiness": 1}
 
 
 def test_mixed_layouts_are_refused(write_tree: WriteTree) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fer_mtl.data import FaceSet
+from fer_mtl.data.images import ImageError
 from fer_mtl.faces.haar import HaarDetector, pair_of_eyes
 
 FACE = (100.0, 100.0, 100.0, 100.0)
@@ -42,6 +43,10 @@ def test_the_cascades_run(faces: FaceSet) -> None:
     pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
     detector = HaarDetector()
     assert detector.detect(np.full((120, 160, 3), 128, np.uint8)) == []
+    with pytest.raises(ImageError, match="cannot search it for faces"):
+        detector.detect(np.zeros((0, 0, 3), np.uint8))
+    for shape in ((1, 5000), (5000, 1), (1, 1)):  # too thin to be reduced in proportion
+        assert detector.detect(np.zeros((*shape, 3), np.uint8)) == []
     picture = np.pad(
         faces.images[0].permute(1, 2, 0).numpy().repeat(6, 0).repeat(6, 1), ((60, 60), (60, 60), (0, 0))
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fer_mtl.data.images import ImageError
 from fer_mtl.faces.yunet import YuNetDetector
 
 ROW = [10, 20, 30, 40, 15, 30, 33, 31, 24, 40, 17, 50, 32, 51, 0.9]
@@ -55,6 +56,18 @@ def test_rows_become_faces_with_five_points(network: FakeNetwork, tmp_path: Path
     assert face.box == (10, 20, 30, 40)
     assert face.points == ((15, 30), (33, 31), (24, 40), (17, 50), (32, 51))
     assert face.score == pytest.approx(0.9)
+
+
+def test_a_picture_that_opencv_does_not_take(
+    network: FakeNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: np.ndarray) -> None:
+        raise RuntimeError("(-215:Assertion failed)")
+
+    (tmp_path / "m.onnx").touch()
+    monkeypatch.setattr(network, "detect", fail)
+    with pytest.raises(ImageError, match=r"cannot search it for faces: \(-215"):
+        YuNetDetector(tmp_path / "m.onnx").detect(np.zeros((1, 1, 3), np.uint8))
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:

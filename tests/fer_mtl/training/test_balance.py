@@ -16,6 +16,7 @@ from fer_mtl.training.balance import BalanceOptions, Source, balance, open_sourc
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.console import Console
 from fer_mtl.training.run import train_run
+from fer_mtl.training.seen import seen_by_run
 from fer_mtl.training.synthetic import load_synthetic, read_manifest
 
 Tiny = Callable[..., TrainConfig]
@@ -77,6 +78,7 @@ def test_the_classes_become_even_with_faces_of_training_subjects_only(
         assert record["source_expression"] != record["expression"]
         assert (tmp_path / record["file"]).is_file()
         assert record["run"] == str(trained_run) and record["fold"] == 0
+        assert record["seen"] == split["train"]
     made = {name: tally["kept"] for name, tally in summary["synthetic"].items()}
     train = uneven.subset([i for i, s in enumerate(uneven.subjects) if s in split["train"]])
     assert len({train.class_counts()[name] + made[name] for name in made}) == 1
@@ -134,8 +136,11 @@ def test_a_run_trains_on_the_mixture(trained_run: Path, faces: FaceSet, tiny: Ti
     assert len(order) == 84 and int((order < 42).sum()) == 42 == len(set(order[order < 42].tolist()))
     assert report["method"].startswith("FERSNet*")
     other = tiny(epochs=1, fold=1, synthetic=str(tmp_path / "made"))
-    with pytest.raises(ValueError, match="not training subjects of this fold"):
+    with pytest.raises(ValueError, match=f"drawn by {trained_run}.* was trained on 2 of the tested subjects"):
         train_run(other, tmp_path / "leak", faces=faces)
+    drawn_by = checkpoints.load_model(trained_run).origin["split"]["train"]
+    few = tiny(epochs=1, synthetic=str(tmp_path / "made"))
+    assert seen_by_run(few, {"train": drawn_by[:1]}) == {"procedural": drawn_by}
 
 
 def test_only_a_run_that_can_draw_is_taken(

@@ -9,7 +9,14 @@ import torch
 
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.pictures import to_image
-from fer_mtl.training.synthetic import FIELDS, check_subjects, join, load_synthetic, read_manifest
+from fer_mtl.training.synthetic import (
+    FIELDS,
+    check_drawn_by,
+    check_subjects,
+    join,
+    load_synthetic,
+    read_manifest,
+)
 
 
 def write_manifest(folder: Path, faces: FaceSet, count: int = 3, **changes: Any) -> Path:
@@ -27,6 +34,7 @@ def write_manifest(folder: Path, faces: FaceSet, count: int = 3, **changes: Any)
             "confidence": 0.9,
             "identity": 0.8,
             "run": "some/run",
+            "seen": ["P0000", "P0001"],
         }
         lines.append(json.dumps(line | changes))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
@@ -47,6 +55,21 @@ def test_a_face_of_a_stranger_is_refused(faces: FaceSet, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="1 subjects who are not training subjects of this fold: P0000"):
         load_synthetic(file, others)
     check_subjects([], [], "nothing")
+
+
+def test_a_face_drawn_by_who_knows_the_tested_is_refused(faces: FaceSet, tmp_path: Path) -> None:
+    """Line by line: also where a manifest was joined from two."""
+    file = write_manifest(tmp_path, faces)
+    check_drawn_by(tmp_path, ["P0002", "P0003"])
+    lines = file.read_text().splitlines()
+    other = json.loads(lines[2]) | {"run": "other/run", "seen": ["P0002"]}
+    file.write_text("\n".join([*lines[:2], json.dumps(other)]) + "\n")
+    with pytest.raises(ValueError, match=r"manifest.jsonl: face2.png was drawn by other/run.* 1 .*: P0002"):
+        check_drawn_by(tmp_path, ["P0002", "P0003"])
+    del other["seen"]
+    file.write_text(json.dumps(other) + "\n")
+    with pytest.raises(ValueError, match=r"line 1: lacks seen.*run fer-mtl balance again"):
+        check_drawn_by(tmp_path, [])
 
 
 def test_an_expression_the_data_lacks_is_refused(faces: FaceSet, tmp_path: Path) -> None:
