@@ -164,12 +164,13 @@ def paired(runs: Sequence[Run]) -> list[Part]:
         return []
     header = [
         "first", "second", "difference in points", "images only one has right", "p, McNemar by seed",
-        "p, folds x seeds", "p, subjects",
+        "p, folds", "p, subjects",
     ]  # fmt: skip
     lead = (
         "Same images, same folds. McNemar's exact test counts images and takes them as independent, which "
-        "the frames of one sequence are not; the t test over folds and seeds is corrected for training sets "
-        "that overlap; the last one flips the sign of whole subjects. Mean difference over folds and seeds."
+        "the frames of one sequence are not; the t test over folds (each the mean of its seeds) is corrected "
+        "for training sets that overlap; the last one flips the sign of whole subjects. Mean difference over "
+        "folds and seeds."
     )
     return [Part("paired", "Paired tests", lead, table=Table(header, rows, range(2, 7)))]
 

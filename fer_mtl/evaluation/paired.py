@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from fer_mtl.evaluation.predictions import Predictions, concatenate
@@ -12,7 +13,8 @@ from fer_mtl.evaluation.statistics import corrected_t, mcnemar, subject_permutat
 def compare(first: Run, second: Run) -> dict[str, Any]:
     """Three tests of "both runs recognise equally well", over the seeds that both have.
 
-    ``mcnemar``: exact, on images, one for each seed. ``folds``: paired t over folds x seeds with the
+    ``mcnemar``: exact, on images, one for each seed. ``folds``: paired t over folds, of the accuracy that is
+    averaged over seeds (which all have the same folds, and so are no further evidence on them), with the
     correction for overlapping training sets. ``subjects``: sign flips over subjects, of the accuracy that is
     averaged over seeds. Differences are first - second.
 
@@ -29,9 +31,10 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     if ours.keys() != theirs.keys() or any(set(ours[k].source) != set(theirs[k].source) for k in ours):
         raise ValueError(f"{names} were not tested on the same images in the same folds")
     theirs = {key: reorder(found, ours[key].source) for key, found in theirs.items()}
-    differences = [
-        float(ours[key].correct.double().mean() - theirs[key].correct.double().mean()) for key in ours
-    ]
+    differences: dict[int, list[float]] = {}
+    for seed, fold in ours:
+        right, other_right = (side[seed, fold].correct.double().mean() for side in (ours, theirs))
+        differences.setdefault(fold, []).append(float(right - other_right))
     per_seed = {
         seed: mcnemar(
             *(
@@ -48,7 +51,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
         "second": second.name,
         "seeds": seeds,
         "mcnemar": per_seed,
-        "folds": corrected_t(differences, test_share(first)),
+        "folds": corrected_t([fmean(found) for found in differences.values()], test_share(first)),
         "subjects": subject_permutation(correct, other, subjects),
     }
 

@@ -59,7 +59,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
 
 
 def corrected_t(differences: Sequence[float], test_share: float) -> dict[str, Any]:
-    """Paired t test over folds x seeds with the correction for training sets that overlap (Nadeau and Bengio,
+    """Paired t test over folds with the correction for training sets that overlap (Nadeau and Bengio,
     Machine Learning 2003): the variance is taken (1/n + n_test/n_train) times, not 1/n times.
 
     ``test_share`` is n_test / n_train of a fold. p is None for fewer than two differences.

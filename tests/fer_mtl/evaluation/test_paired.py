@@ -30,6 +30,20 @@ def test_images_are_paired_by_name(faces: FaceSet, tiny: Tiny, made_up: MakeUp) 
     assert other["folds"]["mean"] == -found["folds"]["mean"] and other["folds"]["p"] == found["folds"]["p"]
 
 
+def test_seeds_are_no_further_folds(faces: FaceSet, tiny: Tiny, made_up: MakeUp) -> None:
+    """The same folds tested three times tell no more about other folds than once."""
+    wrong = set(faces.sources[3:9])
+    once, thrice = (
+        compare(
+            load_run(made_up(f"first-{len(seeds)}", tiny(), seeds)),
+            load_run(made_up(f"second-{len(seeds)}", tiny(), seeds, wrong)),
+        )["folds"]
+        for seeds in ((0,), (0, 1, 2))
+    )
+    assert thrice["n"] == 4
+    assert (thrice["mean"], thrice["t"], thrice["p"]) == pytest.approx((once["mean"], once["t"], once["p"]))
+
+
 def test_other_folds_or_seeds_are_not_paired(tiny: Tiny, made_up: MakeUp) -> None:
     first = load_run(made_up("first", tiny()))
     folds = load_run(made_up("folds", tiny(folds=3)))
