@@ -31,6 +31,8 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     if ours.keys() != theirs.keys() or any(set(ours[k].source) != set(theirs[k].source) for k in ours):
         raise ValueError(f"{names} were not tested on the same images in the same folds")
     theirs = {key: reorder(found, ours[key].source) for key, found in theirs.items()}
+    # Where training sets differ in size the larger share is the careful one, and the order does not count.
+    share = max(test_share(first), test_share(second))
     differences: dict[int, list[float]] = {}
     for seed, fold in ours:
         right, other_right = (side[seed, fold].correct.double().mean() for side in (ours, theirs))
@@ -51,7 +53,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
         "second": second.name,
         "seeds": seeds,
         "mcnemar": per_seed,
-        "folds": corrected_t([fmean(found) for found in differences.values()], test_share(first)),
+        "folds": corrected_t([fmean(found) for found in differences.values()], share),
         "subjects": subject_permutation(correct, other, subjects),
     }
 

@@ -44,6 +44,18 @@ def test_seeds_are_no_further_folds(faces: FaceSet, tiny: Tiny, made_up: MakeUp)
     assert (thrice["mean"], thrice["t"], thrice["p"]) == pytest.approx((once["mean"], once["t"], once["p"]))
 
 
+def test_the_order_of_runs_does_not_count(faces: FaceSet, tiny: Tiny, made_up: MakeUp) -> None:
+    few = load_run(made_up("few", tiny()))
+    for entry in few.report["per_fold"]:
+        entry["n_train"] //= 4
+    all_of_them = load_run(made_up("all", tiny(), (0,), set(faces.sources[3:9])))
+    found, other = compare(few, all_of_them)["folds"], compare(all_of_them, few)["folds"]
+    assert found["p"] == other["p"]
+    for entry in all_of_them.report["per_fold"]:
+        entry["n_train"] //= 4
+    assert compare(few, all_of_them)["folds"]["p"] == found["p"]  # the larger share counted before, too
+
+
 def test_other_folds_or_seeds_are_not_paired(tiny: Tiny, made_up: MakeUp) -> None:
     first = load_run(made_up("first", tiny()))
     folds = load_run(made_up("folds", tiny(folds=3)))
