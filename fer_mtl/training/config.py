@@ -28,6 +28,8 @@ PRECISIONS = ("float32", "bfloat16")
 PARTS = ("stem", "fer", "fes", "sharing", "joint", "classifier", "decoder", "style")
 # The settings that name other runs, or what was made from them.
 BUILT_ON = ("init", "synthetic", "judge")
+# What a continuation may change: where a run is trained, not what. Other threads give other last bits.
+PLACE = ("threads", "device")
 
 T = TypeVar("T")
 

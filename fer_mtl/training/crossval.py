@@ -23,7 +23,7 @@ from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
-from fer_mtl.training.config import BUILT_ON, TrainConfig, to_dict
+from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json
 from fer_mtl.training.fold_folders import FOLDS, fold_folder, matching, read_folds
@@ -33,7 +33,7 @@ from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import folds_of, missing_classes
 
 # What may differ between a cross-validation and its continuation.
-FREE = ("fold", "seed", "threads", "device")
+FREE = ("fold", "seed", *PLACE)
 
 
 @dataclass(frozen=True)

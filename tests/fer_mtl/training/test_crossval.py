@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import fer_mtl.training.crossval as crossval
 from fer_mtl.data import FaceSet
@@ -84,7 +85,9 @@ def test_a_stopped_fold_goes_on(
         run_crossval(config, tmp_path / "stopped", faces=faces)
     assert RunFolder(tmp_path / "stopped" / "seed-0" / "fold-1").last.is_file()
     stop = False
-    resumed = run_crossval(config, tmp_path / "stopped", faces=faces)
+    # With as many threads as before, but by another setting, and on the same device by another name.
+    elsewhere = crossval.replace(config, threads=torch.get_num_threads(), device="cpu")
+    resumed = run_crossval(elsewhere, tmp_path / "stopped", faces=faces)
     assert steps < 3 + 2 * 2  # not from the start: two epochs of two steps
     straight = run_crossval(config, tmp_path / "straight", faces=faces)
     assert resumed["confusion"] == straight["confusion"]
