@@ -34,11 +34,17 @@ def interval(found: dict[str, Any]) -> str:
     return f"{100 * max(found['low'], 0.0):.1f} to {100 * min(found['high'], 1.0):.1f}"
 
 
+def drawn(runs: Sequence[Run]) -> str:
+    """What stands or falls together in them: subjects, or single images where nobody knows who is who."""
+    kinds = {True: "subjects", False: "images"}
+    return " or ".join(kinds[known] for known in kinds if known in {run.known_subjects for run in runs})
+
+
 def results(runs: Sequence[Run]) -> list[Part]:
     header = [
-        "method", "data", "folds x seeds", "accuracy", "deviation", "95 % over seeds", "95 % over subjects",
-        "macro F1", "macro recall", "paper", "ours - paper", "optimistic", "parameters", "of it sharing",
-        "minutes",
+        "method", "data", "folds x seeds", "accuracy", "deviation", "95 % over seeds",
+        f"95 % over {drawn(runs)}", "macro F1", "macro recall", "paper", "ours - paper",
+        "optimistic", "parameters", "of it sharing", "minutes",
     ]  # fmt: skip
     rows = []
     for run, name in zip(runs, columns(runs), strict=True):
@@ -64,11 +70,18 @@ def results(runs: Sequence[Run]) -> list[Part]:
                 f"{report['seconds'] / 60:.1f}",
             ]
         )
+    unseen = {
+        "subjects": "Subject-independent; every image is tested once for each seed, by a network that saw no "
+        "image of that person.",
+        "images": "Every image is tested once for each seed, by a network that did not see it; whether it "
+        "saw the same person, the set does not tell.",
+        "subjects or images": "Every image is tested once for each seed, by a network that saw no image of "
+        "that person or, where the set does not tell who is who, not that image.",
+    }[drawn(runs)]
     lead = (
-        "Subject-independent; every image is tested once for each seed, by a network that saw no image of "
-        "that person. The interval over seeds is that of the mean of independent trainings (t), the one over "
-        "subjects says how far other people would move it (bootstrap). Optimistic: the epoch chosen on the "
-        "test fold, as the paper's code does; not a result."
+        f"{unseen} The interval over seeds is that of the mean of independent trainings (t), the one over "
+        f"{drawn(runs)} says how far other ones would move it (bootstrap). Optimistic: the epoch chosen on "
+        "the test fold, as the paper's code does; not a result."
     )
     return [
         Part("results", "Results beside the paper", lead, table=Table(header, rows, range(3, len(header))))
@@ -164,13 +177,13 @@ def paired(runs: Sequence[Run]) -> list[Part]:
         return []
     header = [
         "first", "second", "difference in points", "images only one has right", "p, McNemar by seed",
-        "p, folds", "p, subjects",
+        "p, folds", f"p, {drawn(runs)}",
     ]  # fmt: skip
     lead = (
         "Same images, same folds. McNemar's exact test counts images and takes them as independent, which "
         "the frames of one sequence are not; the t test over folds (each the mean of its seeds) is corrected "
-        "for training sets that overlap; the last one flips the sign of whole subjects. Mean difference over "
-        "folds and seeds."
+        f"for training sets that overlap; the last one flips the sign of whole {drawn(runs)}. Mean "
+        "difference over folds and seeds."
     )
     return [Part("paired", "Paired tests", lead, table=Table(header, rows, range(2, 7)))]
 
@@ -280,7 +293,7 @@ def folds(runs: Sequence[Run]) -> list[Part]:
             percent(entry["macro_recall"]),
             str(entry["n_train"]),
             str(entry["n_test"]),
-            ", ".join(entry["test_subjects"]),
+            ", ".join(entry["test_subjects"]) if run.known_subjects else "unknown",
         ]
         for run, name in zip(runs, columns(runs), strict=True)
         for entry in run.report["per_fold"]
@@ -309,7 +322,8 @@ def write_comparison(runs: Sequence[Run], folder: str | Path) -> None:
     write_document(
         folder,
         f"{runs[0].method} on {runs[0].data}" if one else f"{len(runs)} runs compared",
-        "Subject-independent facial expression recognition and synthesis.",
+        ("Subject-independent facial" if all(run.known_subjects for run in runs) else "Facial")
+        + " expression recognition and synthesis.",
         [part for make in PARTS for part in make(runs)],
     )
     if not one:

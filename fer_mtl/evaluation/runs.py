@@ -41,6 +41,11 @@ class Run:
         return data_name(self.config.data)
 
     @property
+    def known_subjects(self) -> bool:
+        """Whether the data set tells who is who."""
+        return bool(self.report["known_subjects"])
+
+    @property
     def name(self) -> str:
         """Method and folder, to tell runs of one method apart."""
         return f"{self.method} [{self.folder.name}]"
@@ -111,6 +116,7 @@ def make_run(
         "folds": len({fold for _, fold in reports}),
         "fold_rule": config.fold_rule,
         "seeds": seeds,
+        "known_subjects": first.get("known_subjects", True),
         **{name: over_seeds[name]["mean"] for name in OVER_SEEDS},
         "over_seeds": over_seeds,
         "over_subjects": subject_interval(*mean_correct(list(pooled.values()))),

@@ -293,7 +293,7 @@ class Trainer:
         ``ValueError`` when it belongs to another configuration.
         """
         state = checkpoints.load(self.run.last)
-        before, now = ({**config, **dict.fromkeys(PLACE)} for config in (state["config"], to_dict(self.config)))
+        before, now = ({**c, **dict.fromkeys(PLACE)} for c in (state["config"], to_dict(self.config)))
         if before != now:
             raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
         self.networks.used.load_state_dict(state["model"])
