@@ -5,6 +5,7 @@ A report is a list of parts; each is a small function from the runs to a table, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +19,11 @@ from fer_mtl.evaluation.report import gate_table, number, percent, redrawn_table
 from fer_mtl.evaluation.runs import Run
 from fer_mtl.training.files import write_json
 
+# The tables and pictures that the parts below may leave, and so may remove.
+FILES = re.compile(
+    r"tables/(results|paired|recall|calibration|learning|synthesis|published|folds|(redrawn|gates)-\d+)\.csv"
+    r"|pictures/(confusion(-\d+)?|calibration|learning|gates-\d+)\.png"
+)
 DATA_TITLES = {"ckplus": "CK+", "oulu_casia": "Oulu-CASIA", "mmi": "MMI"}
 
 
@@ -316,16 +322,28 @@ PARTS = (results, protocol, paired, recalls, calibrations, learning, synthesis, 
 
 def write_comparison(runs: Sequence[Run], folder: str | Path) -> None:
     """Write report.html, report.md, pictures/ and tables/*.csv about ``runs`` into ``folder``, and
-    paired.json with all figures of the paired tests."""
+    paired.json with all figures of the paired tests, in place of an earlier comparison there."""
     folder = Path(folder)
     one = len(runs) == 1
+    parts = [part for make in PARTS for part in make(runs)]
+    remove_comparison(folder)
     write_document(
         folder,
         f"{runs[0].method} on {runs[0].data}" if one else f"{len(runs)} runs compared",
         ("Subject-independent facial" if all(run.known_subjects for run in runs) else "Facial")
         + " expression recognition and synthesis.",
-        [part for make in PARTS for part in make(runs)],
+        parts,
     )
     if not one:
         tests = [compare(a, b) for a, b in combinations(runs, 2) if comparable(a, b)]
         write_json(folder / "paired.json", tests)
+
+
+def remove_comparison(folder: Path) -> None:
+    """Remove what :func:`write_comparison` may have written into ``folder``, and nothing else: other runs
+    leave other tables and pictures, and old ones among them would look like theirs."""
+    for name in ("report.html", "report.md", "paired.json"):
+        (folder / name).unlink(missing_ok=True)
+    for path in (*folder.glob("tables/*.csv"), *folder.glob("pictures/*.png")):
+        if FILES.fullmatch(path.relative_to(folder).as_posix()):
+            path.unlink()

@@ -53,6 +53,16 @@ def test_runs_stand_side_by_side(faces: FaceSet, tiny: Tiny, made_up: MakeUp, tm
     ]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Where the protocols differ" in page and "97.35 %" in page
+    mine = tmp_path / "out" / "tables" / "mine.csv"
+    mine.write_text("of the user")
+    # A later report in the same folder shows nothing of this one.
+    write_comparison(runs[1:2], tmp_path / "out")
+    write_comparison(runs[1:2], tmp_path / "new")
+    files = {
+        name: {path.relative_to(tmp_path / name).as_posix() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("out", "new")
+    }
+    assert files["out"] == files["new"] | {"tables/mine.csv"}
 
 
 def test_runs_of_one_method_are_told_apart_and_strangers_not_paired(
