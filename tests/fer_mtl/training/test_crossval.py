@@ -40,7 +40,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_fold_and_seed_is_trained_once(
-    quick: TrainConfig, faces: FaceSet, tmp_path: Path, trained: list[str]
+    quick: TrainConfig,
+    faces: FaceSet,
+    tmp_path: Path,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "run"
     report = run_crossval(quick, root, (0,), faces=faces)
@@ -62,8 +66,13 @@ def test_every_fold_and_seed_is_trained_once(
     # Other settings are another cross-validation, unless the old one is to be replaced.
     with pytest.raises(ValueError, match=r"begun with other settings: epochs was 1, now 2.*--overwrite"):
         run_crossval(crossval.replace(quick, epochs=2), root, (0,), faces=faces)
+    (root / "seed-3" / "notes.txt").write_text("of the user")
+    stale: list[bool] = []
+    monkeypatch.setattr(Trainer, "prepare", lambda *_: stale.append((root / "report.json").exists()))
     run_crossval(quick, root, (0,), faces=faces, overwrite=True)
     assert trained[4:] == ["seed 0, fold 0", "seed 0, fold 1"]
+    assert stale == [False, False]  # a run that stops early must not leave the old results
+    assert [path.name for path in (root / "seed-3").iterdir()] == ["notes.txt"]
 
 
 def test_a_stopped_fold_goes_on(
