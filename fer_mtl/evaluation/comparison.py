@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,17 @@ DATA_TITLES = {"ckplus": "CK+", "oulu_casia": "Oulu-CASIA", "mmi": "MMI"}
 
 
 def columns(runs: Sequence[Run]) -> list[str]:
-    """A heading for each run: its method, with the folder only where two runs have one method."""
-    methods = [run.method for run in runs]
-    return [run.method if methods.count(run.method) == 1 else run.name for run in runs]
+    """A distinct heading for each run: its method and, only where two runs have one method, its folder, with
+    as many of those above as it takes; a run that is given twice is numbered."""
+    names = []
+    places = [(run.method, run.folder.absolute().parts) for run in runs]
+    for index, (method, parts) in enumerate(places):
+        alike = [other for name, other in places if name == method]
+        depth = next(k for k in count(1) if len({other[-k:] for other in alike}) == len(set(alike)))
+        name = method if len(alike) == 1 else f"{method} [{'/'.join(parts[-depth:])}]"
+        again = places[:index].count((method, parts))
+        names.append(f"{name} ({again + 1})" if again else name)
+    return names
 
 
 def interval(found: dict[str, Any]) -> str:
@@ -162,16 +170,15 @@ def calibrations(runs: Sequence[Run]) -> list[Part]:
 
 def paired(runs: Sequence[Run]) -> list[Part]:
     rows = []
-    names = dict(zip((id(run) for run in runs), columns(runs), strict=True))
-    for first, second in combinations(runs, 2):
+    for (first, name), (second, other) in combinations(zip(runs, columns(runs), strict=True), 2):
         if not comparable(first, second):
             continue
         found = compare(first, second)
         exact = found["mcnemar"].values()
         rows.append(
             [
-                names[id(first)],
-                names[id(second)],
+                name,
+                other,
                 f"{100 * found['folds']['mean']:+.2f}",
                 ", ".join(f"{test['only_first']} : {test['only_second']}" for test in exact),
                 ", ".join(p_value(test["p"]) for test in exact),
@@ -335,7 +342,11 @@ def write_comparison(runs: Sequence[Run], folder: str | Path) -> None:
         parts,
     )
     if not one:
-        tests = [compare(a, b) for a, b in combinations(runs, 2) if comparable(a, b)]
+        tests = [
+            {**compare(a, b), "first": first, "second": second}
+            for (a, first), (b, second) in combinations(zip(runs, columns(runs), strict=True), 2)
+            if comparable(a, b)
+        ]
         write_json(folder / "paired.json", tests)
 
 
