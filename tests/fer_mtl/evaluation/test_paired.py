@@ -9,6 +9,7 @@ from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.paired import comparable, compare, reorder
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.config import TrainConfig
+from tests.fer_mtl.conftest import TINY_DATA
 
 Tiny, MakeUp = Callable[..., TrainConfig], Callable[..., Path]
 
@@ -60,6 +61,9 @@ def test_other_folds_or_seeds_are_not_paired(tiny: Tiny, made_up: MakeUp) -> Non
     first = load_run(made_up("first", tiny()))
     folds = load_run(made_up("folds", tiny(folds=3)))
     seeds = load_run(made_up("seeds", tiny(), (4,)))
+    for name, other in (("a", {"data_options": {"seed": 3}}), ("b", {"data": f"{TINY_DATA},seed=3"})):
+        drawn = load_run(made_up(name, tiny(**other)))  # other faces of the same names
+        assert not comparable(first, drawn) and comparable(drawn, drawn)
     assert not comparable(first, folds) and not comparable(first, seeds)
     with pytest.raises(ValueError, match="were not tested on the same images in the same folds"):
         compare(first, folds)
