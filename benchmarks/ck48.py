@@ -28,7 +28,7 @@ from benchmarks.tables import Table
 from fer_mtl.evaluation.evaluate import figures_of
 from fer_mtl.evaluation.paired import comparable, compare
 from fer_mtl.evaluation.predictions import Predictions, concatenate
-from fer_mtl.evaluation.report import percent
+from fer_mtl.evaluation.report import number, percent
 from fer_mtl.evaluation.runs import Run, load_run
 from fer_mtl.training.config import BUILT_ON, TrainConfig, from_dict, to_dict
 from fer_mtl.training.files import write_json, write_text
@@ -200,8 +200,8 @@ def differences(runs: Sequence[Run]) -> Table:
                 second.folder.name,
                 f"{100 * found['subjects']['mean']:+.2f}",
                 f"{only[0]} : {only[1]}",
-                f"{found['subjects']['p']:.3f}",
-                f"{found['folds']['p']:.3f}",
+                number(found["subjects"]["p"]),
+                number(found["folds"]["p"]),
             )
         )
     return table

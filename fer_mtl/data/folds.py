@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -89,7 +90,8 @@ def split_validation(
     fraction: float = 0.1,
     seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Set aside about `fraction` of the training images for validation, by whole subjects, stratified.
+    """Set aside about `fraction` of the training images for validation, by whole subjects, stratified: as
+    near to it as parts of about equal size come, and at least one subject.
 
     Returns (train, validation): int64 indices into the whole set, sorted, without a common subject.
     Raises ValueError for a fraction outside (0, 0.5] or fewer than two training subjects.
@@ -101,8 +103,11 @@ def split_validation(
     n_subjects = len(set(ids[given]))
     if n_subjects < 2:
         raise ValueError(f"a validation split needs at least 2 training subjects, got {n_subjects}")
-    parts = _stratified(y[given], ids[given], min(round(1 / fraction), n_subjects), seed)
-    validation = given[parts[0]]
+    # So many of so many equal parts: 2 of 5 for 0.4. Few parts, since small ones are stratified worse.
+    most = min(n_subjects, max(20, round(1 / fraction)))
+    share = max(Fraction(fraction).limit_denominator(most), Fraction(1, most))
+    parts = _stratified(y[given], ids[given], share.denominator, seed)
+    validation = given[np.sort(np.concatenate(parts[: share.numerator]))]
     train = np.setdiff1d(given, validation)
     _require_disjoint(ids, train, validation, "the validation split")
     _warn_missing(y, train, "training without the validation split", among=given)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from torch.nn.functional import one_hot
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fer_mtl.evaluation.predictions import Predictions
 
@@ -16,18 +15,12 @@ def calibration(predictions: Predictions, bins: int = BINS) -> dict[str, Any]:
     """Expected and maximal calibration error, Brier score, log loss, and the bins of a reliability plot.
 
     The expected calibration error is the mean, over the images, of |accuracy - confidence| in the bin that an
-    image's confidence falls into, ``bins`` bins of equal width (Guo et al., "On Calibration of Modern Neural
-    Networks", ICML 2017). Empty bins are left out of ``reliability``.
+    image's confidence falls into, ``bins`` bins of equal width, the last one with 1 itself (Guo et al., "On
+    Calibration of Modern Neural Networks", ICML 2017); the maximal one is the largest gap. Empty bins
+    are left out of ``reliability``.
     """
     probability, label = predictions.probability, predictions.label
     confidence, correct = probability.amax(1), predictions.correct
-
-    def error(norm: Literal["l1", "max"]) -> float:
-        return float(
-            multiclass_calibration_error(
-                probability.float(), label, num_classes=probability.shape[1], n_bins=bins, norm=norm
-            )
-        )
 
     number = (confidence * bins).long().clamp(max=bins - 1)
     reliability = [
@@ -39,10 +32,11 @@ def calibration(predictions: Predictions, bins: int = BINS) -> dict[str, Any]:
         for b in range(bins)
         if bool((number == b).any())
     ]
+    gaps = [(abs(found["accuracy"] - found["confidence"]), found["images"]) for found in reliability]
     truth = one_hot(label, probability.shape[1]).double()
     return {
-        "ece": error("l1"),
-        "mce": error("max"),
+        "ece": sum(gap * images for gap, images in gaps) / len(label),
+        "mce": max(gap for gap, _ in gaps),
         "brier": float((probability - truth).square().sum(1).mean()),
         "log_loss": float(-probability.gather(1, label[:, None]).clamp(min=1e-12).log().mean()),
         "mean_confidence": float(confidence.mean()),

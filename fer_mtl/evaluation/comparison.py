@@ -5,8 +5,9 @@ A report is a list of parts; each is a small function from the runs to a table, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,26 @@ from fer_mtl.evaluation.report import gate_table, number, percent, redrawn_table
 from fer_mtl.evaluation.runs import Run
 from fer_mtl.training.files import write_json
 
+# The tables and pictures that the parts below may leave, and so may remove.
+FILES = re.compile(
+    r"tables/(results|paired|recall|calibration|learning|synthesis|published|folds|(redrawn|gates)-\d+)\.csv"
+    r"|pictures/(confusion(-\d+)?|calibration|learning|gates-\d+)\.png"
+)
 DATA_TITLES = {"ckplus": "CK+", "oulu_casia": "Oulu-CASIA", "mmi": "MMI"}
 
 
 def columns(runs: Sequence[Run]) -> list[str]:
-    """A heading for each run: its method, with the folder only where two runs have one method."""
-    methods = [run.method for run in runs]
-    return [run.method if methods.count(run.method) == 1 else run.name for run in runs]
+    """A distinct heading for each run: its method and, only where two runs have one method, its folder, with
+    as many of those above as it takes; a run that is given twice is numbered."""
+    names = []
+    places = [(run.method, run.folder.absolute().parts) for run in runs]
+    for index, (method, parts) in enumerate(places):
+        alike = [other for name, other in places if name == method]
+        depth = next(k for k in count(1) if len({other[-k:] for other in alike}) == len(set(alike)))
+        name = method if len(alike) == 1 else f"{method} [{'/'.join(parts[-depth:])}]"
+        again = places[:index].count((method, parts))
+        names.append(f"{name} ({again + 1})" if again else name)
+    return names
 
 
 def interval(found: dict[str, Any]) -> str:
@@ -34,11 +48,17 @@ def interval(found: dict[str, Any]) -> str:
     return f"{100 * max(found['low'], 0.0):.1f} to {100 * min(found['high'], 1.0):.1f}"
 
 
+def drawn(runs: Sequence[Run]) -> str:
+    """What stands or falls together in them: subjects, or single images where nobody knows who is who."""
+    kinds = {True: "subjects", False: "images"}
+    return " or ".join(kinds[known] for known in kinds if known in {run.known_subjects for run in runs})
+
+
 def results(runs: Sequence[Run]) -> list[Part]:
     header = [
-        "method", "data", "folds x seeds", "accuracy", "deviation", "95 % over seeds", "95 % over subjects",
-        "macro F1", "macro recall", "paper", "ours - paper", "optimistic", "parameters", "of it sharing",
-        "minutes",
+        "method", "data", "folds x seeds", "accuracy", "deviation", "95 % over seeds",
+        f"95 % over {drawn(runs)}", "macro F1", "macro recall", "paper", "ours - paper",
+        "optimistic", "parameters", "of it sharing", "minutes",
     ]  # fmt: skip
     rows = []
     for run, name in zip(runs, columns(runs), strict=True):
@@ -64,11 +84,18 @@ def results(runs: Sequence[Run]) -> list[Part]:
                 f"{report['seconds'] / 60:.1f}",
             ]
         )
+    unseen = {
+        "subjects": "Subject-independent; every image is tested once for each seed, by a network that saw no "
+        "image of that person.",
+        "images": "Every image is tested once for each seed, by a network that did not see it; whether it "
+        "saw the same person, the set does not tell.",
+        "subjects or images": "Every image is tested once for each seed, by a network that saw no image of "
+        "that person or, where the set does not tell who is who, not that image.",
+    }[drawn(runs)]
     lead = (
-        "Subject-independent; every image is tested once for each seed, by a network that saw no image of "
-        "that person. The interval over seeds is that of the mean of independent trainings (t), the one over "
-        "subjects says how far other people would move it (bootstrap). Optimistic: the epoch chosen on the "
-        "test fold, as the paper's code does; not a result."
+        f"{unseen} The interval over seeds is that of the mean of independent trainings (t), the one over "
+        f"{drawn(runs)} says how far other ones would move it (bootstrap). Optimistic: the epoch chosen on "
+        "the test fold, as the paper's code does; not a result."
     )
     return [
         Part("results", "Results beside the paper", lead, table=Table(header, rows, range(3, len(header))))
@@ -143,16 +170,15 @@ def calibrations(runs: Sequence[Run]) -> list[Part]:
 
 def paired(runs: Sequence[Run]) -> list[Part]:
     rows = []
-    names = dict(zip((id(run) for run in runs), columns(runs), strict=True))
-    for first, second in combinations(runs, 2):
+    for (first, name), (second, other) in combinations(zip(runs, columns(runs), strict=True), 2):
         if not comparable(first, second):
             continue
         found = compare(first, second)
         exact = found["mcnemar"].values()
         rows.append(
             [
-                names[id(first)],
-                names[id(second)],
+                name,
+                other,
                 f"{100 * found['folds']['mean']:+.2f}",
                 ", ".join(f"{test['only_first']} : {test['only_second']}" for test in exact),
                 ", ".join(p_value(test["p"]) for test in exact),
@@ -164,12 +190,13 @@ def paired(runs: Sequence[Run]) -> list[Part]:
         return []
     header = [
         "first", "second", "difference in points", "images only one has right", "p, McNemar by seed",
-        "p, folds x seeds", "p, subjects",
+        "p, folds", f"p, {drawn(runs)}",
     ]  # fmt: skip
     lead = (
         "Same images, same folds. McNemar's exact test counts images and takes them as independent, which "
-        "the frames of one sequence are not; the t test over folds and seeds is corrected for training sets "
-        "that overlap; the last one flips the sign of whole subjects. Mean difference over folds and seeds."
+        "the frames of one sequence are not; the t test over folds (each the mean of its seeds) is corrected "
+        f"for training sets that overlap; the last one flips the sign of whole {drawn(runs)}. Mean "
+        "difference over folds and seeds."
     )
     return [Part("paired", "Paired tests", lead, table=Table(header, rows, range(2, 7)))]
 
@@ -279,7 +306,7 @@ def folds(runs: Sequence[Run]) -> list[Part]:
             percent(entry["macro_recall"]),
             str(entry["n_train"]),
             str(entry["n_test"]),
-            ", ".join(entry["test_subjects"]),
+            ", ".join(entry["test_subjects"]) if run.known_subjects else "unknown",
         ]
         for run, name in zip(runs, columns(runs), strict=True)
         for entry in run.report["per_fold"]
@@ -302,15 +329,32 @@ PARTS = (results, protocol, paired, recalls, calibrations, learning, synthesis, 
 
 def write_comparison(runs: Sequence[Run], folder: str | Path) -> None:
     """Write report.html, report.md, pictures/ and tables/*.csv about ``runs`` into ``folder``, and
-    paired.json with all figures of the paired tests."""
+    paired.json with all figures of the paired tests, in place of an earlier comparison there."""
     folder = Path(folder)
     one = len(runs) == 1
+    parts = [part for make in PARTS for part in make(runs)]
+    remove_comparison(folder)
     write_document(
         folder,
         f"{runs[0].method} on {runs[0].data}" if one else f"{len(runs)} runs compared",
-        "Subject-independent facial expression recognition and synthesis.",
-        [part for make in PARTS for part in make(runs)],
+        ("Subject-independent facial" if all(run.known_subjects for run in runs) else "Facial")
+        + " expression recognition and synthesis.",
+        parts,
     )
     if not one:
-        tests = [compare(a, b) for a, b in combinations(runs, 2) if comparable(a, b)]
+        tests = [
+            {**compare(a, b), "first": first, "second": second}
+            for (a, first), (b, second) in combinations(zip(runs, columns(runs), strict=True), 2)
+            if comparable(a, b)
+        ]
         write_json(folder / "paired.json", tests)
+
+
+def remove_comparison(folder: Path) -> None:
+    """Remove what :func:`write_comparison` may have written into ``folder``, and nothing else: other runs
+    leave other tables and pictures, and old ones among them would look like theirs."""
+    for name in ("report.html", "report.md", "paired.json"):
+        (folder / name).unlink(missing_ok=True)
+    for path in (*folder.glob("tables/*.csv"), *folder.glob("pictures/*.png")):
+        if FILES.fullmatch(path.relative_to(folder).as_posix()):
+            path.unlink()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREEN, RED = "#2563eb", "#d97706", "#059669", "#dc2626"
@@ -27,7 +28,9 @@ PANELS = (
 
 
 def to_png(figure: Figure, dpi: int = 130) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """The figure as the bytes of a PNG file, every text as it stands: a class may be named ``$``, too."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()
@@ -40,6 +43,16 @@ def _tidy(axes: Axes, title: str) -> None:
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _legend(place: Axes | Figure, handles: Mapping[str, Any], **options: Any) -> None:
+    """A legend of all ``handles`` by name; matplotlib would leave out names that start with ``_``."""
+    legend = place.legend(
+        list(handles.values()), list(map(str, range(len(handles)))), frameon=False, fontsize=8,
+        labelcolor=INK, **options,
+    )  # fmt: skip
+    for text, name in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(name)
 
 
 def loss_curves(stats: Sequence[dict[str, Any]]) -> Figure:
@@ -126,17 +139,18 @@ def reliability_plot(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     axes = figure.subplots()
     _tidy(axes, "Reliability")
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+    shown = {}
     for colour, (name, found) in zip(cycle(COLOURS), bins.items(), strict=False):
         total = sum(b["images"] for b in found)
         x, y = [b["confidence"] for b in found], [b["accuracy"] for b in found]
-        axes.plot(x, y, color=colour, lw=1.5, label=name)
+        (shown[name],) = axes.plot(x, y, color=colour, lw=1.5)
         axes.scatter(x, y, [8 + 160 * b["images"] / total for b in found], color=colour, alpha=0.6, lw=0)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("confidence", fontsize=8, color=MUTED)
     axes.set_ylabel("accuracy", fontsize=8, color=MUTED)
     if len(bins) > 1:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+        _legend(axes, shown, loc="upper left")
     return figure
 
 
@@ -149,15 +163,16 @@ def bars(
     axes = figure.subplots()
     _tidy(axes, title)
     width = 0.8 / len(series)
+    shown = {}
     for i, (colour, name) in enumerate(zip(cycle(COLOURS), series, strict=False)):
         heights = [values.get(name, float("nan")) for values in groups.values()]
         places = [x + (i - (len(series) - 1) / 2) * width for x in range(len(groups))]
-        axes.bar(places, heights, width * 0.92, color=colour, label=name)
+        shown[name] = axes.bar(places, heights, width * 0.92, color=colour)
     axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 4 else 0)
     if limits is not None:
         axes.set_ylim(*limits)
     if len(series) > 1:
-        figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside right center")
+        _legend(figure, shown, loc="outside right center")
     return figure
 
 
@@ -167,12 +182,13 @@ def learning_curve(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")
     axes = figure.subplots()
     _tidy(axes, "Accuracy (%) over training subjects")
+    shown = {}
     for colour, (name, points) in zip(cycle(COLOURS), lines.items(), strict=False):
         means = [(x, fmean(100 * y for at, y in points if at == x)) for x in sorted({x for x, _ in points})]
-        axes.plot(*zip(*means, strict=True), color=colour, lw=1.8, label=name)
+        (shown[name],) = axes.plot(*zip(*means, strict=True), color=colour, lw=1.8, label=name)
         axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), "o", color=colour)
     axes.set_xlabel("training subjects of a fold", fontsize=8, color=MUTED)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    _legend(axes, shown, loc="lower right")
     return figure
 
 
@@ -184,9 +200,10 @@ def timeline(
     axes = figure.subplots()
     _tidy(axes, "Probability of each expression")
     marker = "o" if len(times) == 1 else None
+    shown = {}
     for colour, name, values in zip(cycle(COLOURS), classes, zip(*probabilities, strict=True), strict=False):
-        axes.plot(times, values, color=colour, lw=1.6, label=name, marker=marker)
+        (shown[name],) = axes.plot(times, values, color=colour, lw=1.6, marker=marker)
     axes.set_ylim(0, 1)
     axes.set_xlabel(unit, fontsize=8, color=MUTED)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(axes, shown, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -62,11 +62,17 @@ PUBLISHED = (
 # Our data sets by the one whose published figures come nearest.
 NEAREST = {"ck48": "ckplus", "ckplus": "ckplus", "oulu_casia": "oulu_casia", "mmi": "mmi"}
 
+# How a configuration says that every level shares, as in the paper.
+ALL_LEVELS = (3, [1, 2, 3], (1, 2, 3))
+
 
 def published_row(config: TrainConfig) -> Published | None:
     """The published row that a run of ``config`` repeats; None for comparators and changed methods."""
     model = config.model
     if config.train_subjects is not None or config.weighting != "fixed":
+        return None
+    losses = (config.loss.identity, config.loss.adversarial, config.loss.cycle)
+    if model.synthesis and (not all(losses) or model.levels not in ALL_LEVELS):
         return None
     if not model.synthesis:
         name = "Baseline"

@@ -33,7 +33,7 @@ class Evaluated:
     """The content of report.json."""
     model: FERSNet
     faces: FaceSet
-    """The faces that were tested; people the model has not seen."""
+    """The faces that were tested; people the model has not seen, where the set tells who is who."""
     stats: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
@@ -63,7 +63,9 @@ def number(value: float | None, digits: int = 3) -> str:
 def headline(run: Evaluated, pictures: Pictures) -> str:
     report = run.report
     figures = {
-        "accuracy on unseen people": percent(report["accuracy"]),
+        f"accuracy on unseen {'people' if run.faces.known_subjects else 'images'}": percent(
+            report["accuracy"]
+        ),
         "macro F1": percent(report["macro_f1"]),
         "macro recall": percent(report["macro_recall"]),
         "chance": percent(1 / len(run.faces.classes)),
@@ -84,10 +86,15 @@ def data_section(run: Evaluated, pictures: Pictures) -> str:
     matrix = pictures.add(
         "confusion", plots.confusion_plot(report["confusion"], run.faces.classes), "confusion matrix"
     )
+    unseen = (
+        "No image of a tested person was trained on"
+        if run.faces.known_subjects
+        else "No tested image was trained on (the set does not tell whether other images of the same people "
+        "were)"
+    )
     return html.section(
         "Recognition",
-        "Rows are the true expressions. No image of a tested person was trained on, and "
-        "the epoch was not chosen by them.",
+        f"Rows are the true expressions. {unseen}, and the epoch was not chosen by them.",
         matrix,
         html.table(rows, ("expression", "recall", "images"), numbers=(1, 2)),
     )
@@ -138,9 +145,9 @@ def synthesis_section(run: Evaluated, pictures: Pictures) -> str:
         )
     return html.section(
         "Synthesis",
-        "One source image of each person, redrawn with every expression (the source's own is "
-        "framed); beneath, where they exist, true images of that person. None of them was "
-        "trained on.",
+        f"{'One source image of each person' if run.faces.known_subjects else 'Source images'}, redrawn with "
+        "every expression (the source's own is framed); beneath, where they exist, true images of that "
+        "person. None of them was trained on.",
         *content,
     ) + html.section("Between expressions", "The target code moves evenly from one to the other.", steps)
 
@@ -257,7 +264,11 @@ def details_section(run: Evaluated, pictures: Pictures) -> str:
     split = report.get("split", {})
     rows = [[key, str(report[key])] for key in ("data", "selection", "epoch", "parameters") if key in report]
     rows += [
-        [f"{role} subjects", f"{len(names)}: {', '.join(names)}"] for role, names in split.items() if names
+        [f"{role} subjects", f"{len(names)}: {', '.join(names)}"]
+        if run.faces.known_subjects
+        else [f"{role} images", str(len(names))]
+        for role, names in split.items()
+        if names
     ]
     environment = [
         [key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fer_mtl.evaluation.evaluate import figures_of
@@ -39,6 +40,11 @@ class Run:
     @property
     def data(self) -> str:
         return data_name(self.config.data)
+
+    @property
+    def known_subjects(self) -> bool:
+        """Whether the data set tells who is who."""
+        return bool(self.report["known_subjects"])
 
     @property
     def name(self) -> str:
@@ -101,7 +107,12 @@ def make_run(
     over_seeds = {name: mean_interval([by_seed[seed][name] for seed in seeds]) for name in OVER_SEEDS}
     everything = figures_of(concatenate(list(pooled.values())))
     first = next(iter(reports.values()))
-    optimistic = [report["optimistic"]["accuracy"] for report in reports.values() if "optimistic" in report]
+    # Over images, as the accuracy beside it: (accuracy, images) of each fold.
+    optimistic = [
+        (report["optimistic"]["accuracy"], len(predictions[key]))
+        for key, report in reports.items()
+        if "optimistic" in report
+    ]
     report: dict[str, Any] = {
         "data": config.data,
         "preset": config.preset,
@@ -111,12 +122,13 @@ def make_run(
         "folds": len({fold for _, fold in reports}),
         "fold_rule": config.fold_rule,
         "seeds": seeds,
+        "known_subjects": first.get("known_subjects", True),
         **{name: over_seeds[name]["mean"] for name in OVER_SEEDS},
         "over_seeds": over_seeds,
         "over_subjects": subject_interval(*mean_correct(list(pooled.values()))),
         "optimistic": None
         if not optimistic
-        else {"accuracy": sum(optimistic) / len(optimistic), "selected_on": "the test folds"},
+        else {"accuracy": fmean(*zip(*optimistic, strict=True)), "selected_on": "the test folds"},
         "seconds": sum(report["seconds"] for report in reports.values()),
         "parameters": first["parameters"],
         "per_class": everything["per_class"],

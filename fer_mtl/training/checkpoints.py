@@ -81,13 +81,21 @@ def resolve(source: str | Path) -> Path:
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
-    """The model of a run folder, a checkpoint file or a ``save_pretrained`` folder, in eval mode."""
+    """The model of a run folder, a checkpoint file or a ``save_pretrained`` folder, in eval mode.
+
+    ``ValueError`` for the folder of a run that has not finished an epoch; its ``last.pt`` must be named.
+    """
     source = Path(source)
     if (source / "model.safetensors").is_file():
         model = FERSNet.from_pretrained(source)
         names = tuple(model.metadata.get("expressions") or map(str, range(model.config["num_expressions"])))
         return TrainedModel(model.to(device).eval(), names)
     content = load(resolve(source))
+    if source.is_dir() and content.get("epoch") == 0:
+        raise ValueError(
+            f"{source} holds no trained model: its run was stopped before an epoch was kept (continue "
+            f"with fer-mtl train --resume {source}, or name {resolve(source)} to take it as it is)"
+        )
     model = FERSNet(**content["model_config"])
     model.load_state_dict(content["model"])
     told = ("config", "split", "seen", "epoch")

@@ -28,6 +28,8 @@ PRECISIONS = ("float32", "bfloat16")
 PARTS = ("stem", "fer", "fes", "sharing", "joint", "classifier", "decoder", "style")
 # The settings that name other runs, or what was made from them.
 BUILT_ON = ("init", "synthetic", "judge")
+# What a continuation may change: where a run is trained, not what. Other threads give other last bits.
+PLACE = ("threads", "device")
 
 T = TypeVar("T")
 
@@ -128,7 +130,12 @@ class TrainConfig:
             self.fold_rule != "official" or self.fold in (0, None),
         )
         check_choice("selection", self.selection, SELECTIONS)
-        check("validation_fraction", self.validation_fraction, "in (0, 1)", 0 < self.validation_fraction < 1)
+        check(
+            "validation_fraction",
+            self.validation_fraction,
+            "above 0 and at most 0.5",
+            0 < self.validation_fraction <= 0.5,
+        )
         check_choice("augmentation", self.augmentation, augmentation.NAMES)
         self.restart = tuple(self.restart)
         for part in self.restart:

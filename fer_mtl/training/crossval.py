@@ -18,22 +18,22 @@ import torch
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.folds import Fold
-from fer_mtl.evaluation.comparison import write_comparison
+from fer_mtl.evaluation.comparison import remove_comparison, write_comparison
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
-from fer_mtl.training.config import BUILT_ON, TrainConfig, to_dict
+from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_json
-from fer_mtl.training.fold_folders import FOLDS, fold_folder, matching, read_folds
+from fer_mtl.training.fold_folders import FOLDS, fold_folder, fold_folders, matching, read_folds
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import folds_of, missing_classes
 
 # What may differ between a cross-validation and its continuation.
-FREE = ("fold", "seed", "threads", "device")
+FREE = ("fold", "seed", *PLACE)
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,7 @@ def begin(
     lists = [fold.to_json() for fold in folds]
     known: list[int] = []
     if overwrite:
-        for fold in folds:
-            for seed in seeds:
-                run_of_fold = RunFolder(fold_folder(root, seed, fold.index))
-                if run_of_fold.holds_a_run():
-                    run_of_fold.create(overwrite=True)
+        remove_crossval(root)
     elif (root / FOLDS).is_file():
         check_same(run.read_config(), config, run.config)
         stored = read_folds(root)
@@ -218,3 +214,15 @@ def begin(
     root.mkdir(parents=True, exist_ok=True)
     run.write_config(config)
     write_json(root / FOLDS, {"seeds": [*known, *(s for s in seeds if s not in known)], "folds": lists})
+
+
+def remove_crossval(root: Path) -> None:
+    """Remove the report and every fold of every seed, which would pass for results of what is begun anew, and
+    nothing that a cross-validation has not written."""
+    remove_comparison(root)
+    (root / "report.json").unlink(missing_ok=True)
+    for folder in fold_folders(root):
+        RunFolder(folder).clear()
+        for path in (folder, folder.parent):
+            if not any(path.iterdir()):
+                path.rmdir()

@@ -17,6 +17,12 @@ def fold_folder(root: str | Path, seed: int, fold: int) -> Path:
     return Path(root) / f"seed-{seed}" / f"fold-{fold}"
 
 
+def fold_folders(root: str | Path) -> list[Path]:
+    """Those that are there, whatever seeds folds.json lists."""
+    found = sorted(Path(root).glob("seed-*/fold-*"))
+    return [path for path in found if re.fullmatch(r"seed-\d+/fold-\d+", path.relative_to(root).as_posix())]
+
+
 def is_crossval(root: str | Path) -> bool:
     return (Path(root) / FOLDS).is_file()
 

@@ -152,7 +152,9 @@ def recognition_terms(
     batch = step.batch
     labels = batch.source_label if batch.mixed_label is None else batch.mixed_label
     terms = {"classification": losses.classification(step.logits, labels, label_smoothing=label_smoothing)}
-    penalty = generator.sharing_penalty() if weights.penalty else None
+    # On the weights themselves, which autocast would round before it multiplies them.
+    with torch.autocast(step.logits.device.type, enabled=False):
+        penalty = generator.sharing_penalty() if weights.penalty else None
     return terms if penalty is None else {**terms, "penalty": penalty}
 
 

@@ -61,7 +61,8 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
     """What a run would do, in a few lines: the answer to ``--dry-run`` and the head of every training."""
     subjects = {role: len(names) for role, names in split.subjects(faces).items()}
     parts = ", ".join(
-        f"{role} {len(getattr(split, role))} images of {count} subjects"
+        f"{role} {len(getattr(split, role))} images"
+        + (f" of {count} subjects" if faces.known_subjects else "")
         for role, count in subjects.items()
         if count
     )
@@ -164,6 +165,7 @@ def finish(
         "seconds": trainer.position.seconds,
         "parameters": trained.model.parameter_counts(),
         "split": subjects,
+        "known_subjects": test.known_subjects,
     }
     if not len(test):
         write_json(run.report, report)
@@ -197,9 +199,10 @@ def finish(
         f"FERSNet on {test.name}",
         f"{method_of(config)}, {fold_name(config)}, preset {config.preset}",
     )
+    unseen = f"images of {len(subjects['test'])} unseen subjects" if test.known_subjects else "unseen images"
     console.line(
-        f"accuracy on {len(test)} images of {len(subjects['test'])} unseen subjects: "
-        f"{percent(report['accuracy'])}, macro recall {percent(report['macro_recall'])}"
+        f"accuracy on {len(test)} {unseen}: {percent(report['accuracy'])}, "
+        f"macro recall {percent(report['macro_recall'])}"
     )
     console.line(f"report: {run.html}")
     return report

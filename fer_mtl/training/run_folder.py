@@ -59,12 +59,16 @@ class RunFolder:
         files (and nothing else) are removed."""
         if not overwrite:
             self.check_free()
+        self.clear()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove the files of a run, and nothing else."""
         for path in self.files():
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        self.root.mkdir(parents=True, exist_ok=True)
 
     def write_config(self, config: TrainConfig) -> None:
         write_text(self.config, to_yaml(to_dict(config)))

@@ -23,7 +23,7 @@ from fer_mtl.models.identity import IdentityEncoder, freeze
 from fer_mtl.training import checkpoints
 from fer_mtl.training.augmentation import make_augmentation
 from fer_mtl.training.averaging import update_average
-from fer_mtl.training.config import TrainConfig, to_dict
+from fer_mtl.training.config import PLACE, TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.epochs import Position, describe, draw_order
 from fer_mtl.training.events import Events
@@ -289,9 +289,13 @@ class Trainer:
             checkpoints.save({key: state[key] for key in kept}, self.run.best)
 
     def resume(self) -> None:
-        """Go back to the state in ``last.pt``. ``ValueError`` when it belongs to another configuration."""
+        """Go back to the state in ``last.pt``, also with other threads or on another device.
+
+        ``ValueError`` when it belongs to another configuration.
+        """
         state = checkpoints.load(self.run.last)
-        if state["config"] != to_dict(self.config):
+        before, now = ({**c, **dict.fromkeys(PLACE)} for c in (state["config"], to_dict(self.config)))
+        if before != now:
             raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
         self.networks.used.load_state_dict(state["model"])
         for name, weights in state["networks"].items():
@@ -303,6 +307,6 @@ class Trainer:
         self.position = Position(**state["position"])
         self.random.set_state(state["random"])
         torch.set_rng_state(state["torch_random"])
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and state["cuda_random"] is not None:
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
         self.run.keep_stats(self.position.epoch)

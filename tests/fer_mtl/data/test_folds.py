@@ -150,6 +150,15 @@ def test_validation_has_about_the_wanted_share_and_all_classes() -> None:
     assert set(labels[validation].tolist()) == set(labels[train].tolist()) == set(range(4))
 
 
+@pytest.mark.parametrize("fraction", [0.4, 0.3, 0.15, 0.45])
+def test_validation_has_the_share_that_was_asked_for(fraction: float) -> None:
+    """60 subjects of five images allow each of these to within a subject or two."""
+    labels, subjects = torch.arange(300) % 5, [f"S{i // 5:02d}" for i in range(300)]
+    train, validation = split_validation(labels, subjects, torch.arange(300), fraction)
+    assert len(train) + len(validation) == 300
+    assert len(validation) / 300 == pytest.approx(fraction, abs=2 / 60)
+
+
 def test_validation_refuses_what_cannot_be_split() -> None:
     labels, subjects = sample(5)
     with pytest.raises(ValueError, match=r"fraction must be above 0 and at most 0.5, got 0.9"):

@@ -27,6 +27,15 @@ def test_the_error_is_the_gap_of_each_bin() -> None:
     assert found["brier"] == pytest.approx(wanted)
 
 
+def test_the_errors_are_those_of_the_bins_that_are_shown() -> None:
+    """Certain answers share a bin with almost certain ones: here 0.5 + 0.5 are right of 1 + 0.95."""
+    found = calibration(made([1.0, 0.95, 0.7, 0.7], [True, False, True, True]), 10)
+    (last,) = [entry for entry in found["reliability"] if entry["confidence"] > 0.9]
+    assert (last["images"], last["accuracy"]) == (2, 0.5)
+    assert found["ece"] == pytest.approx((2 * 0.475 + 2 * 0.3) / 4, abs=1e-12)
+    assert found["mce"] == pytest.approx(0.475, abs=1e-12)
+
+
 def test_a_certain_and_right_answer_has_no_error() -> None:
     found = calibration(made([1.0, 1.0], [True, True]))
     assert (found["ece"], found["brier"], found["log_loss"]) == pytest.approx((0, 0, 0))

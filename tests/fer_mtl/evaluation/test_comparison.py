@@ -53,6 +53,16 @@ def test_runs_stand_side_by_side(faces: FaceSet, tiny: Tiny, made_up: MakeUp, tm
     ]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Where the protocols differ" in page and "97.35 %" in page
+    mine = tmp_path / "out" / "tables" / "mine.csv"
+    mine.write_text("of the user")
+    # A later report in the same folder shows nothing of this one.
+    write_comparison(runs[1:2], tmp_path / "out")
+    write_comparison(runs[1:2], tmp_path / "new")
+    files = {
+        name: {path.relative_to(tmp_path / name).as_posix() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("out", "new")
+    }
+    assert files["out"] == files["new"] | {"tables/mine.csv"}
 
 
 def test_runs_of_one_method_are_told_apart_and_strangers_not_paired(
@@ -63,6 +73,24 @@ def test_runs_of_one_method_are_told_apart_and_strangers_not_paired(
     names = [row["method"] for row in read(tmp_path / "out" / "tables" / "results.csv")]
     assert names == ["FERSNet (ConvFLU) [one]", "FERSNet (ConvFLU) [two]"]
     assert not (tmp_path / "out" / "tables" / "paired.csv").exists()
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(tiny: Tiny, made_up: MakeUp, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    first, second = load_run(made_up("x/run", tiny())), load_run(made_up("y/run", tiny()))
+    runs = [first, second, second]
+    write_comparison(runs, tmp_path / "out")
+    names = [f"FERSNet (ConvFLU) [{name}]" for name in ("x/run", "y/run", "y/run")]
+    names[2] += " (2)"
+    assert [row["method"] for row in read(tmp_path / "out" / "tables" / "results.csv")] == names
+    pairs = [(row["first"], row["second"]) for row in read(tmp_path / "out" / "tables" / "paired.csv")]
+    assert pairs == [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
+    tests = json.loads((tmp_path / "out" / "paired.json").read_text())
+    assert [(test["first"], test["second"]) for test in tests] == pairs
+    # Neither table nor picture of one hides that of another.
+    assert list(read(tmp_path / "out" / "tables" / "recall.csv")[0])[1:] == names
+    assert len(list((tmp_path / "out" / "pictures").glob("confusion*.png"))) == 3
 
 
 def test_small_probabilities_are_not_zero() -> None:

@@ -1,6 +1,20 @@
 from __future__ import annotations
 
-from fer_mtl.evaluation.plots import learning_curve
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from fer_mtl.evaluation.face_plots import Sheet
+from fer_mtl.evaluation.plots import (
+    bars,
+    confusion_plot,
+    learning_curve,
+    reliability_plot,
+    timeline,
+    to_png,
+)
+
+NAMES = ("_joy", "$fear$", "$\\anger$", "$")
 
 
 def test_a_learning_curve_goes_through_the_mean_of_equal_numbers_of_subjects() -> None:
@@ -9,3 +23,29 @@ def test_a_learning_curve_goes_through_the_mean_of_equal_numbers_of_subjects() -
     assert list(line.get_xdata()) == [10, 40]
     assert [round(float(y), 6) for y in line.get_ydata()] == [70, 90]
     assert len(points.get_xdata()) == 4 and line.get_label() == "alone"
+
+
+def sheet() -> Figure:
+    sheet = Sheet(len(NAMES), 1)
+    for x, name in enumerate(NAMES):
+        sheet.text(x, 0, name)
+    return sheet.figure
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        confusion_plot([[1] * 4] * 4, NAMES),
+        reliability_plot({name: [{"confidence": 0.5, "accuracy": 0.5, "images": 1}] for name in NAMES}),
+        bars({"level 1": dict.fromkeys(NAMES, 0.5)}, "A title"),
+        learning_curve({name: [(10, 0.5)] for name in NAMES}),
+        timeline([0, 1], [[0.25] * 4] * 2, NAMES, "seconds"),
+        sheet(),
+    ],
+)
+def test_names_are_shown_as_they_are(figure: Figure) -> None:
+    """Neither read as a formula nor, with an underscore in front, left out."""
+    assert to_png(figure)
+    shown = {text.get_text(): text for text in figure.findobj(Text)}
+    assert set(NAMES) <= set(shown)
+    assert not any(shown[name].get_parse_math() for name in NAMES)

@@ -6,6 +6,7 @@ import pytest
 
 from fer_mtl.evaluation.published import protocol_differences, published_accuracy
 from fer_mtl.training.config import ModelConfig, TrainConfig
+from fer_mtl.training.losses import LossWeights
 
 ALONE = ModelConfig(sharing="none", synthesis=False)
 
@@ -20,6 +21,11 @@ ALONE = ModelConfig(sharing="none", synthesis=False)
         ({"model": ModelConfig(sharing="hard")}, 0.9639),
         ({"model": ModelConfig(sharing="nddr")}, None),
         ({"train_subjects": 20}, None),
+        ({"loss": LossWeights(identity=0, adversarial=0, cycle=0)}, None),
+        ({"loss": LossWeights(cycle=0)}, None),
+        ({"model": ModelConfig(levels=[2])}, None),
+        ({"model": ModelConfig(levels=[1, 2, 3])}, 0.9735),
+        ({"model": ALONE, "loss": LossWeights(cycle=0)}, 0.9466),
         ({"data": "procedural"}, None),
     ],
 )

@@ -61,6 +61,13 @@ def test_the_correction_widens_the_t_test() -> None:
     assert corrected_t([0.0, 0.0], 0.1)["p"] == 1.0
 
 
+def test_equal_differences_prove_nothing() -> None:
+    """However exactly they agree: 0.3 - 0.2 and 0.8 - 0.7 are the same but for rounding."""
+    for differences in ([0.1] * 5, [0.3 - 0.2, 0.8 - 0.7, 0.9 - 0.8]):
+        assert corrected_t(differences, 1 / 9)["p"] is None
+    assert corrected_t([0.3 - 0.2 - 0.1, 0.0], 1 / 9)["p"] == 1.0
+
+
 def test_sign_flips_go_by_subject() -> None:
     subjects = [str(i // 3) for i in range(30)]
     better, worse = [1.0] * 30, [0.0] * 30

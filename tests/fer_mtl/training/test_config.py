@@ -39,7 +39,7 @@ def test_a_configuration_survives_yaml() -> None:
         ({"fold_rule": "random"}, "fold_rule must be one of stratified, sorted"),
         ({"augmentation": "wild"}, "augmentation must be one of"),
         ({"device": "tpu"}, "device must be one of"),
-        ({"validation_fraction": 1.0}, "validation_fraction must be in"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be above 0 and at most 0.5"),
         ({"model": {"image_size": 50}}, "model.image_size must be a positive multiple of 32, got 50"),
         ({"model": {"sharing": "osmosis"}}, "model.sharing must be one of convflu, none, hard"),
         ({"model": {"kernel_size": 2}}, "model.kernel_size must be odd"),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import fer_mtl.training.crossval as crossval
 from fer_mtl.data import FaceSet
@@ -39,7 +40,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_fold_and_seed_is_trained_once(
-    quick: TrainConfig, faces: FaceSet, tmp_path: Path, trained: list[str]
+    quick: TrainConfig,
+    faces: FaceSet,
+    tmp_path: Path,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "run"
     report = run_crossval(quick, root, (0,), faces=faces)
@@ -61,8 +66,13 @@ def test_every_fold_and_seed_is_trained_once(
     # Other settings are another cross-validation, unless the old one is to be replaced.
     with pytest.raises(ValueError, match=r"begun with other settings: epochs was 1, now 2.*--overwrite"):
         run_crossval(crossval.replace(quick, epochs=2), root, (0,), faces=faces)
+    (root / "seed-3" / "notes.txt").write_text("of the user")
+    stale: list[bool] = []
+    monkeypatch.setattr(Trainer, "prepare", lambda *_: stale.append((root / "report.json").exists()))
     run_crossval(quick, root, (0,), faces=faces, overwrite=True)
     assert trained[4:] == ["seed 0, fold 0", "seed 0, fold 1"]
+    assert stale == [False, False]  # a run that stops early must not leave the old results
+    assert [path.name for path in (root / "seed-3").iterdir()] == ["notes.txt"]
 
 
 def test_a_stopped_fold_goes_on(
@@ -84,7 +94,9 @@ def test_a_stopped_fold_goes_on(
         run_crossval(config, tmp_path / "stopped", faces=faces)
     assert RunFolder(tmp_path / "stopped" / "seed-0" / "fold-1").last.is_file()
     stop = False
-    resumed = run_crossval(config, tmp_path / "stopped", faces=faces)
+    # With as many threads as before, but by another setting, and on the same device by another name.
+    elsewhere = crossval.replace(config, threads=torch.get_num_threads(), device="cpu")
+    resumed = run_crossval(elsewhere, tmp_path / "stopped", faces=faces)
     assert steps < 3 + 2 * 2  # not from the start: two epochs of two steps
     straight = run_crossval(config, tmp_path / "straight", faces=faces)
     assert resumed["confusion"] == straight["confusion"]

@@ -21,6 +21,7 @@ from fer_mtl.training.phases import (
     generator_terms,
     mix_up,
     plan,
+    recognition_terms,
     take_step,
     without_gradients,
 )
@@ -225,6 +226,16 @@ def test_bfloat16_is_for_what_is_computed_and_not_for_weights_and_losses(
     after = networks.generator.state_dict()
     assert all(tensor.dtype == before[name].dtype for name, tensor in after.items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+def test_the_penalty_is_one_of_weights_and_so_not_rounded(batch: Batch) -> None:
+    networks = make_networks(True, "sluice")
+    networks.bfloat16 = True
+    exact = networks.generator.sharing_penalty()
+    step = take_step(batch, networks)
+    with networks.autocast():
+        terms = recognition_terms(step, networks.generator, LossWeights())
+    assert terms["penalty"].dtype == torch.float32 and torch.equal(terms["penalty"], exact)
 
 
 def test_the_backward_pass_runs_outside_autocast(batch: Batch) -> None:

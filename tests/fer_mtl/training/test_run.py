@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from fer_mtl.data import FaceSet
+from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.predictions import read_csv
+from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.balance import open_source
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.console import Console
@@ -49,12 +51,26 @@ def test_synthesis_without_knowing_who_is_who(tiny: Tiny, rafdb: str, tmp_path: 
         open_source(tmp_path / "run", None, load_faces(config).classes)
 
 
-def test_recognition_on_an_official_split(tiny: Tiny, rafdb: str, tmp_path: Path) -> None:
+def test_recognition_on_an_official_split(
+    tiny: Tiny, rafdb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny(data=rafdb, fold_rule="official", epochs=1, model={"synthesis": False, "sharing": "none"})
-    report = train_run(config, tmp_path / "run")
+    report = train_run(config, tmp_path / "run", console=Console())
     assert report["per_fold"][0]["n_train"] == report["per_fold"][0]["n_test"] == 28
     assert report["split"]["test"][0] == "test_00028_aligned.jpg"
-    assert "official split" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "official split" in page
+    # Of people the set does not know nothing is claimed.
+    assert "accuracy on unseen images" in page and "No tested image was trained on" in page
+    assert "unseen people" not in page
+    said = capsys.readouterr().out
+    assert "accuracy on 28 unseen images" in said and "of 28 subjects" not in said
+    assert report["known_subjects"] is False
+    write_comparison([load_run(tmp_path / "run")], tmp_path / "alone")
+    compared = (tmp_path / "alone" / "report.md").read_text()
+    assert "95 % over images" in compared
+    for claim in ("Subject-independent", "over subjects", "saw no image of that person", "_aligned.jpg"):
+        assert claim not in compared
 
 
 def test_folds_are_named(tiny: Tiny) -> None:

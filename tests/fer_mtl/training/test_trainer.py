@@ -219,6 +219,17 @@ def test_ctrl_c_before_the_first_step_leaves_nothing_to_resume(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_without_an_epoch_is_not_taken_for_a_trained_one(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    config = tiny(model={"sharing": "none", "synthesis": False})
+    with pytest.raises(Interrupted):
+        make_trainer(config, faces, tmp_path, on_step=StopAt(1, raise_interrupt)).fit()
+    with pytest.raises(ValueError, match=r"holds no trained model.*continue with fer-mtl train --resume"):
+        checkpoints.load_model(tmp_path)
+    assert checkpoints.load_model(tmp_path / "last.pt").origin["epoch"] == 0
+
+
 def test_resuming_with_another_configuration_is_refused(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
     make_trainer(tiny(epochs=1), faces, tmp_path).fit()
     with pytest.raises(ValueError, match=r"last.pt was trained with another configuration"):
