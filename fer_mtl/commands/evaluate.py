@@ -149,6 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     report = {
         "model": options.model,
         "data": data,
+        "known_subjects": faces.known_subjects,
         **figures,
     }
     console.line(describe(report))
