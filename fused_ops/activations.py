@@ -28,6 +28,8 @@ class Activation:
             value at a kink is the one PyTorch's autograd takes.
         backward_needs: "output" where f'(z) follows from y, "input" where it takes z, else "nothing".
         in_place: ``function`` that overwrites z, where autograd allows that, else None.
+        output_is_free: whether ``function`` keeps z and not y for its backward, though y would do, so that
+            torch lets the output be written into; ``in_place`` keeps y.
         inverse: ``(y, slope) -> z`` where z follows from y, else None.
         default_slope: the slope used when none is given; None where there is no slope.
     """
@@ -38,6 +40,7 @@ class Activation:
     derivative: Callable[[Tensor, float], Tensor]
     backward_needs: Literal["nothing", "output", "input"]
     in_place: Callable[[Tensor, float], Tensor] | None = None
+    output_is_free: bool = False
     inverse: Callable[[Tensor, float], Tensor] | None = None
     default_slope: float | None = None
 
@@ -83,6 +86,7 @@ _ROWS = (
         lambda y, a: torch.where(y > 0, torch.ones_like(y), a),
         "output",
         in_place=F.leaky_relu_,
+        output_is_free=True,
         inverse=lambda y, a: torch.where(y > 0, y, y / a),
         default_slope=0.01,
     ),
@@ -111,6 +115,7 @@ _ROWS = (
         lambda y, a: torch.where(y > 0, torch.ones_like(y), y + 1),
         "output",
         in_place=lambda z, a: F.elu_(z),
+        output_is_free=True,
         inverse=_elu_inverse,
     ),
     Activation("hardswish", 8, lambda z, a: F.hardswish(z), _hardswish_derivative, "input"),

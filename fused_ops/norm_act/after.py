@@ -29,8 +29,10 @@ class After(NamedTuple):
         z = z if self.residual is None else z + self.residual
         row = BY_INDEX[self.activation]
         function = row.function
-        if owned and row.in_place is not None and not (z.requires_grad and z._is_view()):
-            function = row.in_place  # of a view autograd would make a copy first
+        if owned and row.in_place is not None:
+            # Of a view autograd would make a copy first.
+            allowed = not (z.requires_grad and (z._is_view() or row.output_is_free))
+            function = row.in_place if allowed else function
         return self.pooled(function(z, self.slope))
 
     def pooled(self, y: Tensor) -> Tensor:

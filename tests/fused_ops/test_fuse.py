@@ -324,6 +324,21 @@ def test_a_module_keeps_its_own_ways() -> None:
     assert model.note == "3"
 
 
+@pytest.mark.parametrize("activation", [nn.LeakyReLU(0.1), nn.ELU()], ids=str)
+@pytest.mark.parametrize("side", [6, 96])
+def test_outputs_may_be_written_into_where_torch_s_may(activation: nn.Module, side: int) -> None:
+    original = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), activation).double()
+    model, report = fuse(original)
+    assert len(report.fused) == 1
+    x = torch.randn(2, 4, side, side, dtype=torch.float64)
+    grads = []
+    for module in (original, model):
+        y = module(x)
+        y += x  # as in Darknet's residual blocks
+        grads.append(torch.autograd.grad(y.square().sum(), list(module.parameters())))
+    torch.testing.assert_close(*grads)
+
+
 def test_a_sequential_of_another_name_is_one_too() -> None:
     class ConvNormAct(nn.Sequential):
         def __init__(self, channels: int) -> None:
