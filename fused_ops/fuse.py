@@ -65,8 +65,8 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     any other module that calls one gets a subclass of its class whose forward is a recording of the one that
     it had. Where a number, text or flag has changed that this one had read, it runs again itself.
 
-    Two things differ: the output of an instance norm has its input's memory format, where torch's own is always
-    contiguous; and ``torch.jit.script`` takes the stock model only.
+    Two things differ: the output of an instance norm has its input's memory format, where torch's own is
+    always contiguous; and ``torch.jit.script`` takes the stock model only.
 
     Args:
         model: any module; it is left as it is unless ``inplace``.
