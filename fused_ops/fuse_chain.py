@@ -86,7 +86,9 @@ def run_chain(
     if found is None or not _fits(chain, found, x, add, residual):
         return _in_steps(chain, x, add, residual)
     name, slope = found
-    return NORMS[type(norm)](norm, x, residual, name, slope, pool=2 if pool else 1)
+    return NORMS[type(norm)](
+        norm, x, activation=name, negative_slope=slope, residual=residual, pool=2 if pool else 1
+    )
 
 
 def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) -> bool:
@@ -95,11 +97,10 @@ def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) ->
     if type(norm) not in NORMS or not isinstance(x, Tensor) or torch_module._has_any_global_hook():
         return False
     if chain.pool:
-        found_pool = isinstance(chain.pool, bool) or is_pool_module(chain.pool)
-        if not found_pool or x.dim() != 4 or not _is_monotone(found):
-            return (
-                False  # another activation or pooling than was there, or features that torch pools otherwise
-            )
+        # Another activation or pooling than was there, or features that torch pools otherwise.
+        pools = isinstance(chain.pool, bool) or is_pool_module(chain.pool)
+        if not pools or x.dim() != 4 or not _is_monotone(found):
+            return False
     for part in chain:
         if isinstance(part, nn.Module) and not is_plain(part):
             return False

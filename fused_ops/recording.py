@@ -33,7 +33,6 @@ _STANDARD = sysconfig.get_path("stdlib") + os.sep
 _TOLD_OF = (
     _TORCH + os.path.join("utils", "checkpoint.py"),
     _TORCH + os.path.join("autograd", "graph.py"),
-    _TORCH + os.path.join("autograd", "function.py"),
 )
 _OURS = (__file__, straight_code.__file__)
 _TOLD_OF_AT_ONCE = (_STANDARD + "functools.py", _STANDARD + "copy.py")  # torch uses these too

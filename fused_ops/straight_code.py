@@ -198,9 +198,10 @@ def plainly(value: Any, depth: int = 0) -> Any:
         return MODULE
     if isinstance(value, torch.Tensor):
         return TENSOR
-    if inspect.ismethod(value):
-        return METHOD
-    if inspect.isroutine(value) or isinstance(value, type):
+    if inspect.isroutine(value):
+        # Not the methods themselves: each holds whose it is, here of a copy of the model.
+        return value if isinstance(getattr(value, "__self__", None), ModuleType | type(None)) else METHOD
+    if isinstance(value, type):
         return value
     inside: Any
     if isinstance(value, tuple | list):

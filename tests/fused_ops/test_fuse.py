@@ -6,10 +6,13 @@ import copy
 import inspect
 import io
 import linecache
+import random
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -339,6 +342,26 @@ def test_outputs_may_be_written_into_where_torch_s_may(activation: nn.Module, si
     torch.testing.assert_close(*grads)
 
 
+def test_what_is_exchanged_or_loaded_later_counts() -> None:
+    class Scaled(Pooled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(torch.relu(self.norm1(x))) * self.scale.item()
+
+    original = Scaled()
+    model, report = fuse(original)
+    assert report.fused == {"norm1": "relu + max-pool"}
+    x = torch.randn(2, 4, 6, 6)
+    assert served(model, x) == 1
+    for change in (lambda m: m.scale.fill_(3), lambda m: setattr(m, "pool", nn.AvgPool2d(2))):
+        for module in (original, model):
+            change(module)
+        torch.testing.assert_close(model(x), original(x))
+
+
 def test_a_sequential_of_another_name_is_one_too() -> None:
     class ConvNormAct(nn.Sequential):
         def __init__(self, channels: int) -> None:
@@ -575,6 +598,85 @@ class Prints(Doubtful):
 MORE = "forward, which runs in the forward, does more than compute"
 
 
+class SharesItsNorm(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(4, 4, 1), self.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        z = self.down(x)  # runs the norm, which keeps statistics in the order of its calls
+        return self.act(y + z)
+
+
+class WritesBetween(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x.mul_(0.5)
+        return self.act(y) + x
+
+
+class NamedAdd(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = nn.Bilinear(5, 5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.add(self.norm(x), x))
+
+
+class Ordered(Doubtful):
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        return OrderedDict(out=self.act(self.norm(x)))
+
+
+class HandsOver(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        return self.act(self.norm(self.act(x, kept)))
+
+
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad
+
+
+def reverse(x: Tensor) -> Tensor:
+    return Reverse.apply(x)
+
+
+class Reverses(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(reverse(x)))
+
+
+class Draws(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * torch.rand(1)
+
+
+class Chooses(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * random.choice((1, 2))
+
+
+class Switches(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.eval()
+        return self.act(self.norm(x))
+
+
+class Stores(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.weight.data = self.norm.weight.data.clamp(min=0)
+        return self.act(self.norm(x))
+
+
 class Checkpoints(Doubtful):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(checkpoint(self.act, x, use_reentrant=False)))
@@ -591,6 +693,16 @@ class Checkpoints(Doubtful):
         (Keeps, f"{MORE} (a result is dropped)"),
         (Prints, f"{MORE} (a result is dropped)"),
         (Checkpoints, None),
+        (SharesItsNorm, "its input may be changed before what follows"),
+        (WritesBetween, "its input may be changed before what follows"),
+        (NamedAdd, "no activation of the table follows it directly"),
+        (Ordered, "the forward it is called in makes a OrderedDict"),
+        (HandsOver, "the forward it is called in hands a container to a module, which may fill it"),
+        (Reverses, None),
+        (Draws, None),
+        (Chooses, f"{MORE[:-23]} uses random, which may change"),
+        (Switches, f"{MORE} (a result is dropped)"),
+        (Stores, f"{MORE} (data)"),
         (TwoUses, "its output is used 2 times"),
         (TwoCalls, "it is called more than once"),
         (Optional, "the forward it is called in has optional arguments"),
