@@ -1,0 +1,292 @@
+"""Forwards of which a recording would not tell all: fuse leaves them as they are, with the reason."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import linecache
+import random
+import subprocess
+import sys
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fused_ops.fuse import fuse
+
+
+class Doubtful(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(4), nn.ReLU()
+
+
+class TwoUses(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.act(y) + y
+
+
+class TwoCalls(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) + self.norm(x + 1)
+
+
+class Optional(Doubtful):
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        return self.norm(x) if skip is None else self.act(self.norm(x))
+
+
+class Branches(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor):
+            return self.norm(x)
+        return self.act(self.norm(x))
+
+
+class Training(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.act(self.norm(x)), training=self.training)
+
+
+class Writes(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x.mul_(0)
+        return self.act(y + x)
+
+
+class DataDependent(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.act(y) if y.sum() > 0 else y
+
+
+class OtherActivation(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.norm(x), approximate="tanh")
+
+
+class WeightedSum(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(torch.add(self.norm(x), x, alpha=2))
+
+
+class WritesThroughView(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x[:, :2].mul_(0)
+        return self.act(y + x)
+
+
+class WritesIntoWhatItIsAViewOf(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x.view(-1, 4, 5, 5))
+        x.mul_(0)
+        return self.act(y + x)
+
+
+class Partly(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = 2 * x
+        return self.act(self.norm(x))
+
+
+class Decorated(Doubtful):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x))
+
+
+class Counts(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.act(self.norm(x))
+
+
+class Keeps(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[Tensor]] = {"x": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen["x"].append(x)
+        return self.act(self.norm(x))
+
+
+class Prints(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        print(x.shape)
+        return self.act(self.norm(x))
+
+
+MORE = "forward, which runs in the forward, does more than compute"
+
+
+class SharesItsNorm(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(4, 4, 1), self.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        z = self.down(x)  # runs the norm, which keeps statistics in the order of its calls
+        return self.act(y + z)
+
+
+class WritesBetween(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x.mul_(0.5)
+        return self.act(y) + x
+
+
+class NamedAdd(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = nn.Bilinear(5, 5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.add(self.norm(x), x))
+
+
+class Ordered(Doubtful):
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        return OrderedDict(out=self.act(self.norm(x)))
+
+
+class HandsOver(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        return self.act(self.norm(self.act(x, kept)))
+
+
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad
+
+
+def reverse(x: Tensor) -> Tensor:
+    return Reverse.apply(x)
+
+
+class Reverses(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(reverse(x)))
+
+
+class Draws(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * torch.rand(1)
+
+
+class Chooses(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * random.choice((1, 2))
+
+
+class Switches(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.eval()
+        return self.act(self.norm(x))
+
+
+class Stores(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.weight.data = self.norm.weight.data.clamp(min=0)
+        return self.act(self.norm(x))
+
+
+class Checkpoints(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(checkpoint(self.act, x, use_reentrant=False)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (WritesThroughView, "its input may be changed before what follows"),
+        (WritesIntoWhatItIsAViewOf, "its input may be changed before what follows"),
+        (Partly, f"{MORE} (With)"),
+        (Decorated, "a part of the forward it is called in runs in a context of its own"),
+        (Counts, f"{MORE} (writes into an attribute or element)"),
+        (Keeps, f"{MORE} (a result is dropped)"),
+        (Prints, f"{MORE} (a result is dropped)"),
+        (Checkpoints, None),
+        (SharesItsNorm, "its input may be changed before what follows"),
+        (WritesBetween, "its input may be changed before what follows"),
+        (NamedAdd, "no activation of the table follows it directly"),
+        (Ordered, "the forward it is called in makes a OrderedDict"),
+        (HandsOver, "the forward it is called in hands a container to a module, which may fill it"),
+        (Reverses, None),
+        (Draws, None),
+        (Chooses, f"{MORE[:-23]} uses random, which may change"),
+        (Switches, f"{MORE} (a result is dropped)"),
+        (Stores, f"{MORE} (data)"),
+        (TwoUses, "its output is used 2 times"),
+        (TwoCalls, "it is called more than once"),
+        (Optional, "the forward it is called in has optional arguments"),
+        (Branches, "forward, which runs in the forward, branches on more than attributes"),
+        (Training, "the forward it is called in differs between training and evaluation"),
+        (Writes, "its input may be changed before what follows"),
+        (DataDependent, "forward, which runs in the forward, branches on more than attributes"),
+        (OtherActivation, "no activation of the table follows it directly"),
+        (WeightedSum, "no activation of the table follows it directly"),
+    ],
+)
+def test_what_cannot_be_proven_stays(kind: type[Doubtful], reason: str) -> None:
+    original = kind()
+    before = copy.deepcopy(original.state_dict())
+    model, report = fuse(original, inplace=True)
+    assert set(report.skipped) == {"norm"}
+    assert report.skipped["norm"] == reason or reason is None  # None: as torch happens to do it
+    assert model is original and type(model) is kind and type(model.norm) is nn.BatchNorm2d
+    torch.testing.assert_close(model.state_dict(), before)
+    assert getattr(model, "seen", {"x": []}) == {"x": []}
+
+
+@pytest.mark.parametrize("file", ["<ipython-input-1-0123>", f"{torch.__path__[0]}vision/net.py"])
+def test_notebooks_and_packages_beside_torch_are_looked_into(file: str, monkeypatch) -> None:
+    source = inspect.getsource(Branches)
+    monkeypatch.setitem(linecache.cache, file, (len(source), None, source.splitlines(True), file))
+    known = dict(globals())
+    exec(compile(source, file, "exec"), known)
+    report = fuse(known["Branches"]()).report
+    assert report.skipped == {"norm": "forward, which runs in the forward, branches on more than attributes"}
+
+
+def test_fusing_does_not_get_in_dynamo_s_way() -> None:
+    """Where a forward is the first to import it, as checkpointing does, among fx's stand-ins for math."""
+    program = """
+import torch
+from torch import nn
+from fused_ops import FusedBatchNormAct2d, fuse
+
+class Late(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        import torch._dynamo
+        return torch.relu(self.norm(x))
+
+fuse(Late())
+torch.compile(FusedBatchNormAct2d(4), backend="aot_eager", fullgraph=True)(torch.randn(2, 4, 5, 5))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
