@@ -86,9 +86,7 @@ def run_chain(
     if found is None or not _fits(chain, found, x, add, residual):
         return _in_steps(chain, x, add, residual)
     name, slope = found
-    return NORMS[type(norm)](
-        norm, x, activation=name, negative_slope=slope, residual=residual, pool=2 if pool else 1
-    )
+    return NORMS[type(norm)](norm, x, residual, name, slope, pool=2 if pool else 1)
 
 
 def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) -> bool:
