@@ -14,6 +14,7 @@
 #include "norm_act/format.h"
 #include "norm_act/kernels.h"
 #include "norm_act/layout.h"
+#include "norm_act/operands.h"
 
 namespace fused_ops::norm_act {
 
@@ -171,8 +172,7 @@ struct Normalization {
     }
     check_like_x("residual", residual);
     STD_TORCH_CHECK(!noise || noise->numel() * c == x.numel(), "norm_act: noise must be [N, 1, *spatial]");
-    STD_TORCH_CHECK(a.activation >= 0 && a.activation < kActivations, "norm_act: unknown activation");
-    STD_TORCH_CHECK(a.groups == 0 || (a.groups > 0 && c % a.groups == 0), "norm_act: groups must divide the channels");
+    check_how(a.activation, a.groups, c);
     mean.resize(layout.coefficients());
     scale.resize(layout.coefficients());
     shift.resize(layout.coefficients());
