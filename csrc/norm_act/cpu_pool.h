@@ -64,7 +64,7 @@ Tensor unpool(const Tensor& grad_of_y, const OptionalTensor& y_of_any_format, co
   const auto& way = format.channels_last ? run.channels : run.planes;
   torch::stable::parallel_for(0, lines, std::max<int64_t>(1, kGrain / (2 * width * pixel)),
                               [&](int64_t begin, int64_t end) {
-                                way.unpool[activation](from, Arithmetic<T>(slope), begin, end - begin);
+                                way.unpool[activation](from, Computed<T>(slope), begin, end - begin);
                               });
   return grad_z;
 }
