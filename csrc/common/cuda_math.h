@@ -13,6 +13,7 @@ struct FloatMath {
     float cdf, density;
   };
   static FUSED_OPS_DEVICE float broadcast(float value) { return value; }
+  // NaN in the first argument stays, unlike in fminf and fmaxf.
   static FUSED_OPS_DEVICE float min(float a, float b) { return b < a ? b : a; }
   static FUSED_OPS_DEVICE float max(float a, float b) { return a < b ? b : a; }
   static FUSED_OPS_DEVICE float reciprocal(float value) {

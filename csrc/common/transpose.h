@@ -77,7 +77,7 @@ FUSED_OPS_INLINE void transpose_square(Shorts (&rows)[32]) {
 // to[c][r] = from[r][c] for r < rows, c < cols; elements are converted between the storage types.
 template <typename From, typename To>
 inline void transpose(int64_t rows, int64_t cols, const From* from, int64_t from_ld, To* to, int64_t to_ld) {
-  using S = Compute<From>;
+  using S = Computed<From>;
   constexpr int lanes = kLanes<S>;
   for (int64_t r = 0; r < rows; r += lanes) {
     const int some_rows = rows - r < lanes ? int(rows - r) : lanes;

@@ -5,12 +5,14 @@
 // never merges an AVX-512 copy of an inline function with the baseline's. For the same reason kernels use no templates
 // of the C++ standard library.
 //
-// Arithmetic is done in the compute type: double for double, float for everything else; load() and store() convert.
+// Arithmetic is done in Computed<T>; load() and store() convert.
 // Vectors are GCC/Clang vector extensions: a + b, a < b (lanes of 0 or -1) and mask ? a : b work lane by lane.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+
+#include "common/dtypes.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -37,6 +39,27 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// What lies in memory where a pointer travels as T*.
+template <typename T>
+struct StoredAs {
+  using type = T;
+};
+template <>
+struct StoredAs<uint16_t> {
+  using type = BFloat16;
+};
+template <typename T>
+using Stored = typename StoredAs<T>::type;
+
+template <typename T>
+FUSED_OPS_INLINE const Stored<T>* stored(const T* p) {
+  return reinterpret_cast<const Stored<T>*>(p);
+}
+template <typename T>
+FUSED_OPS_INLINE Stored<T>* stored(T* p) {
+  return reinterpret_cast<Stored<T>*>(p);
+}
+
 template <typename S, int bytes = kVectorBytes>
 struct VectorOf {
   typedef S type __attribute__((vector_size(bytes)));
@@ -49,22 +72,17 @@ using Vec = typename VectorOf<S>::type;
 template <typename S>
 inline constexpr int kLanes = kVectorBytes / int(sizeof(S));
 
-template <typename T>
-struct ComputeType {
-  using type = float;
-  using integer = int32_t;
+// The integer of a scalar's size.
+template <typename S>
+struct IntegerOf {
+  using type = int32_t;
 };
 template <>
-struct ComputeType<double> {
-  using type = double;
-  using integer = int64_t;
+struct IntegerOf<double> {
+  using type = int64_t;
 };
-
-// The type in which values stored as T are computed, and the integer of its size.
-template <typename T>
-using Compute = typename ComputeType<T>::type;
-template <typename T>
-using Integer = typename ComputeType<T>::integer;
+template <typename S>
+using Integer = typename IntegerOf<S>::type;
 
 template <typename S>
 FUSED_OPS_INLINE Vec<S> broadcast(S value) {
@@ -205,14 +223,14 @@ FUSED_OPS_INLINE void store(BFloat16* p, Vec<float> v, int count) {
 #else
 
 template <typename T>
-FUSED_OPS_INLINE Vec<Compute<T>> load(const T* p, int count) {
-  T lanes[kLanes<Compute<T>>] = {};
+FUSED_OPS_INLINE Vec<Computed<T>> load(const T* p, int count) {
+  T lanes[kLanes<Computed<T>>] = {};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = p[lane];
   return load(lanes);
 }
 template <typename T>
-FUSED_OPS_INLINE void store(T* p, Vec<Compute<T>> v, int count) {
-  T lanes[kLanes<Compute<T>>];
+FUSED_OPS_INLINE void store(T* p, Vec<Computed<T>> v, int count) {
+  T lanes[kLanes<Computed<T>>];
   store(lanes, v);
   for (int lane = 0; lane < count; ++lane) p[lane] = lanes[lane];
 }

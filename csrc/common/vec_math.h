@@ -149,10 +149,13 @@ FUSED_OPS_INLINE Vec<S> vreciprocal(Vec<S> d) {
   return S(1) / d;
 }
 
-// Below -87 (double: -708), where the result is under the smallest normal number, it is that of -87.
+// Below this the result of vsigmoid is under the smallest normal number, and that of this.
+template <typename S>
+inline constexpr S kLowestSigmoid = sizeof(S) == 4 ? S(-87) : S(-708);
+
 template <typename S>
 FUSED_OPS_INLINE Vec<S> vsigmoid(Vec<S> x) {
-  constexpr S lowest = sizeof(S) == 4 ? S(-87) : S(-708), highest = -ExpConstants<S>::kLowest;
+  constexpr S lowest = kLowestSigmoid<S>, highest = -ExpConstants<S>::kLowest;
   return vreciprocal<S>(S(1) + vexp_within<S>(-vmin<S>(vmax<S>(x, broadcast<S>(lowest)), broadcast<S>(highest))));
 }
 

@@ -33,13 +33,13 @@ template <typename T>
 struct Sums {
   Normalization<T>& norm;
   const Layout& layout = norm.layout;
-  const std::vector<Arithmetic<T>> vars;
+  const std::vector<Computed<T>> vars;
   const bool given;
   std::vector<double> parts, parts_x;  // channels: [slot, col]
   std::vector<double> sum, sum_x;      // [sample, channel]
-  std::vector<Arithmetic<T>> slope, offset;
+  std::vector<Computed<T>> slope, offset;
 
-  Sums(Normalization<T>& norm, std::vector<Arithmetic<T>> vars, bool given)
+  Sums(Normalization<T>& norm, std::vector<Computed<T>> vars, bool given)
       : norm(norm), vars(std::move(vars)), given(given) {
     const int64_t size = layout.channels ? layout.units * layout.pieces * layout.cols : 0;
     parts.resize(size);
@@ -51,7 +51,7 @@ struct Sums {
   }
 
   void measure(const Part& part, int64_t activation, const Gradient<T>& gradient) {
-    std::vector<Arithmetic<T>> scratch(layout.channels ? 2 * layout.cols : 0);
+    std::vector<Computed<T>> scratch(layout.channels ? 2 * layout.cols : 0);
     const int64_t at =
         layout.channels ? part.slot * layout.cols : layout.coefficient(part.unit, part.row);
     auto& to = layout.channels ? parts : sum;
@@ -63,7 +63,7 @@ struct Sums {
   // grad_x = rstd * (gamma * grad_z - mean(gamma * grad_z) - xhat * mean(gamma * grad_z * xhat)).
   void settle(int64_t unit) {
     if (layout.channels) gather(unit);
-    Reciprocal<Arithmetic<T>> rstd(vars.data(), norm.eps);
+    Reciprocal<Computed<T>> rstd(vars.data(), norm.eps);
     layout.each_sum(unit, [&](int64_t at, int64_t, int64_t statistic) { sum_x[at] *= rstd.at(statistic); });
     if (given) return;
     if (layout.channels) {
@@ -78,7 +78,7 @@ struct Sums {
  private:
   // mean and mean_x, of the unit's statistics, start at 0.
   void set_slopes(int64_t unit, double* mean, double* mean_x) {
-    const Arithmetic<T>* gammas = norm.of_unit(norm.gamma, unit);
+    const Computed<T>* gammas = norm.of_unit(norm.gamma, unit);
     const double share = 1 / layout.count();
     const int64_t first = layout.first_statistic(unit);
     layout.each_sum(unit, [&](int64_t at, int64_t channel, int64_t statistic) {
@@ -86,11 +86,11 @@ struct Sums {
       mean[statistic - first] += weight * sum[at];
       mean_x[statistic - first] += weight * sum_x[at];
     });
-    Reciprocal<Arithmetic<T>> rstd(vars.data(), norm.eps);
+    Reciprocal<Computed<T>> rstd(vars.data(), norm.eps);
     layout.each_coefficient(unit, [&](int64_t i, int64_t, int64_t statistic) {
       const double scale = rstd.at(statistic);
-      slope[i] = Arithmetic<T>(-scale * scale * mean_x[statistic - first]);
-      offset[i] = Arithmetic<T>(-scale * mean[statistic - first]);
+      slope[i] = Computed<T>(-scale * scale * mean_x[statistic - first]);
+      offset[i] = Computed<T>(-scale * mean[statistic - first]);
     });
   }
 
@@ -128,7 +128,7 @@ using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 template <typename T>
 Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& y, const Tensor& mean,
              const Tensor& var, bool given, bool restore, const Needs& need) {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   Normalization<T> norm(a);
   const Layout& layout = norm.layout;
   const bool want_x = need.x || need.noise_scale;

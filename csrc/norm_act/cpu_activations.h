@@ -14,7 +14,8 @@ struct VectorMath {
   static FUSED_OPS_INLINE Value broadcast(S value) { return fused_ops::broadcast<S>(value); }
   static FUSED_OPS_INLINE Value min(Value a, Value b) { return vmin<S>(a, b); }
   static FUSED_OPS_INLINE Value max(Value a, Value b) { return vmax<S>(a, b); }
-  static FUSED_OPS_INLINE Value sigmoid(Value z) { return vsigmoid<S>(z); }
+  // Zero where vsigmoid stops to fall: times a large -z, as silu takes it, that would be a number.
+  static FUSED_OPS_INLINE Value sigmoid(Value z) { return z < kLowestSigmoid<S> ? Value{} : vsigmoid<S>(z); }
   static FUSED_OPS_INLINE Value tanh(Value z) { return vtanh<S, true>(z); }
   static FUSED_OPS_INLINE Value expm1(Value z) { return vexpm1<S>(z); }
   static FUSED_OPS_INLINE Normal<S> normal(Value z) { return vnormal<S>(z); }

@@ -13,8 +13,8 @@ namespace {
 
 // A mean of up to some hundred vectors spread over the block: a guess of the mean of all.
 template <typename T>
-Arithmetic<T> guess_mean(const Block<T>& block) {
-  using S = Arithmetic<T>;
+Computed<T> guess_mean(const Block<T>& block) {
+  using S = Computed<T>;
   constexpr int lanes = kLanes<S>;
   const int64_t row_step = larger(1, block.rows / 8), col_step = larger(1, block.cols / (4 * lanes)) * lanes;
   Vec<S> total{};
@@ -32,8 +32,8 @@ Arithmetic<T> guess_mean(const Block<T>& block) {
 
 // The moments of all elements from one pass: of the deviations from a guess, corrected by their mean.
 template <typename T>
-Moments moments_around(const Block<T>& block, Arithmetic<T> guess, double count, double& correction) {
-  using S = Arithmetic<T>;
+Moments moments_around(const Block<T>& block, Computed<T> guess, double count, double& correction) {
+  using S = Computed<T>;
   DoubleSum<S> off, deviations;
   for (int64_t row = 0; row < block.rows; ++row) {
     const Input<T, Planes> input(block, row);
@@ -58,7 +58,7 @@ Moments moments_around(const Block<T>& block, Arithmetic<T> guess, double count,
 // second pass.
 template <typename T>
 Moments plane_moments(const Block<T>& block) {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   const double count = double(block.rows) * double(block.cols);
   double correction;
   Moments found = moments_around(block, guess_mean(block), count, correction);
@@ -86,8 +86,8 @@ FUSED_OPS_INLINE void clear(S* values, int64_t count) {
 
 // The mean of up to 15 rows spread over the block.
 template <typename T>
-void guess_means(const Block<T>& block, Arithmetic<T>* guess) {
-  using S = Arithmetic<T>;
+void guess_means(const Block<T>& block, Computed<T>* guess) {
+  using S = Computed<T>;
   const int64_t step = larger(1, block.rows / 8);
   clear(guess, block.cols);
   for (int64_t row = 0; row < block.rows; row += step) {
@@ -100,9 +100,9 @@ void guess_means(const Block<T>& block, Arithmetic<T>* guess) {
 
 // As moments_around, per column. Whether no guess was too far off.
 template <typename T>
-bool channel_moments_around(const Block<T>& block, const Arithmetic<T>* guess, double* mean, double* m2,
-                            Arithmetic<T>* scratch) {
-  using S = Arithmetic<T>;
+bool channel_moments_around(const Block<T>& block, const Computed<T>* guess, double* mean, double* m2,
+                            Computed<T>* scratch) {
+  using S = Computed<T>;
   constexpr int64_t rows_at_once = 2 * kRun;
   const int64_t cols = block.cols;
   S *total = scratch, *squares = scratch + cols;
@@ -140,8 +140,8 @@ bool channel_moments_around(const Block<T>& block, const Arithmetic<T>* guess, d
 }
 
 template <typename T>
-void channel_moments(const Block<T>& block, double* mean, double* m2, Arithmetic<T>* scratch) {
-  using S = Arithmetic<T>;
+void channel_moments(const Block<T>& block, double* mean, double* m2, Computed<T>* scratch) {
+  using S = Computed<T>;
   S* guess = scratch + 2 * block.cols;
   guess_means(block, guess);
   if (channel_moments_around(block, guess, mean, m2, scratch)) return;
@@ -152,8 +152,8 @@ void channel_moments(const Block<T>& block, double* mean, double* m2, Arithmetic
 // ---- forward and backward ------------------------------------------------------------------------------------------
 
 template <Activation kind, typename T, typename Way>
-void forward(const Block<T>& block, Arithmetic<T> activation_slope, T* y) {
-  using S = Arithmetic<T>;
+void forward(const Block<T>& block, Computed<T> activation_slope, T* y) {
+  using S = Computed<T>;
   for (int64_t i = 0; i < block.rows; ++i) {
     const Row<T, Way> row(block, i);
     T* to = y + i * block.ld;
@@ -164,9 +164,9 @@ void forward(const Block<T>& block, Arithmetic<T> activation_slope, T* y) {
 }
 
 template <Activation kind, typename T, bool restores>
-void plane_sums(const Block<T>& block, Arithmetic<T> activation_slope, const Gradient<T>& gradient, double* sum_out,
-                double* sum_x_out, Arithmetic<T>*) {
-  using S = Arithmetic<T>;
+void plane_sums(const Block<T>& block, Computed<T> activation_slope, const Gradient<T>& gradient, double* sum_out,
+                double* sum_x_out, Computed<T>*) {
+  using S = Computed<T>;
   for (int64_t i = 0; i < block.rows; ++i) {
     const GradientRow<kind, T, Planes, restores> row(block, i, gradient, activation_slope);
     DoubleSum<S> total, total_x;
@@ -189,9 +189,9 @@ void plane_sums(const Block<T>& block, Arithmetic<T> activation_slope, const Gra
 }
 
 template <Activation kind, typename T, bool restores>
-void channel_sums(const Block<T>& block, Arithmetic<T> activation_slope, const Gradient<T>& gradient,
-                  double* sum_out, double* sum_x_out, Arithmetic<T>* scratch) {
-  using S = Arithmetic<T>;
+void channel_sums(const Block<T>& block, Computed<T> activation_slope, const Gradient<T>& gradient,
+                  double* sum_out, double* sum_x_out, Computed<T>* scratch) {
+  using S = Computed<T>;
   const int64_t cols = block.cols;
   S *total = scratch, *total_x = scratch + cols;
   for (int64_t begin = 0; begin < block.rows; begin += kRun) {
@@ -219,8 +219,8 @@ void channel_sums(const Block<T>& block, Arithmetic<T> activation_slope, const G
 }
 
 template <Activation kind, typename T, typename Way, bool restores>
-void backward(const Block<T>& block, Arithmetic<T> activation_slope, const Gradient<T>& gradient) {
-  using S = Arithmetic<T>;
+void backward(const Block<T>& block, Computed<T> activation_slope, const Gradient<T>& gradient) {
+  using S = Computed<T>;
   DoubleSum<S> noise_sum;
   const bool given = gradient.given;
   for (int64_t i = 0; i < block.rows; ++i) {

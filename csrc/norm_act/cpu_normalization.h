@@ -14,6 +14,7 @@
 #include "norm_act/format.h"
 #include "norm_act/kernels.h"
 #include "norm_act/layout.h"
+#include "norm_act/operands.h"
 
 namespace fused_ops::norm_act {
 
@@ -133,7 +134,7 @@ class Reciprocal {
 // What forward and backward share: dense arguments, the work's layout, and the coefficients of z.
 template <typename T>
 struct Normalization {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   Format format;
   Tensor x;
   OptionalTensor residual, noise;
@@ -171,8 +172,7 @@ struct Normalization {
     }
     check_like_x("residual", residual);
     STD_TORCH_CHECK(!noise || noise->numel() * c == x.numel(), "norm_act: noise must be [N, 1, *spatial]");
-    STD_TORCH_CHECK(a.activation >= 0 && a.activation < kActivations, "norm_act: unknown activation");
-    STD_TORCH_CHECK(a.groups == 0 || (a.groups > 0 && c % a.groups == 0), "norm_act: groups must divide the channels");
+    check_how(a.activation, a.groups, c);
     mean.resize(layout.coefficients());
     scale.resize(layout.coefficients());
     shift.resize(layout.coefficients());
@@ -278,14 +278,14 @@ struct Measured {
       planes[part.slot] = norm.run.plane_moments(block);
       return;
     }
-    std::vector<Arithmetic<T>> scratch(3 * layout.cols);
+    std::vector<Computed<T>> scratch(3 * layout.cols);
     const int64_t at = part.slot * layout.cols;
     norm.run.channel_moments(block, &means[at], &m2s[at], scratch.data());
   }
 
   // Writes the statistics of a unit: the mean of its parts' means, and of the squared deviations those of the parts
   // and between them.
-  void settle(int64_t unit, Arithmetic<T>* mean, Arithmetic<T>* var) const {
+  void settle(int64_t unit, Computed<T>* mean, Computed<T>* var) const {
     if (!layout.channels) {
       const Moments* parts = &planes[unit * layout.pieces];
       double total = 0, count = 0, m2 = 0;
@@ -298,8 +298,8 @@ struct Measured {
         const double off = parts[piece].mean - middle;
         m2 += parts[piece].m2 + parts[piece].count * off * off;
       }
-      mean[unit] = Arithmetic<T>(middle);
-      var[unit] = Arithmetic<T>(m2 / count);
+      mean[unit] = Computed<T>(middle);
+      var[unit] = Computed<T>(m2 / count);
       return;
     }
     const int64_t first = layout.first_statistic(unit), statistics = layout.statistics_per_unit();
@@ -314,8 +314,8 @@ struct Measured {
       m2[statistic - first] += m2s[at] + rows * off * off;
     });
     for (int64_t i = 0; i < statistics; ++i) {
-      mean[first + i] = Arithmetic<T>(middle[i]);
-      var[first + i] = Arithmetic<T>(m2[i] * share);
+      mean[first + i] = Computed<T>(middle[i]);
+      var[first + i] = Computed<T>(m2[i] * share);
     }
   }
 
@@ -343,7 +343,7 @@ struct Statistics {
 template <typename T, typename Apply>
 Statistics normalize(Normalization<T>& norm, int64_t groups, const OptionalTensor& given_mean,
                      const OptionalTensor& given_var, Apply&& apply) {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   const Layout& layout = norm.layout;
   const bool given = given_mean.has_value();
   STD_TORCH_CHECK(given == given_var.has_value(), "norm_act: mean and var must both be given, or neither");

@@ -49,17 +49,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pool(const Arguments& a, const Option
 template <typename T>
 Tensor unpool(const Tensor& grad_of_y, const OptionalTensor& y_of_any_format, const Tensor& winner_of_any_format,
               int64_t height, int64_t width, int64_t activation, double slope) {
+  check_unpooling(grad_of_y, y_of_any_format, winner_of_any_format, height, width, activation);
   const Format format(winner_of_any_format);
   const Tensor grad = format.of(grad_of_y), winner = format.of(winner_of_any_format);
   const OptionalTensor y = y_of_any_format ? OptionalTensor(format.of(*y_of_any_format)) : std::nullopt;
-  const int64_t n = grad.size(0), c = grad.size(1), high = height / 2, wide = width / 2;
-  STD_TORCH_CHECK(grad.size(2) == high && grad.size(3) == wide && winner.numel() == grad.numel(),
-                  "norm_act: grad and winner must be of half the height and width");
-  STD_TORCH_CHECK(winner.scalar_type() == ScalarType::Byte, "norm_act: winner must be uint8");
-  STD_TORCH_CHECK(activation >= 0 && activation < kActivations, "norm_act: unknown activation");
-  STD_TORCH_CHECK(activation == int(Activation::identity) ||
-                      (y && y->scalar_type() == kDtype<T> && y->numel() == grad.numel()),
-                  "norm_act: the activation's derivative is taken from y, of grad's dtype and shape");
+  const int64_t n = grad.size(0), c = grad.size(1), high = height / 2;
   const std::vector<int64_t> shape{n, c, height, width};
   const Tensor grad_z = format.empty(shape, kDtype<T>, grad.device());
   if (height % 2 || width % 2) torch::stable::fill_(grad_z, 0);
@@ -70,7 +64,7 @@ Tensor unpool(const Tensor& grad_of_y, const OptionalTensor& y_of_any_format, co
   const auto& way = format.channels_last ? run.channels : run.planes;
   torch::stable::parallel_for(0, lines, std::max<int64_t>(1, kGrain / (2 * width * pixel)),
                               [&](int64_t begin, int64_t end) {
-                                way.unpool[activation](from, Arithmetic<T>(slope), begin, end - begin);
+                                way.unpool[activation](from, Computed<T>(slope), begin, end - begin);
                               });
   return grad_z;
 }

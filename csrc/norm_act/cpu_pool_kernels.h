@@ -54,8 +54,8 @@ FUSED_OPS_INLINE void each_pooled_pixel(int64_t height, int64_t width, int64_t f
 }
 
 template <Activation kind, typename T>
-void pool_channels(const Block<T>& block, Arithmetic<T> slope, const Pooling<T>& to) {
-  using S = Arithmetic<T>;
+void pool_channels(const Block<T>& block, Computed<T> slope, const Pooling<T>& to) {
+  using S = Computed<T>;
   each_pooled_pixel(to.height, to.width, to.first, to.lines, [&](int64_t pooled, int64_t pixel) {
     const Row<T, Channels> rows[4] = {{block, pixel}, {block, pixel + 1}, {block, pixel + to.width},
                                       {block, pixel + to.width + 1}};
@@ -72,16 +72,16 @@ void pool_channels(const Block<T>& block, Arithmetic<T> slope, const Pooling<T>&
 }
 
 template <Activation kind, typename T, typename At>
-FUSED_OPS_INLINE auto gradient_of_largest(const Unpooling<T>& from, int64_t offset, At at, Arithmetic<T> slope) {
-  using S = Arithmetic<T>;
+FUSED_OPS_INLINE auto gradient_of_largest(const Unpooling<T>& from, int64_t offset, At at, Computed<T> slope) {
+  using S = Computed<T>;
   const Vec<S> grad = at.get(from.grad + offset);
   if constexpr (kind == Activation::identity) return grad;
   return grad * derivative_from_output<kind, VectorMath<S>>(at.get(from.y + offset), slope);
 }
 
 template <Activation kind, typename T>
-void unpool_channels(const Unpooling<T>& from, Arithmetic<T> slope, int64_t first, int64_t lines) {
-  using S = Arithmetic<T>;
+void unpool_channels(const Unpooling<T>& from, Computed<T> slope, int64_t first, int64_t lines) {
+  using S = Computed<T>;
   const int64_t c = from.channels, width = from.width;
   const int64_t places[4] = {0, c, width * c, (width + 1) * c};
   each_pooled_pixel(from.height, width, first, lines, [&](int64_t pooled, int64_t pixel) {
@@ -134,8 +134,8 @@ FUSED_OPS_INLINE void each_half(int64_t col, int count, F&& work) {
 }
 
 template <Activation kind, typename T>
-void pool_planes(const Block<T>& block, Arithmetic<T> slope, const Pooling<T>& to) {
-  using S = Arithmetic<T>;
+void pool_planes(const Block<T>& block, Computed<T> slope, const Pooling<T>& to) {
+  using S = Computed<T>;
   const int64_t high = to.height / 2, wide = to.width / 2;
   for (int64_t i = 0; i < block.rows; ++i) {
     const Row<T, Planes> row(block, i);
@@ -163,8 +163,8 @@ void pool_planes(const Block<T>& block, Arithmetic<T> slope, const Pooling<T>& t
 }
 
 template <Activation kind, typename T>
-void unpool_planes(const Unpooling<T>& from, Arithmetic<T> slope, int64_t first, int64_t lines) {
-  using S = Arithmetic<T>;
+void unpool_planes(const Unpooling<T>& from, Computed<T> slope, int64_t first, int64_t lines) {
+  using S = Computed<T>;
   const int64_t high = from.height / 2, wide = from.width / 2;
   for (int64_t line = first; line < first + lines; ++line) {
     T* to = from.grad_z + (line / high * from.height + line % high * 2) * from.width;

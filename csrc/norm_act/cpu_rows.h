@@ -8,15 +8,6 @@
 namespace fused_ops::norm_act {
 namespace {
 
-template <typename T>
-struct Stored {
-  using type = T;
-};
-template <>
-struct Stored<uint16_t> {
-  using type = BFloat16;
-};
-
 // How many elements of one lane are summed in single precision before the sum goes to a double: the rounding error
 // then stays below that of the products themselves.
 constexpr int64_t kRun = 16;
@@ -26,11 +17,11 @@ struct Whole {
   int64_t col;
   template <typename T>
   FUSED_OPS_INLINE auto get(const T* row) const {
-    return load(reinterpret_cast<const typename Stored<T>::type*>(row + col));
+    return load(stored(row + col));
   }
   template <typename T, typename V>
   FUSED_OPS_INLINE void put(T* row, V value) const {
-    store(reinterpret_cast<typename Stored<T>::type*>(row + col), value);
+    store(stored(row + col), value);
   }
   template <typename V>
   FUSED_OPS_INLINE V keep(V value) const {
@@ -42,11 +33,11 @@ struct Partial {
   int count;
   template <typename T>
   FUSED_OPS_INLINE auto get(const T* row) const {
-    return load(reinterpret_cast<const typename Stored<T>::type*>(row + col), count);
+    return load(stored(row + col), count);
   }
   template <typename T, typename V>
   FUSED_OPS_INLINE void put(T* row, V value) const {
-    store(reinterpret_cast<typename Stored<T>::type*>(row + col), value, count);
+    store(stored(row + col), value, count);
   }
   template <typename V>
   FUSED_OPS_INLINE V keep(V value) const {
@@ -127,16 +118,16 @@ struct Channels {
     return {values};
   }
   template <typename T>
-  static FUSED_OPS_INLINE Constant<Arithmetic<T>> noise(const Block<T>& block, int64_t row) {
-    const auto* values = reinterpret_cast<const typename Stored<T>::type*>(block.noise);
-    return {broadcast<Arithmetic<T>>(values ? to_scalar(values[row]) : 0)};
+  static FUSED_OPS_INLINE Constant<Computed<T>> noise(const Block<T>& block, int64_t row) {
+    const auto* values = stored(block.noise);
+    return {broadcast<Computed<T>>(values ? to_scalar(values[row]) : 0)};
   }
 };
 
 // One row of a block: x' = x + noise_scale * noise.
 template <typename T, typename Way>
 struct Input {
-  using V = Vec<Arithmetic<T>>;
+  using V = Vec<Computed<T>>;
   const T* x;
   bool noisy;
   V noise_scale;
@@ -159,7 +150,7 @@ struct Input {
 // One row of a block, on its way to z.
 template <typename T, typename Way>
 struct Row : Input<T, Way> {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   using V = Vec<S>;
   using Coefficient = decltype(Way::coefficient((const S*)nullptr, 0, 0));
   Coefficient mean, scale, shift;
@@ -187,7 +178,7 @@ struct Row : Input<T, Way> {
 // One row of a block, on the way back to the gradient of z. Where it `restores`, x holds y.
 template <Activation kind, typename T, typename Way, bool restores>
 struct GradientRow : Row<T, Way> {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   using V = Vec<S>;
   const T *grad, *y;
   T* kept;

@@ -10,6 +10,7 @@
 #include "common/cuda_torch.h"
 #include "norm_act/cuda_launch.h"
 #include "norm_act/format.h"
+#include "norm_act/operands.h"
 #include "norm_act/schemas.h"
 
 namespace fused_ops::norm_act {
@@ -45,7 +46,7 @@ struct Prepared {
     STD_TORCH_CHECK(pixels < most && n * c < most, "norm_act on the GPU counts pixels and planes in 30 bits");
     STD_TORCH_CHECK(!residual || residual->numel() == x.numel(), "norm_act: residual must have x's shape");
     STD_TORCH_CHECK(!noise || noise->numel() == pixels, "norm_act: noise must be [N, 1, *spatial]");
-    STD_TORCH_CHECK(in.activation >= 0 && in.activation < kActivations, "norm_act: unknown activation");
+    check_how(in.activation, in.given ? 0 : in.groups, c);
     a.samples = int(n), a.channels = int(c), a.plane = int(pixels / n);
     a.channels_last = format.channels_last || a.plane == 1;  // single pixels lie as in channels_last
     a.batch = in.given || in.groups == 0;
@@ -159,7 +160,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_pool(Tensor x, OptionalTenso
 
 Tensor norm_act_pool_backward(Tensor grad, OptionalTensor y, Tensor winner, int64_t height, int64_t width,
                        int64_t activation, double slope) {
-  STD_TORCH_CHECK(activation == int(Activation::identity) || y, "norm_act: the activation's derivative is taken from y");
+  check_unpooling(grad, y, winner, height, width, activation);
   return for_device_dtype(grad.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Format format(winner);

@@ -43,7 +43,7 @@ FUSED_OPS_KERNEL(kRowThreads) channel_rows_forward(Arguments<T> a) {
     for (int i = 0; i < V; ++i) {
       if (!tile.has(i)) continue;
       // The deviations' own mean corrects the rounding of the first one.
-      const float off = sums[0][i] * share, var = fmaxf(sums[1][i] * share - off * off, 0.0f);
+      const float off = sums[0][i] * share, var = FloatMath::max(sums[1][i] * share - off * off, 0.0f);
       kept.set(a, tile, i, off, inverse_deviation(var, a.eps));
       const int channel = tile.channel + i;
       if (!a.batch && channel % a.span != 0) continue;

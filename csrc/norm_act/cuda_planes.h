@@ -132,7 +132,7 @@ FUSED_OPS_KERNEL(kRowThreads) plane_rows_forward(Arguments<T> a) {
   });
   add_over(sums, row.width, shared);
   // The deviations' own mean corrects the rounding of the first one.
-  const float off = sums[0] * share, var = fmaxf(sums[1] * share - off * off, 0.0f);
+  const float off = sums[0] * share, var = FloatMath::max(sums[1] * share - off * off, 0.0f);
   if (row.first()) {
     a.mean.put(row.row, guess + off);
     a.var.put(row.row, var);

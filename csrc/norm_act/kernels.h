@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "common/activations.h"
+#include "common/dtypes.h"
 
 namespace fused_ops::norm_act {
 
@@ -17,17 +18,6 @@ constexpr bool is_costly(Activation kind) { return kind == Activation::silu || k
 // Activations whose input the kernels compute from their output.
 constexpr bool can_restore(Activation kind) { return kind == Activation::identity || kind == Activation::leaky_relu; }
 
-template <typename T>
-struct ArithmeticOf {
-  using type = float;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = double;
-};
-template <typename T>
-using Arithmetic = typename ArithmeticOf<T>::type;
-
 struct Moments {
   double count = 0, mean = 0, m2 = 0;  // m2: the sum of squared deviations from the mean
 };
@@ -35,7 +25,7 @@ struct Moments {
 // What gives z = (x + noise_scale * noise - mean) * scale + shift + residual.
 template <typename T>
 struct Block {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   int64_t rows, cols;
   int64_t ld;               // from row to row of x, residual, y and their gradients
   const T* x;
@@ -52,7 +42,7 @@ struct Block {
 
 template <typename T>
 struct Gradient {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
   const T* grad;   // of y
   const T* y;      // or null: then the activation's derivative is taken from z
   // grad_x = grad_z * scale + (x' - mean) * slope + offset; indexed as the block's mean. Where the statistics are
@@ -90,7 +80,7 @@ struct Unpooling {
 
 template <typename T>
 struct Kernels {
-  using S = Arithmetic<T>;
+  using S = Computed<T>;
 
   // One row: all of the block's elements as one sample.
   Moments (*plane_moments)(const Block<T>&);

@@ -7,29 +7,9 @@
 namespace fused_ops::selective_share {
 inline namespace FUSED_OPS_ISA {
 
-template <typename T>
-struct StoredAs {
-  using type = T;
-};
-template <>
-struct StoredAs<uint16_t> {
-  using type = BFloat16;
-};
-template <typename T>
-using Stored = typename StoredAs<T>::type;
-
-template <typename T>
-const Stored<T>* stored(const T* p) {
-  return reinterpret_cast<const Stored<T>*>(p);
-}
-template <typename T>
-Stored<T>* stored(T* p) {
-  return reinterpret_cast<Stored<T>*>(p);
-}
-
 template <typename From, typename To>
 FUSED_OPS_INLINE void copy_row(int64_t count, const From* from, To* to) {
-  constexpr int lanes = kLanes<Compute<From>>;
+  constexpr int lanes = kLanes<Computed<From>>;
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
   if (i < count) store(to + i, load(from + i, int(count - i)), int(count - i));

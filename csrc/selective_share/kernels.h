@@ -8,19 +8,9 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace fused_ops::selective_share {
+#include "common/dtypes.h"
 
-// The type that a dtype is computed in.
-template <typename T>
-struct ComputedAs {
-  using type = T;
-};
-template <>
-struct ComputedAs<uint16_t> {
-  using type = float;
-};
-template <typename T>
-using Computed = typename ComputedAs<T>::type;
+namespace fused_ops::selective_share {
 
 // The weights of a pair in the order of the op's schema; a single unit has the first four.
 enum Weight { W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y };

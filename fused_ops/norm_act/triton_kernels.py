@@ -230,7 +230,7 @@ def finish_statistics(
     channel, inside_c, sample = channels_of_program(tl.program_id(0), channels, SPAN, BLOCK_C, EVEN_C)
     start = tl.cast(sample * chunks, tl.int64) * channels
     squares_ptr = partial_ptr + tl.cast(partial_rows, tl.int64) * channels
-    size = tl.cast(count * SPAN if WHOLE else count, tl.float32)
+    size = tl.cast(count, tl.float32) * (SPAN if WHOLE else 1)  # an integer might need over 31 bits
     own_first = tl.load(partial_ptr + start + channel, mask=inside_c, other=0.0)[:, None]
     first = tl.sum(own_first, 0, keep_dims=True) / SPAN if WHOLE else own_first
 

@@ -227,8 +227,9 @@ def unpool(
     full = Geometry(grad.size(0), grad.size(1), height * width, last, layout, True, 1)
     p = _pooled(full, grad.size(2) * grad.size(3))
     card = card_for(grad)
-    make = torch.zeros if height % 2 or width % 2 else torch.empty
-    grad_z = make(shape, dtype=grad.dtype, device=grad.device).contiguous(memory_format=layout)
+    grad_z = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+    if height % 2 or width % 2:
+        grad_z.zero_()
     if BY_INDEX[activation].backward_needs == "nothing":
         y = None
     (grad, grad_step), (y, y_step), (winner, winner_step) = p.rows(grad), p.rows(y), p.rows(winner)  # type: ignore[assignment]

@@ -128,17 +128,20 @@ def backward(
     if grad_y_out is not None:
         grad_y_out, gy_of = slice_of(grad_y_out, layout)
     grads_of = {"GX_OF": gx_of, "GY_OF": gy_of}
+
+    def choose(gates: int) -> list[Mapping[str, Any]]:
+        families = ("backward", "weights")
+        return [call.choose(family, gx_of, gy_of, outside=outside, gates=gates) for family in families]
+
     with on_device(x):
         if gates is None:
-            choices = [call.choose(family, outside=outside, gates=0) for family in ("backward", "weights")]
+            choices = choose(gates=0)
             if not outside and [choice["kernel"] for choice in choices] == ["pair", "unit"]:
                 _backward_on_chip(call, choices, (grad_x_out, grad_y_out), weights, grads, grads_of)
                 return
             gates = call.empty(call.gate_channels)
             forward(x, y, weights, keep, gates, None, layout)
-        choice, weight_choice = (
-            call.choose(family, outside=outside, gates=1) for family in ("backward", "weights")
-        )
+        choice, weight_choice = choose(gates=1)
         by_products = choice["kernel"] == "products"
         pre = None
         if by_products or weight_choice["kernel"] == "products":

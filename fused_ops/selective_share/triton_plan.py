@@ -69,12 +69,22 @@ class Call:
         """pixels and units as the kernels take them."""
         return self.pixels, self.plane // math.gcd(self.plane, 16)
 
-    def choose(self, family: str, **facts: int) -> Mapping[str, Any]:
-        """The row of the launch tables for this call."""
+    def choose(self, family: str, *grads_of: int, **facts: int) -> Mapping[str, Any]:
+        """The row of the launch tables for this call; ``grads_of``: as x_of, of the gradients."""
         return tuning.choose(
             card_for(self.x).architecture, f"selective_share.{family}", channels=max(self.channels),
-            itemsize=self.x.element_size(), precision=precision_of(self.x.dtype), even=self.is_even, **facts,
+            itemsize=self.x.element_size(), precision=precision_of(self.x.dtype), even=self.is_even,
+            alike=self._is_alike(family, grads_of), **facts,
         )  # fmt: skip
+
+    def _is_alike(self, family: str, grads_of: tuple[int, ...]) -> int:
+        """Whether each kernel has one stretch of code, and so half the shared memory, a fact of the tables.
+
+        It serves both units of a pair that look alike. A single unit's backward has one for x and one for y.
+        """
+        if not self.pair:
+            return int(family != "backward")
+        return int(all(len(set(sizes)) <= 1 for sizes in (self.channels, (self.x_of, self.y_of), grads_of)))
 
     @property
     def is_even(self) -> int:

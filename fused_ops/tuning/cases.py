@@ -116,9 +116,13 @@ _NORM_CASES: Mapping[str, Call] = {
 
 
 def selective_share(
-    n: int, cx: int, cy: int, size: int, dtype: torch.dtype, layout: str, mode: str, tf32: bool = False
-) -> None:
-    """A pair: "train" (gates kept), "outside" (a loss on the gates, too), "recompute", "infer" (forward)."""
+    n: int, cx: int, cy: int, size: int, dtype: torch.dtype, layout: str, mode: str, tf32: bool = False,
+    x_of: int = 0,
+) -> None:  # fmt: skip
+    """A pair: "train" (gates kept), "outside" (a loss on the gates, too), "recompute", "infer" (forward).
+
+    ``x_of``: the channels that x is a slice of, if there are more.
+    """
     from fused_ops.selective_share import triton_launch
 
     def weights(t: int, s: int) -> list[Tensor]:
@@ -128,7 +132,7 @@ def selective_share(
     def features(channels: int) -> Tensor:
         return _features(n, channels, size, dtype, layout)
 
-    x, y, pair = features(cx), features(cy), [*weights(cx, cy), *weights(cy, cx)]
+    x, y, pair = features(x_of or cx)[:, :cx], features(cy), [*weights(cx, cy), *weights(cy, cx)]
     gates = features(3 * (cx + cy)) if mode in ("train", "outside") else None
     setting = torch.backends.cuda.matmul
     before, setting.fp32_precision = setting.fp32_precision, "tf32" if tf32 else "ieee"
@@ -152,6 +156,7 @@ _SHARES = {
     "256": (64, 256, 256, 12),
     "512": (64, 512, 512, 6),
     "64 and 128": (64, 64, 128, 24),
+    "256 and 512": (64, 256, 512, 6),
     "48": (64, 48, 48, 24),
     "24 and 40": (8, 24, 40, 31),
     "100 and 24": (8, 100, 24, 31),
@@ -162,7 +167,7 @@ _MODES = {
     "train": tuple(_SHARES),
     "infer": tuple(_SHARES),
     "recompute": ("16", "256"),
-    "outside": ("64", "128", "256", "48", "100 and 24"),
+    "outside": ("64", "128", "256", "256 and 512", "48", "100 and 24"),
 }
 
 
@@ -177,6 +182,9 @@ def _share_cases() -> Iterator[tuple[str, Call]]:
                 yield case(name, torch.bfloat16, layout, mode)
         for name in ("64", "128", "256", "200 and 300"):
             yield case(name, torch.float32, layout, "train")
+        title = f"selective_share 128 bfloat16 {layout} infer of a slice"
+        how = (torch.bfloat16, layout, "infer")
+        yield title, partial(selective_share, *_SHARES["128"], *how, x_of=256)
     for name in ("64", "128", "256", "200 and 300"):
         yield case(name, torch.float32, "last", "train", tf32=True)
     for name in ("64", "128", "256"):

@@ -156,6 +156,19 @@ def check_pooling(case: Case) -> None:
     torch.testing.assert_close(found[finite], expected[finite])
 
 
+def check_not_a_number() -> None:
+    """It shows in the running statistics, as torch's has it, and in all that its own ones normalize."""
+    for channels_last in (False, True):
+        x = torch.randn(2, 4, 5, 5)
+        x[1, 2, 3, 3] = float("nan")
+        x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+        ours, theirs = ([torch.zeros(4), torch.ones(4)] for _ in range(2))
+        y = fused_ops.batch_norm_act(x, *ours, training=True, activation="relu")
+        expected = torch.nn.functional.batch_norm(x, *theirs, training=True).relu()
+        for our, their in zip((y, *ours), (expected, *theirs), strict=True):
+            torch.testing.assert_close(our, their, equal_nan=True)
+
+
 def check_inplace() -> None:
     for activation in ("identity", "leaky_relu", "elu"):
         case = Case("batch", activation)

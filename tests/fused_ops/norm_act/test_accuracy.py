@@ -132,6 +132,16 @@ def test_activations_at_any_magnitude(activation: str, dtype: torch.dtype, backe
         assert_as_accurate_as_eager(ours, through(plain, x), exact)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_silu_of_the_lowest_numbers(dtype: torch.dtype, backend: str) -> None:
+    """Zero, however low; and of minus infinity no number, as torch has it."""
+    x = torch.tensor([-1e36, -3e38, float("-inf")], dtype=dtype)[None].expand(2, 3)
+    with use(backend):
+        given = torch.zeros(3, dtype=dtype), torch.ones(3, dtype=dtype)
+        y = batch_norm_act(x, *given, eps=1e-30, activation="silu")
+    torch.testing.assert_close(y, torch.nn.functional.silu(x), rtol=0, atol=1e-35, equal_nan=True)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "adain"])
 def test_a_large_mean_costs_no_accuracy(norm: str, channels_last: bool, backend: str) -> None:

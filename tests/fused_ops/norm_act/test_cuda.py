@@ -69,6 +69,12 @@ def test_pooling_of_several_blocks() -> None:
             check(Case("batch", "relu", residual=True, pool=2), (3, 10, 21, 18), channels_last, torch.float32)
 
 
+@SIZES
+def test_not_a_number(most_threads: int) -> None:
+    with emulated.device(most_threads):
+        gpu_checks.check_not_a_number()
+
+
 @pytest.mark.usefixtures("device")
 def test_restored_inputs() -> None:
     gpu_checks.check_inplace()

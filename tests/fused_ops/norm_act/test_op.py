@@ -366,6 +366,19 @@ def check_operands_are_checked(library: Any) -> None:
     for name, call in calls:
         with pytest.raises(RuntimeError, match=rf"norm_act.*: ({name}|gamma and beta) must "):
             call()
+    with pytest.raises(RuntimeError, match="groups must divide the channels"):
+        library.norm_act(x, *none, None, None, 3, 1e-5, 0, 0.0)
+    y, winner, tanh = torch.randn(2, 8, 2, 3), torch.zeros(2, 8, 2, 3).byte(), ACTIVATIONS["tanh"].index
+    for bad_y, bad_winner, height, activation, reason in (
+        (y[:1], winner, 5, tanh, "y, of grad's dtype and shape"),
+        (None, winner, 5, tanh, "y, of grad's dtype and shape"),
+        (y, winner.int(), 5, tanh, "winner must be uint8"),
+        (y, winner[:1], 5, tanh, "grad and winner must be of half the height and width"),
+        (y, winner, 6, tanh, "grad and winner must be of half the height and width"),
+        (y, winner, 5, len(ACTIVATIONS), "unknown activation"),
+    ):
+        with pytest.raises(RuntimeError, match=reason):
+            library.norm_act_pool_backward(y, bad_y, bad_winner, height, 6, activation, 0.0)
 
 
 @pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "not loaded")
@@ -375,11 +388,5 @@ def test_the_library_checks_its_operands() -> None:
     x, c, none = torch.randn(2, 8, 5, 6), torch.ones(8), (None,) * 5
     with pytest.raises(RuntimeError, match="mean and var must both be given"):
         library.norm_act(x, *none, c, None, 0, 1e-5, 0, 0.0)
-    with pytest.raises(RuntimeError, match="groups must divide the channels"):
-        library.norm_act(x, *none, None, None, 3, 1e-5, 0, 0.0)
     with pytest.raises(RuntimeError, match="gamma must be of x's dtype or of its statistics'"):
         library.norm_act(x, c.double(), *none, None, 0, 1e-5, 0, 0.0)
-    y, winner = torch.randn(2, 8, 2, 3), torch.zeros(2, 8, 2, 3, dtype=torch.uint8)
-    for bad_y, bad_winner in ((y[:1], winner), (y, winner.int())):
-        with pytest.raises(RuntimeError, match=r"winner must be uint8|y, of grad's dtype and shape"):
-            library.norm_act_pool_backward(y, bad_y, bad_winner, 5, 6, ACTIVATIONS["tanh"].index, 0.0)

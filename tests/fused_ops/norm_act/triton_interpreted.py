@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_ops
 from fused_ops import backends, explain, tuning, use
 from fused_ops.activations import ACTIVATIONS
-from fused_ops.norm_act import triton_launch
-from fused_ops.norm_act.triton_plan import Geometry
+from fused_ops.norm_act import triton_kernels, triton_launch, triton_pool
+from fused_ops.norm_act.triton_plan import Geometry, finish_constants
 from fused_ops.triton_support import Card
 from tests.fused_ops.far_apart import far_apart
 from tests.fused_ops.norm_act import gpu_checks
@@ -72,6 +74,11 @@ def test_pooling_of_several_tiles() -> None:
     for channels_last in (False, True):
         check(Case("batch", "relu", residual=True, pool=2), (3, 6, 20, 18), channels_last, torch.float32)
         check(Case("group", "tanh", pool=2), (2, 66, 5, 6), channels_last, torch.float32)
+
+
+@pytest.mark.usefixtures("rows")
+def test_not_a_number() -> None:
+    gpu_checks.check_not_a_number()
 
 
 def test_restored_inputs() -> None:
@@ -152,6 +159,42 @@ def test_gradients_beyond_31_bits(pool: int, channels_last: bool) -> None:
     y = fused_ops.group_norm_act(x, 2, activation="relu", pool=pool)
     found, expected = (torch.autograd.grad(y, x, each, retain_graph=True)[0] for each in (far, grad))
     assert torch.equal(found, expected)
+
+
+def test_a_row_of_more_elements_than_31_bits_count() -> None:
+    """Only its partial statistics are there: four means and sums of squares, each of 2^29 elements."""
+    chunks, size = 2, 1 << 29
+    g = Geometry(1, 2, chunks * size, False, torch.contiguous_format, False, 2)
+    means = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    partial = torch.stack([means, torch.full_like(means, size)])
+    mean, var = torch.empty(1), torch.empty(1)
+    constants = finish_constants(g, chunks)
+    triton_kernels.finish_statistics[(1,)](
+        partial, mean, var, chunks, chunks, size, *g.sizes(), UNIT=g.unit, **constants
+    )
+    torch.testing.assert_close(mean, means.mean()[None])
+    torch.testing.assert_close(var, means.var(correction=0)[None] + 1)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("width", [8, 7])
+def test_a_gradient_is_unpooled_without_a_copy(width: int, channels_last: bool) -> None:
+    class Ops(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(op.overloadpacket.__name__)
+            return op(*args, **(kwargs or {}))
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    grad = torch.randn(2, 4, 3, width // 2).contiguous(memory_format=layout)
+    winner = torch.zeros_like(grad, dtype=torch.uint8)
+    with Ops() as ops:
+        grad_z = triton_pool.unpool(grad, None, winner, 6, width, 0, 0.0)
+    assert grad_z.is_contiguous(memory_format=layout)
+    assert "clone" not in ops.names
 
 
 def test_any_strides() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fused_ops
-from fused_ops import explain, use
+from fused_ops import explain, tuning, use
+from fused_ops.selective_share.triton_plan import Call
 from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
 from tests.fused_ops.selective_share.test_op import pair
 
@@ -33,3 +34,27 @@ def test_larger_kernels_are_refused_first() -> None:
     weights = [torch.randn(2, c, 3, 3) for c in (4, 2, 2, 4)]
     with use("triton"), pytest.raises(RuntimeError, match="only 1x1 kernels, these are 3x3"):
         fused_ops.conv_flu(x, y, weights)
+
+
+@pytest.mark.parametrize(
+    ("channels", "x_of", "grads_of", "pair", "alike"),
+    [
+        ((32, 32), 32, (32, 32), True, {"forward", "backward", "weights"}),
+        ((32, 48), 32, (32, 48), True, set()),
+        ((32, 32), 64, (32, 32), True, set()),
+        ((32, 32), 32, (64, 32), True, {"forward"}),
+        ((32, 48), 32, (32, 48), False, {"forward", "weights"}),
+    ],
+)
+def test_the_launch_tables_are_told_where_one_stretch_of_code_serves(
+    channels: tuple[int, int], x_of: int, grads_of: tuple[int, int], pair: bool, alike: set[str]
+) -> None:
+    """Where it does not, a kernel has more than one, and each takes shared memory."""
+    x = torch.empty(2, x_of, 4, 4, device="meta")[:, : channels[0]]
+    y = torch.empty(2, channels[1], 4, 4, device="meta")
+    call = Call.of(x, y, pair, False, torch.contiguous_format)
+    with tuning.asked() as rows:
+        call.choose("forward", gates=1)
+        for family in ("backward", "weights"):
+            call.choose(family, *grads_of, outside=0, gates=1)
+    assert {family.split(".")[1] for family, facts, _ in rows if facts["alike"]} == alike
