@@ -76,5 +76,6 @@ check-cuda-load:
 	FUSED_OPS_BUILD=cuda .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
 	.venv-cuda/bin/python tests/packaging/cuda_load.py
 
+# The environment stays; the next target installs the libraries into it again.
 clean:
-	rm -rf build dist *.egg-info fused_ops/lib .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV)/.installed-* build dist *.egg-info fused_ops/lib .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import machine
 from benchmarks.measure import percentile
 from benchmarks.report import to_rich, wide_console
 from benchmarks.results import CASE_FIELDS, Record, load_all
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.turns < 1:
         parser.error(f"--turns must be 1 or more, got {options.turns}")
     console = wide_console()
+    if warning := machine.load_warning():
+        console.print(f"WARNING: {warning}")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         try:
             base, now = measure_both(options, others, Path(folder), console)

@@ -7,12 +7,14 @@ capped at AVX2: what is counted is the AVX2 build of the kernels, which shares i
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -110,8 +112,10 @@ def _features(channels: int, side: int) -> torch.Tensor:
     return x.requires_grad_()
 
 
-def main() -> int:
-    if sys.argv[1:] == ["--work"]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)  # in valgrind's process
+    if parser.parse_args(arguments).work:
         work()
         return 0
     if reason := why_not():

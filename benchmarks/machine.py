@@ -68,7 +68,7 @@ def slug(found: dict[str, Any]) -> str:
         parts = ["cuda", found["device"]]
     else:
         parts = ["cpu", found["processor"], found["isa"], f"{found['threads']}-threads"]
-    text = re.sub(r"\((r|tm)\)|@.*", "", " ".join(parts).lower())
+    text = re.sub(r"\((r|tm)\)|@ *[\d.]+ *ghz", "", " ".join(parts).lower())
     return re.sub(r"[^a-z0-9]+", "-", text).strip("-")
 
 

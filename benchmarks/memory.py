@@ -34,9 +34,9 @@ def peak_bytes(function: Callable[[], object], device: str = "cpu") -> int:
     It is called once or twice.
 
     On the CPU: torch's allocator as its profiler sees it, so what libraries take by other means (oneDNN's
-    scratch, C++ vectors) is not counted; and the second of two calls, since the profiler does not see that
-    something older than itself is freed, as a training step frees the gradients of the one before. On CUDA:
-    the caching allocator's own peak.
+    scratch, C++ vectors, the workspace of our own kernels) is not counted; and the second of two calls, since
+    the profiler does not see that something older than itself is freed, as a training step frees the
+    gradients of the one before. On CUDA: the caching allocator's own peak.
     """
     if device == "cuda":
         torch.cuda.synchronize()

@@ -143,10 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__)
     parser.add_argument("--ops", default=",".join(OP_NAMES), help="comma-separated")
     parser.add_argument("--minutes", type=float, default=15.0, help="stop after so many; 0 only prints")
-    parser.add_argument("--again", choices=("all", "lost"), help="measure again what was measured")
+    parser.add_argument(
+        "--again", choices=("all", "lost"),
+        help="measure again what was measured; `lost` makes the counts flatter, since nothing else is",
+    )  # fmt: skip
     parser.add_argument("--every", type=int, default=1, help="of all cases only every n-th")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     options = parser.parse_args(arguments)
+    if warning := machine.load_warning():
+        print(f"WARNING: {warning}")
     environment = machine.describe("cpu")
     path = options.results / machine.slug(environment) / "sweep.csv"
     ops = options.ops.split(",")

@@ -134,7 +134,7 @@ def requested() -> str:
 @functools.cache
 def environments_wish() -> str:
     """Read once: a look into the environment at every call would cost as much as a small op."""
-    name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     _check_name(name, where=ENVIRONMENT_VARIABLE)
     return name
 

@@ -144,8 +144,11 @@ def _load(name: str) -> Status:
     def refuse(reason: str) -> Status:
         return Status(False, f"{title} {reason}", build=build)
 
-    if os.environ.get(ENVIRONMENT_VARIABLE) == "0":
+    wish = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if wish == "0":
         return refuse(f"is switched off by {ENVIRONMENT_VARIABLE}=0")
+    if wish not in ("", "1"):  # as likely as not it was meant to switch it off
+        return refuse(f"is not loaded: {ENVIRONMENT_VARIABLE}={wish} is not understood; allowed are 0 and 1")
     if not record:
         return refuse("was never built: the package runs from a source tree that was not installed")
     if not build["built"]:

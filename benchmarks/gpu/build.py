@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tomllib
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +15,6 @@ from benchmarks import machine
 from benchmarks.gpu.stages import ROOT, Context
 
 PACKAGES = ("torch", "triton", "numpy", "pytest", "matplotlib", "safetensors")
-VERSION = "0+tree"  # of the libraries: there is no installed package
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -26,7 +26,9 @@ def run(context: Context) -> dict[str, Any]:
         folder = context.scratch / "lib"
     from build_support import native_build
 
-    built = native_build.build(ROOT, folder, VERSION)
+    # No installed package need be here to ask; where one is, tests hold the libraries to its version.
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    built = native_build.build(ROOT, folder, version)
     from fused_ops import __main__ as command
     from fused_ops import native
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -36,6 +36,23 @@ class ShareGates(NamedTuple):
 
     x_from_y: ConvFLUGates
     y_from_x: ConvFLUGates
+
+
+@overload
+def selective_share(
+    x: Tensor, y: Tensor, x_from_y: Sequence[Tensor], y_from_x: Sequence[Tensor], *,
+    convention: str = ..., recompute: bool = ..., return_gates: Literal[False] = ...,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def selective_share(
+    x: Tensor, y: Tensor, x_from_y: Sequence[Tensor], y_from_x: Sequence[Tensor], *,
+    convention: str = ..., recompute: bool = ..., return_gates: Literal[True],
+) -> tuple[Tensor, Tensor, ShareGates]: ...  # fmt: skip
+@overload
+def selective_share(
+    x: Tensor, y: Tensor, x_from_y: Sequence[Tensor], y_from_x: Sequence[Tensor], *,
+    convention: str = ..., recompute: bool = ..., return_gates: bool,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]: ...  # fmt: skip
 
 
 def selective_share(
@@ -80,6 +97,23 @@ def selective_share(
         return x_out, y_out
     h_x, r_x, z_x, r_y, z_y, h_y = gates.split(reference.gate_sizes(x.shape[1], y.shape[1], True), dim=1)
     return x_out, y_out, ShareGates(ConvFLUGates(r_x, h_x, z_x), ConvFLUGates(r_y, h_y, z_y))
+
+
+@overload
+def conv_flu(
+    x: Tensor, y: Tensor, weights: Sequence[Tensor], *,
+    convention: str = ..., recompute: bool = ..., return_gates: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def conv_flu(
+    x: Tensor, y: Tensor, weights: Sequence[Tensor], *,
+    convention: str = ..., recompute: bool = ..., return_gates: Literal[True],
+) -> tuple[Tensor, ConvFLUGates]: ...  # fmt: skip
+@overload
+def conv_flu(
+    x: Tensor, y: Tensor, weights: Sequence[Tensor], *,
+    convention: str = ..., recompute: bool = ..., return_gates: bool,
+) -> Tensor | tuple[Tensor, ConvFLUGates]: ...  # fmt: skip
 
 
 def conv_flu(

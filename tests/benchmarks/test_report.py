@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import matplotlib.image
 import pytest
 
 from benchmarks import report, sweep
-from benchmarks.results import Store
+from benchmarks.results import FOLDER, Store, load_all
 from benchmarks.tables import groups, size, suite_tables, summary
 
 ENVIRONMENT = {
@@ -158,6 +162,57 @@ def test_missing_markers_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="figures: begin"):
         report.write_between_markers(path, "text")
     assert path.read_text() == "nothing here"
+
+
+# --- what is published --------------------------------------------------------------------------------------
+
+# The columns of the table in the project's README.
+MACHINES = (
+    "cpu-intel-xeon-processor-avx512-amx-2-threads", "cpu-amd-epyc-avx2-2-threads",
+    "cpu-amd-epyc-avx512-bf16-2-threads",
+)  # fmt: skip
+SHARES = [("selective_share", f"b{batch}-c{c}-s{side}") for batch, c, side in
+          ((16, 64, 48), (32, 128, 24), (32, 256, 12), (32, 512, 6))]  # fmt: skip
+NORMS = {"batch norm": "batch_norm_act", "instance norm": "instance_norm_act", "group norm": "group_norm_act",
+         "AdaIN": "adain"}  # fmt: skip
+
+
+def published(row: str) -> list[tuple[str, str, str, str, str]]:
+    """The cases that a row of the project's README is about: op, shape, mode, dtype, layout."""
+    if "FERSNet" in row:
+        return [("fersnet_step", "small-b8", "train", "float32", "channels_last")]
+    for name, op in NORMS.items():
+        if row.startswith(name):
+            return [
+                (op, "b8-c64-s96", "full", "float32", layout) for layout in ("contiguous", "channels_last")
+            ]
+    dtype = "bfloat16" if "bfloat16" in row else "float32"
+    return [(op, shape, "full", dtype, "channels_last") for op, shape in SHARES]
+
+
+def test_the_readme_gives_the_stored_ratios() -> None:
+    text = (FOLDER.parents[1] / "README.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([\d. /]+) \| ([\d. /]+) \| ([\d. /]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    stores = load_all()
+    for title, *columns in rows:
+        for machine, column in zip(MACHINES, columns, strict=True):
+            records = [record for store in stores[machine].values() for record in store.records]
+            for case, given in zip(published(title), column.split(" / "), strict=True):
+                keys = ("op", "shape", "mode", "dtype", "layout")
+                (found,) = (
+                    record["to_eager"] for record in records
+                    if tuple(record[key] for key in keys) == case and record["provider"] == "cpu"
+                )  # fmt: skip
+                assert float(given) == pytest.approx(found, abs=0.0051), (title, machine, case)
+
+
+def test_the_readme_of_the_benchmarks_shows_the_stored_figures(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / FOLDER.name)
+    shutil.copy(report.README, tmp_path)
+    readme = tmp_path / report.README.name
+    report.main(["--results", str(tmp_path / FOLDER.name), "--readme", str(readme), "--no-plots"])
+    assert readme.read_text() == report.README.read_text(), "run: python -m benchmarks.report"
 
 
 @pytest.mark.parametrize(

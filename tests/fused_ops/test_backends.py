@@ -71,6 +71,8 @@ def test_the_environment_sets_the_default(
 ) -> None:
     set_environment("reference")
     assert explain(share, *FEATURES)[0].backend == "reference"
+    set_environment("")  # as if it were not set
+    assert backends.requested() == "auto"
     set_environment("fast")
     with pytest.raises(
         ValueError, match=r"FUSED_OPS_BACKEND is 'fast'; known backends are 'auto', 'reference', 'cpu'"

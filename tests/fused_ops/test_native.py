@@ -64,6 +64,14 @@ def test_switched_off(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.cpu_library().reason == "the native CPU library is switched off by FUSED_OPS_NATIVE=0"
 
 
+def test_a_switch_that_is_not_understood(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    record()
+    monkeypatch.setenv("FUSED_OPS_NATIVE", "off")
+    assert native.cpu_library().reason == (
+        "the native CPU library is not loaded: FUSED_OPS_NATIVE=off is not understood; allowed are 0 and 1"
+    )
+
+
 def test_other_platform(record: Record) -> None:
     record(platform="linux-m68k")
     assert "was built for linux-m68k; this is " in native.cpu_library().reason
