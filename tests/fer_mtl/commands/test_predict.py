@@ -90,11 +90,12 @@ def test_several_faces_the_largest_first_and_none(
     assert (row["file"], row["face"], row["expression"]) == (file, "0", "")
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_a_video_is_read_frame_by_frame(
-    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
-    clip, out = tmp_path / "clip.avi", tmp_path / "out"
+    clip, out = tmp_path / f"clip{suffix}", tmp_path / "out"
     side = faces.images.shape[3]
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (side, side))
     for index in range(7):
