@@ -23,6 +23,7 @@ from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.seen import people_of, seen_by, warn_untold
 from fer_mtl.training.starting import open_judge
+from fer_mtl.words import counted
 
 DESCRIPTION = """Measure a trained model. Without --data: on the fold that was held out of its own training.
 With --data: on every image of that data set; where it shows the people of the training data, only on
@@ -80,12 +81,12 @@ def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool
 def describe(figures: dict[str, Any]) -> str:
     """The figures as lines of text."""
     lines = [
-        f"accuracy      {percent(figures['accuracy'])}  ({figures['images']} images)",
+        f"accuracy      {percent(figures['accuracy'])}  ({counted(figures['images'], 'image')})",
         f"macro F1      {percent(figures['macro_f1'])}",
         f"macro recall  {percent(figures['macro_recall'])}",
     ]
     lines += [
-        f"  {name:<12}{percent(entry['recall']):>9}  ({entry['images']} images)"
+        f"  {name:<12}{percent(entry['recall']):>9}  ({counted(entry['images'], 'image')})"
         for name, entry in figures["per_class"].items()
     ]
     if synthesis := figures["synthesis"]:
@@ -94,7 +95,8 @@ def describe(figures: dict[str, Any]) -> str:
             f"(by {synthesis['judge']})"
         )
         lines += [
-            f"  from {name:<12}{percent(found['expression_accuracy']):>9}  ({found['sources']} images)"
+            f"  from {name:<12}{percent(found['expression_accuracy']):>9}  "
+            f"({counted(found['sources'], 'image')})"
             for name, found in synthesis["by_source"].items()
             if found["sources"]
         ]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fer_mtl.commands.options import make_parser, normalise, parse
-from fer_mtl.data.files import PICTURE_SUFFIXES, counted, distinct_stems, files_under
+from fer_mtl.data.files import PICTURE_SUFFIXES, distinct_stems, files_under
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
 from fer_mtl.evaluation.plots import to_png
@@ -17,6 +17,7 @@ from fer_mtl.faces.prepare import save
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_bytes, write_text
+from fer_mtl.words import counted
 
 DESCRIPTION = """Read the expressions in pictures and videos with a trained model. Every face is found, turned
 and scaled as `fer-mtl prepare` does it; of a video every STEP-th frame is read. --out writes readings.csv (a

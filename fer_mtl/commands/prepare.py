@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
-from fer_mtl.data.files import PICTURE_SUFFIXES, Found, counted, data_folder, files_under, find
+from fer_mtl.data.files import PICTURE_SUFFIXES, Found, data_folder, files_under, find
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
@@ -19,6 +19,7 @@ from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import STATE, Job, prepare, resolved
 from fer_mtl.processors import available_processors
 from fer_mtl.training.console import Console
+from fer_mtl.words import counted
 
 DESCRIPTION = """Find the face in every picture, turn and scale it so that the eyes (or five points) come to
 fixed places, and crop it to SIZE x SIZE. OUT is laid out as IN, with the same names, and label files (.txt,

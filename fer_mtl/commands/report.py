@@ -9,6 +9,7 @@ from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.console import Console
+from fer_mtl.words import counted
 
 DESCRIPTION = """Set finished runs (of crossval or train) side by side and beside the published figures:
 accuracy with intervals, recall and confusion of each expression, calibration, paired tests on the same images
@@ -23,5 +24,5 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     runs = [load_run(folder) for folder in options.runs]
     write_comparison(runs, options.out)
-    Console().line(f"report of {len(runs)} runs: {Path(options.out) / 'report.html'}")
+    Console().line(f"report of {counted(len(runs), 'run')}: {Path(options.out) / 'report.html'}")
     return 0

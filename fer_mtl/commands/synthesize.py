@@ -21,6 +21,7 @@ from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_bytes
+from fer_mtl.words import counted
 
 DESCRIPTION = """Redraw face images with one expression or with all of them. Writes NAME_EXPRESSION.png for
 each and grid.png (first column: the source) into a folder. Images should show a cropped face, as in training;
@@ -81,5 +82,5 @@ def main(arguments: Sequence[str]) -> int:
             write_bytes(folder / f"{name}_{expression}.png", to_image(face))
     grid = face_grid(torch.cat([source[:, None], made], 1), ("source", *columns))
     write_bytes(folder / "grid.png", to_png(grid))
-    Console().line(f"{len(paths) * len(labels)} pictures and grid.png in {folder}")
+    Console().line(f"{counted(len(paths) * len(labels), 'picture')} and grid.png in {folder}")
     return 0

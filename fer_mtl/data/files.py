@@ -183,11 +183,6 @@ def found_classes(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(name for name in (*EXPRESSIONS, NEUTRAL) if name in present)
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def build_faceset(
     name: str, found: Found, *, image_size: int, channels: int, skip_bad_images: bool
 ) -> FaceSet:

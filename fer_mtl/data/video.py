@@ -66,8 +66,8 @@ def every(path: Path, step: int) -> Iterator[tuple[int, float | None, Image.Imag
 
 
 def _second(video: Any, number: int) -> float | None:
-    """When the frame that was grabbed last is shown: telephones and browsers record no steady number of frames
-    a second, so it is counted from the number only where the file does not hold the frames' times."""
+    """When the frame that was grabbed last is shown. Telephones and browsers record no steady number of
+    frames a second: it is counted from the number only where the file does not hold the frames' times."""
     import cv2
 
     told = float(video.get(cv2.CAP_PROP_POS_MSEC)) / 1000

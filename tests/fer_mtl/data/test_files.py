@@ -10,7 +10,6 @@ from fer_mtl.data.files import (
     Record,
     build_faceset,
     check_classes,
-    counted,
     data_folder,
     distinct_stems,
     files_in,
@@ -62,12 +61,6 @@ def test_classes_must_be_distinct_and_known(classes: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="classes must be distinct and some of"):
         check_classes(classes, ("fear", "anger"))
     assert check_classes("fear", ("fear", "anger")) == ("fear",)
-
-
-def test_counting_words() -> None:
-    assert [counted(1, "row"), counted(2, "row"), counted(0, "class", "classes")] == [
-        "1 row", "2 rows", "0 classes",
-    ]  # fmt: skip
 
 
 def test_finding_reads_no_picture(tmp_path: Path) -> None:
