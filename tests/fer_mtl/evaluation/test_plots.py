@@ -25,6 +25,18 @@ def test_a_learning_curve_goes_through_the_mean_of_equal_numbers_of_subjects() -
     assert len(points.get_xdata()) == 4 and line.get_label() == "alone"
 
 
+def test_a_face_in_a_single_frame_is_a_dot_on_the_timeline() -> None:
+    gap = [float("nan")] * 2
+    line, _ = (
+        timeline([0, 1, 2, 3, 4], [[0.4, 0.6], gap, [0.3, 0.7], [0.2, 0.8], gap], ("a", "b"), "s")
+        .axes[0]
+        .get_lines()
+    )
+    assert (line.get_marker(), line.get_markevery()) == ("o", [0])
+    line, _ = timeline([0], [[0.4, 0.6]], ("a", "b"), "s").axes[0].get_lines()
+    assert line.get_markevery() == [0]
+
+
 def sheet() -> Figure:
     sheet = Sheet(len(NAMES), 1)
     for x, name in enumerate(NAMES):
