@@ -56,10 +56,14 @@ def unseen(faces: FaceSet, trained: TrainedModel, data: str) -> FaceSet:
     return faces.subset(kept)
 
 
-def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool) -> FaceSet:
+def faces_to_test(
+    trained: TrainedModel, spec: str | None, data_options: dict[str, Any], skip_bad_images: bool
+) -> FaceSet:
     """What the options ask to be tested on, with the model's classes."""
     config = trained.origin.get("config")
     if spec is None:
+        if data_options:
+            raise ValueError("--data_options go with --data; the held-out fold is read as in the training")
         if config is None or not trained.origin["split"]["test"]:
             raise ValueError("--data is needed: this model has no test fold of its own")
         held_out = set(trained.origin["split"]["test"])
@@ -72,6 +76,7 @@ def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool
             image_size=model["image_size"],
             channels=model["in_channels"],
             skip_bad_images=skip_bad_images,
+            **data_options,
         ),
         trained.classes,
     )
@@ -121,6 +126,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--data", type=str, metavar="NAME:FOLDER", help="what to test on (default: the held-out fold)"
     )
+    parser.add_argument(
+        "--data_options",
+        type=dict[str, Any],
+        default={},
+        help="options of that data set, --data_options.KEY VALUE",
+    )
     parser.add_argument("--out", type=str, metavar="FOLDER", help="write report.json and report.html there")
     parser.add_argument(
         "--skip_bad_images", action="store_true", help="leave unreadable images out and list them"
@@ -129,11 +140,12 @@ def main(arguments: Sequence[str]) -> int:
         "--judge", type=str, metavar="RUN", help="a run whose recogniser reads the synthesised faces"
     )
     options = parse(parser, arguments)
-    if options.out:
-        RunFolder(options.out).check_free()
+    folder = Path(options.out).expanduser() if options.out else None
+    if folder is not None and RunFolder(folder).holds_a_run():
+        raise FileExistsError(f"{folder} already holds a run or an evaluation; choose another --out")
     trained = load_model(options.model)
     warn_untold(options.model, trained.origin)
-    faces = faces_to_test(trained, options.data, options.skip_bad_images)
+    faces = faces_to_test(trained, options.data, options.data_options, options.skip_bad_images)
     console = Console()
     console.line(faces.describe())
     config = trained.origin.get("config")
@@ -155,12 +167,19 @@ def main(arguments: Sequence[str]) -> int:
         **figures,
     }
     console.line(describe(report))
-    if options.out:
-        folder = Path(options.out)
+    if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(RunFolder(folder).predictions, to_csv(predictions))
         write_report(
-            Evaluated(report, trained.model, faces, (), config or trained.model.config, environment()),
+            Evaluated(
+                report,
+                trained.model,
+                faces,
+                (),
+                config or trained.model.config,
+                environment(),
+                told=config is not None,
+            ),
             folder,
             f"FERSNet on {faces.name}",
             f"Evaluation of {options.model}",
