@@ -158,6 +158,35 @@ def test_the_pictures_read_are_never_written_over(
     assert before == {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
 
 
+def test_pictures_of_others_are_never_written_over(
+    trained_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / ".hidden").touch()
+    arguments = ["predict", str(trained_run), str(photos / "a.png"), "--detector=whole", f"--out={album}"]
+    for _ in range(2):  # what it has filled it fills again
+        assert main(arguments) == 0
+    (album / command.TABLE).unlink()
+    before = (album / "a.png").read_bytes()
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"--out must be a new folder or one that predict has filled, got {album}" in error
+    assert [path.name for path in album.glob("[!.]*")] == ["a.png"] and (
+        album / "a.png"
+    ).read_bytes() == before
+
+
+def test_what_a_folder_holds_besides_is_said(
+    trained_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b.heic", "more/c.gif", ".hidden", "Thumbs.db"):
+        (photos / name).touch()
+    assert main(["predict", str(trained_run), str(photos), "--detector=whole"]) == 0
+    assert f"2 other files left out, such as {photos / 'b.heic'}\n" in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line(
     trained_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

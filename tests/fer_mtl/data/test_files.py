@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,13 @@ def test_files_of_a_tree_without_hidden_ones(tmp_path: Path) -> None:
 def test_stems_of_files_are_told_apart() -> None:
     paths = [Path(name) for name in ("x/a.png", "y/a.jpg", "a-1.png", "b.png")]
     assert distinct_stems(paths) == ["a-2", "a-3", "a-1", "b"]
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_names_that_no_table_can_hold_are_refused_at_once(tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(odd).touch()
+    Path(odd + "s").mkdir()
+    for find_them in (files_in, subfolders, lambda folder: files_under(folder, (".png",))):
+        with pytest.raises(ValueError, match=r"file names must be UTF-8, got .*/caf\\xe9\.pngs?: rename it"):
+            find_them(tmp_path)
