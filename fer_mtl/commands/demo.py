@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     chosen = {} if options.epochs is None else {"epochs": options.epochs}
     console = Console()
-    run_demo(options.out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
-    console.line(f"try it in a browser: fer-mtl app {Path(options.out) / 'convflu'}")
+    out = Path(options.out).expanduser()
+    run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
+    console.line(f"try it in a browser: fer-mtl app {out / 'convflu'}")
     return 0

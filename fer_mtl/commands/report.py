@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, default="runs/report", metavar="FOLDER", help="where it goes")
     options = parse(parser, arguments)
     runs = [load_run(folder) for folder in options.runs]
-    write_comparison(runs, options.out)
-    Console().line(f"report of {counted(len(runs), 'run')}: {Path(options.out) / 'report.html'}")
+    out = Path(options.out).expanduser()
+    write_comparison(runs, out)
+    Console().line(f"report of {counted(len(runs), 'run')}: {out / 'report.html'}")
     return 0

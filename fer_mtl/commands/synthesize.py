@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     trained = load_model(options.model)
     model, labels = trained.model, wanted(options.expression, trained.classes)
     size = model.config["image_size"]
-    paths = [Path(path) for path in options.images]
+    paths = [Path(path).expanduser() for path in options.images]
     # Every image is read before anything is written: a bad one stops the command with nothing half done.
     detector = make_detector(options.detector)
     source = center(torch.cat([largest_face(model, detector, path) for path in paths]), size)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     made = made.reshape(len(paths), len(labels), *source.shape[1:])
 
-    folder, columns = Path(options.out), [trained.classes[label] for label in labels]
+    folder, columns = Path(options.out).expanduser(), [trained.classes[label] for label in labels]
     folder.mkdir(parents=True, exist_ok=True)
     for name, row in zip(distinct_stems(paths), made, strict=True):
         for expression, face in zip(columns, row, strict=True):

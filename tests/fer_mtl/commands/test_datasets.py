@@ -58,7 +58,7 @@ def test_the_folder_after_a_colon_and_fewer_questions(
     [
         (["nothing"], "unknown data set 'nothing'"),
         (["ck48:a", "b"], "the folder must be given once, got 'ck48:a' and 'b'"),
-        (["procedural", "b"], "the folder must be given once"),
+        (["procedural", "b"], "data set 'procedural' takes no folder, got 'b'"),
         (["ck48", "nowhere"], "does not exist: nowhere"),
         (["procedural", "--data_options.identities", "3"], "no option 'identities'"),
         (["procedural:num_subjects=1", "--duplicates", "all"], "duplicates must be one of"),
@@ -70,3 +70,10 @@ def test_bad_input_is_one_line(
     assert main(["datasets", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_sheet_needs_a_file(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data_options.subject_pattern", r"(S\d+)", "--sheet", str(tmp_path)]
+    assert main(["datasets", "folder", str(photos), *options]) == 2
+    assert f"--sheet must be a file, got the folder {tmp_path}\n" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [photos]

@@ -56,6 +56,16 @@ def test_one_expression(
     assert capsys.readouterr().out == f"1 picture and grid.png in {out}\n"
 
 
+def test_a_home_folder_that_no_shell_has_put_in(
+    trained_run: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    arguments = ["~/one/face ü.png", "--expression=fear", "--out=~/out"]
+    assert main(["synthesize", str(trained_run), *arguments]) == 0
+    assert (tmp_path / "out" / "grid.png").is_file()
+
+
 def test_the_largest_face_of_a_photograph(
     trained_run: Path,
     pictures: list[Path],
