@@ -208,7 +208,9 @@ def timeline(
     _tidy(axes, "Probability of each expression")
     shown = {}
     for colour, name, values in zip(cycle(COLOURS), classes, zip(*probabilities, strict=True), strict=False):
-        (shown[name],) = axes.plot(times, values, color=colour, lw=1.6, marker="o", markevery=_alone(values))
+        (shown[name],) = axes.plot(times, values, color=colour, lw=1.6)
+        if alone := _alone(values):
+            axes.plot([times[i] for i in alone], [values[i] for i in alone], "o", color=colour)
     axes.set_ylim(0, 1)
     axes.set_xlabel(unit, fontsize=8, color=MUTED)
     _legend(axes, shown, loc="center left", bbox_to_anchor=(1, 0.5))
