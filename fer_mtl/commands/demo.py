@@ -8,6 +8,7 @@ from pathlib import Path
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.demo import demo_config, run_demo
 from fer_mtl.training.console import Console
+from fer_mtl.training.run_folder import RunFolder
 
 DESCRIPTION = """Train FERSNet on drawn faces with selective sharing, with hard sharing and without sharing,
 test the three on people they have not seen, redraw those with every expression, and compare. Takes under five
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str]) -> int:
     chosen = {} if options.epochs is None else {"epochs": options.epochs}
     console = Console()
     out = Path(options.out).expanduser()
+    if RunFolder(out).config.exists():  # an older demonstration has none
+        raise FileExistsError(
+            f"{out} holds a training of its own, whose report would be lost: name another --out"
+        )
     run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
     console.line(f"try it in a browser: fer-mtl app {out / 'convflu'}")
     return 0
