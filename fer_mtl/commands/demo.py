@@ -27,10 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = {} if options.epochs is None else {"epochs": options.epochs}
     console = Console()
     out = Path(options.out).expanduser()
-    if RunFolder(out).config.exists():  # an older demonstration has none
-        raise FileExistsError(
-            f"{out} holds a training of its own, whose report would be lost: name another --out"
-        )
+    RunFolder(out).check_report_free()
     run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
     console.line(f"try it in a browser: fer-mtl app {out / 'convflu'}")
     return 0

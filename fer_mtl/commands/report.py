@@ -9,6 +9,7 @@ from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.console import Console
+from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.words import counted
 
 DESCRIPTION = """Set finished runs (of crossval or train) side by side and beside the published figures:
@@ -22,8 +23,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="folders of crossval or train")
     parser.add_argument("--out", type=str, default="runs/report", metavar="FOLDER", help="where it goes")
     options = parse(parser, arguments)
-    runs = [load_run(folder) for folder in options.runs]
     out = Path(options.out).expanduser()
+    RunFolder(out).check_report_free()
+    runs = [load_run(folder) for folder in options.runs]
     write_comparison(runs, out)
     Console().line(f"report of {counted(len(runs), 'run')}: {out / 'report.html'}")
     return 0
