@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     sheet = Path(options.sheet).expanduser() if options.sheet else None
     if sheet is not None and sheet.is_dir():
         raise IsADirectoryError(f"--sheet must be a file, got the folder {sheet}")
-    console = RichConsole()
+    console = RichConsole(emoji=False)  # a file may be called :cat:
     if options.data is None:
         console.print(datasets_table())
         return 0

@@ -35,14 +35,14 @@ def test_a_name_alone_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_is_checked_with_options(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sheet = tmp_path / "sheet.png"
+    sheet = tmp_path / "12:cat:30.png"
     options = ["--data-options.subject_pattern", r"(S\d+)", "--sheet", str(sheet), "--image-size", "32"]
     assert main(["datasets", "folder", str(photos), *options]) == 0
     out = capsys.readouterr().out
     assert "4 colour images of 2 subjects" in out
     assert "equal to another picture: 1 picture; nearly equal: 0 pairs" in out
     assert "the same picture of two subjects: fear/S1 b.png (S1) and fear/S2 c.png (S2)" in out
-    assert Image.open(sheet).format == "PNG"
+    assert Image.open(sheet).format == "PNG" and f"contact sheet: {sheet}\n" in out
 
 
 def test_the_folder_after_a_colon_and_fewer_questions(
