@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.demo import demo_config, run_demo
 from fer_mtl.training.console import Console
 from fer_mtl.training.run_folder import RunFolder
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     chosen = {} if options.epochs is None else {"epochs": options.epochs}
     console = Console()
-    out = Path(options.out).expanduser()
+    out = out_folder(options.out)
     RunFolder(out).check_report_free()
     run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
     console.line(f"try it in a browser: fer-mtl app {out / 'convflu'}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
@@ -140,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         "--judge", type=str, metavar="RUN", help="a run whose recogniser reads the synthesised faces"
     )
     options = parse(parser, arguments)
-    folder = Path(options.out).expanduser() if options.out else None
+    folder = out_folder(options.out) if options.out else None
     if folder is not None and RunFolder(folder).holds_a_run():
         raise FileExistsError(f"{folder} already holds a run or an evaluation; choose another --out")
     trained = load_model(options.model)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.data.files import PICTURE_SUFFIXES, distinct_stems, files_under, other_files, readable_names
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.step < 1:
         raise ValueError(f"--step must be at least 1, got {options.step}")
     paths, console = inputs(options.inputs), Console()
-    out = Path(options.out).expanduser() if options.out else None
+    out = out_folder(options.out) if options.out else None
     if out is not None:
         check_out(out, options.inputs)
     trained, detector = load_model(options.model), make_detector(options.detector)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.console import Console
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="folders of crossval or train")
     parser.add_argument("--out", type=str, default="runs/report", metavar="FOLDER", help="where it goes")
     options = parse(parser, arguments)
-    out = Path(options.out).expanduser()
+    out = out_folder(options.out)
     RunFolder(out).check_report_free()
     runs = [load_run(folder) for folder in options.runs]
     write_comparison(runs, out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.files import distinct_stems
 from fer_mtl.data.images import open_image
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=str, default="synthesized", metavar="FOLDER", help="where the pictures go"
     )
     options = parse(parser, arguments)
+    folder = out_folder(options.out)
     trained = load_model(options.model)
     model, labels = trained.model, wanted(options.expression, trained.classes)
     size = model.config["image_size"]
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     made = made.reshape(len(paths), len(labels), *source.shape[1:])
 
-    folder, columns = Path(options.out).expanduser(), [trained.classes[label] for label in labels]
+    columns = [trained.classes[label] for label in labels]
     folder.mkdir(parents=True, exist_ok=True)
     for name, row in zip(distinct_stems(paths), made, strict=True):
         for expression, face in zip(columns, row, strict=True):
