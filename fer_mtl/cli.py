@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     keep_freed_memory()
+    # Pillow suspects photographs of today's telephones of an attack; what is too large it refuses.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     try:
         command = load_command(name)
         return int(command.main(rest) or 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,10 @@ TITLE = "Facial expressions, read and redrawn"
 HOUR = 3600
 MOST_UPLOADED = "500mb"
 HEIGHT = 320
+FOLDER = "GRADIO_TEMP_DIR"
+"""The variable that tells gradio where to keep files."""
+CSS = "#surest .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(240px, 45%), 1fr)); }"
+"""gradio shows few pictures over the whole width, higher than the room they have."""
 DRAWN = """**This model has learnt from drawn faces and knows nothing of photographs.** Try the drawn people
 below the picture; none of them was in its training."""
 NO_FACE = """No face was found. If the picture shows one face and little else, tick “one cropped face”;
@@ -31,27 +37,64 @@ KEPT = "Pictures and videos stay on the machine that serves this page, at most t
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none from elsewhere
 
 
-def serve(studio: Studio, host: str, port: int | None, open_browser: bool) -> tuple[gr.Blocks, str]:
-    """Start serving in threads of its own, by default on the first free port from 7860 on; the page
-    (``close()`` ends it) and its address.
+@contextmanager
+def serve(studio: Studio, host: str, port: int | None, open_browser: bool) -> Iterator[str]:
+    """Serve the page in threads of its own while the block runs, by default on the first free port from 7860
+    on; gives its address.
 
     Raises OSError where the port is taken or the host is none of this machine.
     """
-    page = build(studio)
-    _, address, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        inbrowser=open_browser,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=True,
-        share=False,
-        ssr_mode=False,
-        max_file_size=MOST_UPLOADED,
-        footer_links=[],
-        theme=THEME,
-    )
-    return page, address
+    check_address(host, port)
+    with own_folder():
+        page = build(studio)
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            share=False,
+            ssr_mode=False,
+            max_file_size=MOST_UPLOADED,
+            footer_links=[],
+            theme=THEME,
+            css=CSS,
+        )
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """OSError where nothing can be served there; gradio would try a hundred ports at a host that is none."""
+    try:
+        family, *_, place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+            probe.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"port must be free, but {port} is taken") from error
+        where = host if port is None else f"{host} and port {port}"
+        raise OSError(f"host must be an address of this machine, got {where}: {error.strerror}") from error
+
+
+@contextmanager
+def own_folder() -> Iterator[None]:
+    """What visitors upload and what is made of it lies in a folder that no other user of this machine can
+    look into, and that is gone when the block ends. gradio has one for everybody, and leaves it behind."""
+    before = os.environ.get(FOLDER)
+    with tempfile.TemporaryDirectory(prefix="fer-mtl-app-", ignore_cleanup_errors=True) as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(FOLDER)
+            if before is not None:
+                os.environ[FOLDER] = before
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -124,7 +167,8 @@ def picture_tab(studio: Studio) -> None:
     events: list[Callable[..., Any]] = [picture.change, cropped.input]
     shown = [state, status, marked, which, *parts]
     # The file as it was uploaded: `open_image` reads more kinds than gradio, and says what ails the rest.
-    gr.on(events, look, [picture, cropped, *controls], shown, preprocess=False, api_name="picture")
+    read = gr.on(events, look, [picture, cropped, *controls], shown, preprocess=False, api_name="picture")
+    emptied_after(read, lambda: look(None, False), shown)
     which.input(show, [state, which, *controls], parts, api_name="face")
     if studio.draws:
 
@@ -148,7 +192,9 @@ def video_tab(studio: Studio) -> None:
             timeline = result("The largest face over time", show_label=False)
             table = gr.File(label="Every face of every frame read")
     gr.Markdown("### The surest frame of each expression")
-    surest = gr.Gallery(show_label=False, columns=4, format="png", object_fit="contain", interactive=False)
+    surest = gr.Gallery(
+        elem_id="surest", show_label=False, columns=4, format="png", object_fit="contain", interactive=False
+    )
 
     # B008: gradio shows progress for a function whose default says so, and for no other.
     def look(path: str | None, every: int, whole: bool, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
@@ -167,7 +213,14 @@ def video_tab(studio: Studio) -> None:
             copy = table.move_resource_to_block_cache(file)
         return [f"{seen.track.summary()}.", plotted(seen.track.figure()), copy, seen.gallery()]
 
-    read.click(look, [video, step, cropped], [status, timeline, table, surest], api_name="video")
+    shown = [status, timeline, table, surest]
+    read_video = read.click(look, [video, step, cropped], shown, api_name="video")
+    emptied_after(read_video, lambda: ["", None, None, None], shown)
+
+
+def emptied_after(event: Any, nothing: Callable[[], list[Any]], shown: Sequence[Any]) -> None:
+    """Where an event fails, what was read before must not stand beside what could not be read."""
+    event.failure(nothing, None, shown, show_progress="hidden", api_visibility="private")
 
 
 def cropped_switch(studio: Studio) -> gr.Checkbox:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Event
+from types import FrameType
 
 from fer_mtl.app.studio import Studio
 from fer_mtl.commands.options import make_parser, normalise, parse
@@ -32,13 +35,28 @@ def main(arguments: Sequence[str]) -> int:
     from fer_mtl.app.page import serve  # here, since --help and bad options do not need gradio
 
     studio = Studio(load_model(options.model), make_detector(options.detector))
-    page, address = serve(studio, options.host, options.port, options.open)
     console = Console()
-    try:
-        console.line(f"{studio.description()}\nserved at {address} (Ctrl-C ends it)")
-        Event().wait()
-    except KeyboardInterrupt:
-        console.line("stopped")
-    finally:
-        page.close(verbose=False)
+    with ended_by_signals(), serve(studio, options.host, options.port, options.open) as address:
+        try:
+            console.line(f"{studio.description()}\nserved at {address} (Ctrl-C ends it)")
+            Event().wait()
+        except KeyboardInterrupt:
+            console.line("stopped")
     return 0
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a closed terminal and a system that shuts down end the page as Ctrl-C does: what visitors have
+    uploaded is deleted."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -44,12 +45,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parse(parser, arguments)
     check_duplicates(options.duplicates)
-    console = RichConsole()
+    sheet = Path(options.sheet).expanduser() if options.sheet else None
+    if sheet is not None and sheet.is_dir():
+        raise IsADirectoryError(f"--sheet must be a file, got the folder {sheet}")
+    console = RichConsole(emoji=False)  # a file may be called :cat:
     if options.data is None:
         console.print(datasets_table())
         return 0
     info, rest = lookup(options.data)
-    if options.folder is not None and (rest or not info.needs_folder):
+    if options.folder is not None and not info.needs_folder:
+        raise ValueError(f"data set {info.name!r} takes no folder, got {options.folder!r}")
+    if options.folder is not None and rest:
         raise ValueError(f"the folder must be given once, got {options.data!r} and {options.folder!r}")
     if info.needs_folder and not (rest or options.folder):
         console.print(card(info))
@@ -64,6 +70,6 @@ def main(arguments: Sequence[str]) -> int:
     console.print(describe(faces))
     findings = check(faces, options.duplicates)
     console.print(describe_findings(findings), markup=False, highlight=False, soft_wrap=True)
-    if options.sheet:
-        console.print(f"contact sheet: {contact_sheet(faces, options.sheet)}", markup=False)
+    if sheet is not None:
+        console.print(f"contact sheet: {contact_sheet(faces, sheet)}", markup=False, soft_wrap=True)
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.demo import demo_config, run_demo
 from fer_mtl.training.console import Console
+from fer_mtl.training.run_folder import RunFolder
 
 DESCRIPTION = """Train FERSNet on drawn faces with selective sharing, with hard sharing and without sharing,
 test the three on people they have not seen, redraw those with every expression, and compare. Takes under five
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     chosen = {} if options.epochs is None else {"epochs": options.epochs}
     console = Console()
-    run_demo(options.out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
-    console.line(f"try it in a browser: fer-mtl app {Path(options.out) / 'convflu'}")
+    out = out_folder(options.out)
+    RunFolder(out).check_report_free()
+    run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
+    console.line(f"try it in a browser: fer-mtl app {out / 'convflu'}")
     return 0

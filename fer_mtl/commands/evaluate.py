@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
@@ -23,6 +22,7 @@ from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.seen import people_of, seen_by, warn_untold
 from fer_mtl.training.starting import open_judge
+from fer_mtl.words import counted
 
 DESCRIPTION = """Measure a trained model. Without --data: on the fold that was held out of its own training.
 With --data: on every image of that data set; where it shows the people of the training data, only on
@@ -55,10 +55,14 @@ def unseen(faces: FaceSet, trained: TrainedModel, data: str) -> FaceSet:
     return faces.subset(kept)
 
 
-def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool) -> FaceSet:
+def faces_to_test(
+    trained: TrainedModel, spec: str | None, data_options: dict[str, Any], skip_bad_images: bool
+) -> FaceSet:
     """What the options ask to be tested on, with the model's classes."""
     config = trained.origin.get("config")
     if spec is None:
+        if data_options:
+            raise ValueError("--data_options go with --data; the held-out fold is read as in the training")
         if config is None or not trained.origin["split"]["test"]:
             raise ValueError("--data is needed: this model has no test fold of its own")
         held_out = set(trained.origin["split"]["test"])
@@ -71,6 +75,7 @@ def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool
             image_size=model["image_size"],
             channels=model["in_channels"],
             skip_bad_images=skip_bad_images,
+            **data_options,
         ),
         trained.classes,
     )
@@ -80,12 +85,12 @@ def faces_to_test(trained: TrainedModel, spec: str | None, skip_bad_images: bool
 def describe(figures: dict[str, Any]) -> str:
     """The figures as lines of text."""
     lines = [
-        f"accuracy      {percent(figures['accuracy'])}  ({figures['images']} images)",
+        f"accuracy      {percent(figures['accuracy'])}  ({counted(figures['images'], 'image')})",
         f"macro F1      {percent(figures['macro_f1'])}",
         f"macro recall  {percent(figures['macro_recall'])}",
     ]
     lines += [
-        f"  {name:<12}{percent(entry['recall']):>9}  ({entry['images']} images)"
+        f"  {name:<12}{percent(entry['recall']):>9}  ({counted(entry['images'], 'image')})"
         for name, entry in figures["per_class"].items()
     ]
     if synthesis := figures["synthesis"]:
@@ -94,7 +99,8 @@ def describe(figures: dict[str, Any]) -> str:
             f"(by {synthesis['judge']})"
         )
         lines += [
-            f"  from {name:<12}{percent(found['expression_accuracy']):>9}  ({found['sources']} images)"
+            f"  from {name:<12}{percent(found['expression_accuracy']):>9}  "
+            f"({counted(found['sources'], 'image')})"
             for name, found in synthesis["by_source"].items()
             if found["sources"]
         ]
@@ -119,6 +125,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--data", type=str, metavar="NAME:FOLDER", help="what to test on (default: the held-out fold)"
     )
+    parser.add_argument(
+        "--data_options",
+        type=dict[str, Any],
+        default={},
+        help="options of that data set, --data_options.KEY VALUE",
+    )
     parser.add_argument("--out", type=str, metavar="FOLDER", help="write report.json and report.html there")
     parser.add_argument(
         "--skip_bad_images", action="store_true", help="leave unreadable images out and list them"
@@ -127,11 +139,12 @@ def main(arguments: Sequence[str]) -> int:
         "--judge", type=str, metavar="RUN", help="a run whose recogniser reads the synthesised faces"
     )
     options = parse(parser, arguments)
-    if options.out:
-        RunFolder(options.out).check_free()
+    folder = out_folder(options.out) if options.out else None
+    if folder is not None and RunFolder(folder).holds_a_run():
+        raise FileExistsError(f"{folder} already holds a run or an evaluation; choose another --out")
     trained = load_model(options.model)
     warn_untold(options.model, trained.origin)
-    faces = faces_to_test(trained, options.data, options.skip_bad_images)
+    faces = faces_to_test(trained, options.data, options.data_options, options.skip_bad_images)
     console = Console()
     console.line(faces.describe())
     config = trained.origin.get("config")
@@ -153,12 +166,19 @@ def main(arguments: Sequence[str]) -> int:
         **figures,
     }
     console.line(describe(report))
-    if options.out:
-        folder = Path(options.out)
+    if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(RunFolder(folder).predictions, to_csv(predictions))
         write_report(
-            Evaluated(report, trained.model, faces, (), config or trained.model.config, environment()),
+            Evaluated(
+                report,
+                trained.model,
+                faces,
+                (),
+                config or trained.model.config,
+                environment(),
+                told=config is not None,
+            ),
             folder,
             f"FERSNet on {faces.name}",
             f"Evaluation of {options.model}",

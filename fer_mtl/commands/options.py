@@ -67,6 +67,15 @@ def expand(arguments: Sequence[str]) -> list[str]:
     return result
 
 
+def out_folder(name: str) -> Path:
+    """What ``--out`` names, ``~`` being the home folder. NotADirectoryError where a file lies there, said
+    before the work and not after it."""
+    folder = Path(name).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--out must be a folder, got the file {folder}")
+    return folder
+
+
 def leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names and types of the settings of a configuration dataclass."""
     hints = get_type_hints(kind)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
-from fer_mtl.data.files import PICTURE_SUFFIXES, counted, distinct_stems, files_under
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
+from fer_mtl.data.files import PICTURE_SUFFIXES, distinct_stems, files_under, other_files, readable_names
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
 from fer_mtl.evaluation.plots import to_png
@@ -17,6 +17,7 @@ from fer_mtl.faces.prepare import save
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_bytes, write_text
+from fer_mtl.words import counted
 
 DESCRIPTION = """Read the expressions in pictures and videos with a trained model. Every face is found, turned
 and scaled as `fer-mtl prepare` does it; of a video every STEP-th frame is read. --out writes readings.csv (a
@@ -26,6 +27,7 @@ trained on drawn faces knows nothing of photographs. Example: fer-mtl predict ru
 --out read"""
 
 TABLE = "readings.csv"
+SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 class Command:
@@ -75,12 +77,12 @@ class Command:
 
 def inputs(names: Sequence[str]) -> list[Path]:
     """The files named, and the pictures and videos of the folders named. Raises FileNotFoundError, and
-    ValueError for a folder without any."""
+    ValueError for a folder without any and for names that no table can hold."""
     paths: list[Path] = []
     for path in (Path(name).expanduser() for name in names):
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
-        found = files_under(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)) if path.is_dir() else [path]
+        found = files_under(path, SUFFIXES) if path.is_dir() else readable_names([path])
         if not found:
             raise ValueError(f"no pictures and no videos in {path}")
         paths += found
@@ -88,10 +90,14 @@ def inputs(names: Sequence[str]) -> list[Path]:
 
 
 def check_out(out: Path, names: Sequence[str]) -> None:
-    """ValueError where marked pictures would take the places of those named, or be read the next time."""
+    """ValueError where marked pictures would take the places of those named or of others, or be read the next
+    time."""
     for path in (Path(name).expanduser().resolve() for name in names):
         if out.resolve().is_relative_to(path) or out.resolve() == path.parent:
             raise ValueError(f"--out must be a folder apart from what is read, got {out} for {path}")
+    strange = out.is_dir() and not (out / TABLE).is_file()
+    if strange and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise ValueError(f"--out must be a new folder or one that predict has filled, got {out}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -113,10 +119,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.step < 1:
         raise ValueError(f"--step must be at least 1, got {options.step}")
     paths, console = inputs(options.inputs), Console()
-    out = Path(options.out).expanduser() if options.out else None
+    out = out_folder(options.out) if options.out else None
     if out is not None:
         check_out(out, options.inputs)
     trained, detector = load_model(options.model), make_detector(options.detector)
+    folders = [path for path in (Path(name).expanduser() for name in options.inputs) if path.is_dir()]
+    if others := [path for folder in folders for path in other_files(folder, SUFFIXES)]:
+        console.line(f"{counted(len(others), 'other file')} left out, such as {others[0]}")
     command = Command(Reader(trained.model, detector, trained.views), trained.classes, console, out)
     with command.keeping(), console.bar("files", len(paths)):
         for path, stem in zip(paths, distinct_stems(paths), strict=True):

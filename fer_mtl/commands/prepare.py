@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
-from fer_mtl.data.files import PICTURE_SUFFIXES, Found, counted, data_folder, files_under, find
+from fer_mtl.data.files import PICTURE_SUFFIXES, Found, data_folder, files_under, find, other_files
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
@@ -19,6 +19,7 @@ from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import STATE, Job, prepare, resolved
 from fer_mtl.processors import available_processors
 from fer_mtl.training.console import Console
+from fer_mtl.words import counted
 
 DESCRIPTION = """Find the face in every picture, turn and scale it so that the eyes (or five points) come to
 fixed places, and crop it to SIZE x SIZE. OUT is laid out as IN, with the same names, and label files (.txt,
@@ -86,11 +87,13 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"OUT must not lie in IN, got {out} in {root}")
     if not jobs:
         raise ValueError(f"no pictures in {root}")
-    videos = [] if name in DATASETS and rest else files_under(root, VIDEO_SUFFIXES)
-    if videos:
-        console.line(
-            f"{counted(len(videos), 'video')} left out, such as {videos[0]}; name the data set for them"
-        )
+    if not (name in DATASETS and rest):
+        if videos := files_under(root, VIDEO_SUFFIXES):
+            console.line(
+                f"{counted(len(videos), 'video')} left out, such as {videos[0]}; name the data set for them"
+            )
+        if others := other_files(root, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *LABEL_SUFFIXES)):
+            console.line(f"{counted(len(others), 'other file')} left out, such as {others[0]}")
 
     outcomes = prepare(
         jobs,
@@ -99,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
         settings={"source": resolved(options.source), **_identity(options.detector)},
         size=options.size,
         require_eyes=options.require_eyes,
-        workers=options.workers or available_processors(),
+        workers=available_processors() if options.workers is None else options.workers,
         console=console,
     )
     copies = files_under(root, LABEL_SUFFIXES)
@@ -118,6 +121,10 @@ def main(arguments: Sequence[str]) -> int:
         console.line(
             f"{counted(len(failed), 'picture')} failed, listed in {out / STATE / 'failed.csv'}; first: "
             f"{failed[0].name}: {failed[0].reason}"
+        )
+    if not ways:
+        raise ValueError(
+            f"no face in any picture of {root}; --detector whole takes every picture for one cropped face"
         )
     return 0
 

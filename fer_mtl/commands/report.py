@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.console import Console
+from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.words import counted
 
 DESCRIPTION = """Set finished runs (of crossval or train) side by side and beside the published figures:
 accuracy with intervals, recall and confusion of each expression, calibration, paired tests on the same images
@@ -21,7 +22,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="folders of crossval or train")
     parser.add_argument("--out", type=str, default="runs/report", metavar="FOLDER", help="where it goes")
     options = parse(parser, arguments)
+    out = out_folder(options.out)
+    RunFolder(out).check_report_free()
     runs = [load_run(folder) for folder in options.runs]
-    write_comparison(runs, options.out)
-    Console().line(f"report of {len(runs)} runs: {Path(options.out) / 'report.html'}")
+    write_comparison(runs, out)
+    Console().line(f"report of {counted(len(runs), 'run')}: {out / 'report.html'}")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.files import distinct_stems
 from fer_mtl.data.images import open_image
@@ -21,6 +21,7 @@ from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
 from fer_mtl.training.files import write_bytes
+from fer_mtl.words import counted
 
 DESCRIPTION = """Redraw face images with one expression or with all of them. Writes NAME_EXPRESSION.png for
 each and grid.png (first column: the source) into a folder. Images should show a cropped face, as in training;
@@ -62,10 +63,11 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=str, default="synthesized", metavar="FOLDER", help="where the pictures go"
     )
     options = parse(parser, arguments)
+    folder = out_folder(options.out)
     trained = load_model(options.model)
     model, labels = trained.model, wanted(options.expression, trained.classes)
     size = model.config["image_size"]
-    paths = [Path(path) for path in options.images]
+    paths = [Path(path).expanduser() for path in options.images]
     # Every image is read before anything is written: a bad one stops the command with nothing half done.
     detector = make_detector(options.detector)
     source = center(torch.cat([largest_face(model, detector, path) for path in paths]), size)
@@ -74,12 +76,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     made = made.reshape(len(paths), len(labels), *source.shape[1:])
 
-    folder, columns = Path(options.out), [trained.classes[label] for label in labels]
+    columns = [trained.classes[label] for label in labels]
     folder.mkdir(parents=True, exist_ok=True)
     for name, row in zip(distinct_stems(paths), made, strict=True):
         for expression, face in zip(columns, row, strict=True):
             write_bytes(folder / f"{name}_{expression}.png", to_image(face))
     grid = face_grid(torch.cat([source[:, None], made], 1), ("source", *columns))
     write_bytes(folder / "grid.png", to_png(grid))
-    Console().line(f"{len(paths) * len(labels)} pictures and grid.png in {folder}")
+    Console().line(f"{counted(len(paths) * len(labels), 'picture')} and grid.png in {folder}")
     return 0

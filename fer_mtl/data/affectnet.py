@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL
-from fer_mtl.data.files import PREPARED, Found, Record, check_classes, counted, register_files
+from fer_mtl.data.files import PREPARED, Found, Record, check_classes, register_files
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.sequences import BASIC
 from fer_mtl.data.tables import code, number, read_table
+from fer_mtl.words import counted
 
 CODES = {
     0: NEUTRAL, 1: "happiness", 2: "sadness", 3: "surprise", 4: "fear", 5: "disgust", 6: "anger",

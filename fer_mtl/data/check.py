@@ -10,7 +10,7 @@ from itertools import combinations
 
 from fer_mtl.data.duplicates import exact_duplicates, near_duplicates
 from fer_mtl.data.faceset import FaceSet
-from fer_mtl.data.files import counted
+from fer_mtl.words import counted
 
 DUPLICATES = ("none", "exact", "near")
 """What is looked for: nothing, equal pictures, or nearly equal ones as well."""

@@ -14,7 +14,6 @@ from fer_mtl.data.files import (
     Found,
     Record,
     check_classes,
-    counted,
     files_in,
     pictures_in,
     register_files,
@@ -22,6 +21,7 @@ from fer_mtl.data.files import (
 )  # fmt: skip
 from fer_mtl.data.sequences import BASIC, Incomplete, IncompleteSequence, onset_to_apex
 from fer_mtl.data.tables import code
+from fer_mtl.words import counted
 
 CODES = {1: "anger", 2: "contempt", 3: "disgust", 4: "fear", 5: "happiness", 6: "sadness", 7: "surprise"}
 SEVENTH = {"contempt": EXPRESSIONS, NEUTRAL: (*BASIC, NEUTRAL), "none": BASIC}

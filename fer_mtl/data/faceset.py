@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fer_mtl.words import counted
+
 SPLITS = ("train", "validation", "test")
 """The parts of an official split."""
 
@@ -136,9 +138,9 @@ class FaceSet:
         side = self.images.shape[3]
         colour = "grey" if self.channels == 1 else "colour"
         counts = ", ".join(f"{name} {count}" for name, count in self.class_counts().items())
-        who = f"{len(set(self.subjects))} subjects" if self.known_subjects else "unknown subjects"
+        who = counted(len(set(self.subjects)), "subject") if self.known_subjects else "unknown subjects"
         lines = [
-            f"{self.name}: {len(self)} {colour} images of {who}, "
+            f"{self.name}: {counted(len(self), f'{colour} image')} of {who}, "
             f"stored at {side} x {side} for crops of {self.image_size}",
             f"classes: {counts}",
         ]

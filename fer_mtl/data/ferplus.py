@@ -12,9 +12,10 @@ from pathlib import Path
 
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL
 from fer_mtl.data.fer2013 import USAGE, read_rows
-from fer_mtl.data.files import Found, Record, check_classes, counted, register_files
+from fer_mtl.data.files import Found, Record, check_classes, register_files
 from fer_mtl.data.images import Picture
 from fer_mtl.data.tables import number, read_table
+from fer_mtl.words import counted
 
 CLASSES = (*EXPRESSIONS, NEUTRAL)
 EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")

@@ -6,8 +6,9 @@ Such a data set is one function from its folder to a `Found`, entered by `@regis
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -127,13 +128,14 @@ def part_of(root: Path, places: Sequence[str], what: str) -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders in a folder, sorted by name, without hidden ones. Raises as :func:`readable_names`."""
+    return readable_names(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files in a folder, sorted by name, without hidden ones and what file managers leave behind."""
-    return sorted(
+    """The files in a folder, sorted by name, without hidden ones and what file managers leave behind. Raises
+    as :func:`readable_names`."""
+    return readable_names(
         p
         for p in folder.iterdir()
         if p.is_file() and not p.name.startswith(".") and p.name.lower() not in _CLUTTER
@@ -141,14 +143,37 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def files_under(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of these suffixes in a folder and its subfolders, sorted, hidden ones left out."""
+    """The files of these suffixes in a folder and its subfolders, sorted, hidden ones left out. Raises as
+    :func:`readable_names`."""
+    return readable_names(path for path in _visible(folder) if path.suffix.lower() in suffixes)
+
+
+def other_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """What :func:`files_under` leaves out, without hidden files and what file managers leave behind."""
     return sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in _visible(folder)
+        if path.suffix.lower() not in suffixes and path.name.lower() not in _CLUTTER
     )
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def readable_names(paths: Iterable[Path]) -> list[Path]:
+    """The paths, sorted. ValueError for one that is not UTF-8, as old archives leave them: no table of
+    results could hold it, and all that was read by then would be lost."""
+    found = sorted(paths)
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="backslashreplace")
+            raise ValueError(f"file names must be UTF-8, got {shown}: rename it") from error
+    return found
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
@@ -181,11 +206,6 @@ def found_classes(records: Sequence[Record]) -> tuple[str, ...]:
     """The expressions that the records show, in canonical order, neutral last."""
     present = {record.expression for record in records}
     return tuple(name for name in (*EXPRESSIONS, NEUTRAL) if name in present)
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def build_faceset(

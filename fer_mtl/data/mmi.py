@@ -16,7 +16,6 @@ from fer_mtl.data.files import (
     Found,
     Record,
     check_classes,
-    counted,
     files_in,
     part_of,
     pictures_in,
@@ -26,6 +25,7 @@ from fer_mtl.data.files import (
 from fer_mtl.data.sequences import BASIC, Incomplete, IncompleteSequence, middle
 from fer_mtl.data.tables import code
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame, count_frames
+from fer_mtl.words import counted
 
 CODES = dict(enumerate(BASIC, start=1))
 VIEWS = {0: "frontal", 1: "profile", 2: "dual"}

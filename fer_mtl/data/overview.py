@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -14,8 +13,9 @@ from rich.table import Table
 
 from fer_mtl.data.check import Findings
 from fer_mtl.data.faceset import FaceSet
-from fer_mtl.data.files import counted
 from fer_mtl.data.registry import DATASETS, DataSetInfo
+from fer_mtl.training.files import replacing
+from fer_mtl.words import counted
 
 _LISTED = 20  # leaks that are listed; the number of all of them is always given
 
@@ -109,9 +109,8 @@ def _save(sheet: Image.Image, path: str | Path) -> Path:
     """Write a PNG that appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    sheet.save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        sheet.save(file, format="PNG")
     return path
 
 

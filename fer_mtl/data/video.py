@@ -12,7 +12,7 @@ from PIL import Image
 
 from fer_mtl.data.images import ImageError
 
-VIDEO_SUFFIXES = (".avi", ".mov", ".mp4", ".mpg")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,33 @@ def count_frames(path: Path) -> int:
 
 def every(path: Path, step: int) -> Iterator[tuple[int, float | None, Image.Image]]:
     """Number, second and picture (mode "RGB") of every ``step``-th frame of a video, from the first on; the
-    second is None where the video does not say how many frames it shows in one.
+    second is None where the video tells neither the frames' times nor how many it shows in one.
 
     Raises ImageError for a file that is no video and for one of the frames that cannot be decoded.
     """
-    import cv2
-
     with _capture(path) as video:
-        rate, number = video.get(cv2.CAP_PROP_FPS), 0
+        number = 0
         while video.grab():
             if number % step == 0:
                 good, pixels = video.retrieve()
                 if not good:
                     raise ImageError(f"{path}: frame {number} cannot be decoded")
-                yield number, number / rate if rate > 0 else None, Image.fromarray(pixels[..., ::-1].copy())
+                yield number, _second(video, number), Image.fromarray(pixels[..., ::-1].copy())
             number += 1
     if not number:
         raise ImageError(f"{path}: not a readable video")
+
+
+def _second(video: Any, number: int) -> float | None:
+    """When the frame that was grabbed last is shown. Telephones and browsers record no steady number of
+    frames a second: it is counted from the number only where the file does not hold the frames' times."""
+    import cv2
+
+    told = float(video.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+    if told > 0:
+        return told
+    rate = float(video.get(cv2.CAP_PROP_FPS))
+    return number / rate if rate > 0 else None
 
 
 @contextmanager

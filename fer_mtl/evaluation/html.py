@@ -30,6 +30,7 @@ th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var
          vertical-align: top; }
 th { color: var(--muted); font-weight: 500; }
 td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
 ul { margin: 0; padding-left: 20px; max-width: 80ch; }
 .caption { margin: 16px 0 0; font-weight: 500; }
 pre { margin: 8px 0 0; font-size: 13px; line-height: 1.45; overflow-x: auto; }

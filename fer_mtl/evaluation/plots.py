@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from math import isnan
 from statistics import fmean
 from typing import Any
 
@@ -192,6 +193,12 @@ def learning_curve(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     return figure
 
 
+def _alone(values: Sequence[float]) -> list[int]:
+    """Where a value has no neighbour to draw a line to."""
+    known = [False, *(not isnan(value) for value in values), False]
+    return [i for i in range(len(values)) if known[i : i + 3] == [False, True, False]]
+
+
 def timeline(
     times: Sequence[float], probabilities: Sequence[Sequence[float]], classes: Sequence[str], unit: str
 ) -> Figure:
@@ -199,10 +206,11 @@ def timeline(
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axes = figure.subplots()
     _tidy(axes, "Probability of each expression")
-    marker = "o" if len(times) == 1 else None
     shown = {}
     for colour, name, values in zip(cycle(COLOURS), classes, zip(*probabilities, strict=True), strict=False):
-        (shown[name],) = axes.plot(times, values, color=colour, lw=1.6, marker=marker)
+        (shown[name],) = axes.plot(times, values, color=colour, lw=1.6)
+        if alone := _alone(values):
+            axes.plot([times[i] for i in alone], [values[i] for i in alone], "o", color=colour)
     axes.set_ylim(0, 1)
     axes.set_xlabel(unit, fontsize=8, color=MUTED)
     _legend(axes, shown, loc="center left", bbox_to_anchor=(1, 0.5))

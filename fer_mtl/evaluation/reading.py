@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fer_mtl.data.faceset import stored_side
-from fer_mtl.data.files import counted
 from fer_mtl.data.images import fit
 from fer_mtl.data.video import every
 from fer_mtl.evaluation.pictures import captioned
@@ -25,6 +24,7 @@ from fer_mtl.evaluation.predict import predict
 from fer_mtl.evaluation.report import percent
 from fer_mtl.faces import Detector, Face, align
 from fer_mtl.models.fersnet import FERSNet
+from fer_mtl.words import counted
 
 COLUMNS = ("file", "frame", "second", "face", "left", "top", "width", "height", "expression")
 

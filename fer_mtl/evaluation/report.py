@@ -37,6 +37,8 @@ class Evaluated:
     stats: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+    told: bool = True
+    """Whether the model says whom it was trained on; where not, nothing is claimed of the tested people."""
 
 
 class Pictures:
@@ -62,10 +64,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def headline(run: Evaluated, pictures: Pictures) -> str:
     report = run.report
+    unseen = f" on unseen {'people' if run.faces.known_subjects else 'images'}" if run.told else ""
     figures = {
-        f"accuracy on unseen {'people' if run.faces.known_subjects else 'images'}": percent(
-            report["accuracy"]
-        ),
+        f"accuracy{unseen}": percent(report["accuracy"]),
         "macro F1": percent(report["macro_f1"]),
         "macro recall": percent(report["macro_recall"]),
         "chance": percent(1 / len(run.faces.classes)),
@@ -86,18 +87,25 @@ def data_section(run: Evaluated, pictures: Pictures) -> str:
     matrix = pictures.add(
         "confusion", plots.confusion_plot(report["confusion"], run.faces.classes), "confusion matrix"
     )
+    return html.section(
+        "Recognition",
+        f"Rows are the true expressions. {who_was_seen(run)}",
+        matrix,
+        html.table(rows, ("expression", "recall", "images"), numbers=(1, 2)),
+    )
+
+
+def who_was_seen(run: Evaluated) -> str:
+    """What can be said of the tested images and the training, as a sentence."""
+    if not run.told:
+        return "The model does not say whom it was trained on: the tested people may be among them."
     unseen = (
         "No image of a tested person was trained on"
         if run.faces.known_subjects
         else "No tested image was trained on (the set does not tell whether other images of the same people "
         "were)"
     )
-    return html.section(
-        "Recognition",
-        f"Rows are the true expressions. {unseen}, and the epoch was not chosen by them.",
-        matrix,
-        html.table(rows, ("expression", "recall", "images"), numbers=(1, 2)),
-    )
+    return f"{unseen}, and the epoch was not chosen by them."
 
 
 def curves_section(run: Evaluated, pictures: Pictures) -> str:
@@ -147,7 +155,7 @@ def synthesis_section(run: Evaluated, pictures: Pictures) -> str:
         "Synthesis",
         f"{'One source image of each person' if run.faces.known_subjects else 'Source images'}, redrawn with "
         "every expression (the source's own is framed); beneath, where they exist, true images of that "
-        "person. None of them was trained on.",
+        f"person.{' None of them was trained on.' if run.told else ''}",
         *content,
     ) + html.section("Between expressions", "The target code moves evenly from one to the other.", steps)
 

@@ -13,7 +13,7 @@ class Console:
     """Prints lines and, between them, the progress of one thing at a time. ``quiet`` prints nothing."""
 
     def __init__(self, quiet: bool = False, output: RichConsole | None = None) -> None:
-        self.output = output or RichConsole(quiet=quiet, highlight=False)
+        self.output = output or RichConsole(quiet=quiet, highlight=False, emoji=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 

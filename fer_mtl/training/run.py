@@ -24,6 +24,7 @@ from fer_mtl.training.split import Split, make_split, missing_classes
 from fer_mtl.training.starting import check_start, load_judge
 from fer_mtl.training.synthetic import load_synthetic
 from fer_mtl.training.trainer import Trainer
+from fer_mtl.words import counted
 
 
 def load_faces(config: TrainConfig) -> FaceSet:
@@ -61,8 +62,8 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
     """What a run would do, in a few lines: the answer to ``--dry-run`` and the head of every training."""
     subjects = {role: len(names) for role, names in split.subjects(faces).items()}
     parts = ", ".join(
-        f"{role} {len(getattr(split, role))} images"
-        + (f" of {count} subjects" if faces.known_subjects else "")
+        f"{role} {counted(len(getattr(split, role)), 'image')}"
+        + (f" of {counted(count, 'subject')}" if faces.known_subjects else "")
         for role, count in subjects.items()
         if count
     )
@@ -82,8 +83,9 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
             faces.describe(),
             f"{fold_name(config)}: {parts}",
             f"model: {model.image_size} px, width {model.width:g}, {tasks}",
-            f"training: {config.epochs} epochs of {steps} steps of {config.batch_size}, {config.precision}, "
-            f"augmentation {config.augmentation}, keeps {kept}{mixed}{started}",
+            f"training: {counted(config.epochs, 'epoch')} of {counted(steps, 'step')} of "
+            f"{config.batch_size}, {config.precision}, augmentation {config.augmentation}, keeps {kept}"
+            f"{mixed}{started}",
         )
     )
 
@@ -199,10 +201,12 @@ def finish(
         f"FERSNet on {test.name}",
         f"{method_of(config)}, {fold_name(config)}, preset {config.preset}",
     )
-    unseen = f"images of {len(subjects['test'])} unseen subjects" if test.known_subjects else "unseen images"
+    if test.known_subjects:
+        unseen = f"{counted(len(test), 'image')} of {counted(len(subjects['test']), 'unseen subject')}"
+    else:
+        unseen = counted(len(test), "unseen image")
     console.line(
-        f"accuracy on {len(test)} {unseen}: {percent(report['accuracy'])}, "
-        f"macro recall {percent(report['macro_recall'])}"
+        f"accuracy on {unseen}: {percent(report['accuracy'])}, macro recall {percent(report['macro_recall'])}"
     )
     console.line(f"report: {run.html}")
     return report

@@ -54,6 +54,14 @@ class RunFolder:
                 "choose another --out, or give --overwrite"
             )
 
+    def check_report_free(self) -> None:
+        """Raise ``FileExistsError`` when the folder's report is that of a training; others (of a
+        demonstration, a comparison) may be made anew."""
+        if self.config.exists():
+            raise FileExistsError(
+                f"{self.root} holds a training, whose own report would be lost; choose another --out"
+            )
+
     def create(self, overwrite: bool = False) -> None:
         """Make the folder; an old run in it is refused as by ``check_free``, or, with ``overwrite``, its
         files (and nothing else) are removed."""

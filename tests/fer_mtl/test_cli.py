@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fer_mtl import cli
 
@@ -29,6 +31,22 @@ def test_every_command_is_listed_and_explains_itself(capsys: pytest.CaptureFixtu
         assert left.value.code == 0
         assert f"usage: fer-mtl {name}" in capsys.readouterr().out
     assert cli.main([]) == 2
+
+
+def test_a_large_photograph_is_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: list[str]) -> None:
+        warnings.warn(
+            "Image size (108000000 pixels) exceeds limit of 89478485 pixels, could be decompression bomb DOS "
+            "attack.",
+            Image.DecompressionBombWarning,
+            stacklevel=1,
+        )
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "load_command", lambda name: SimpleNamespace(main=run))
+    with pytest.warns(UserWarning, match="something else") as seen:
+        assert cli.main(["predict"]) == 0
+    assert len(seen) == 1
 
 
 def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_mtl.cli import main
 from fer_mtl.demo import HEADER, JUDGE, TITLES, demo_config, rows, run_demo
 
 CONFIG = demo_config(
@@ -34,3 +35,10 @@ def test_all_ways_are_compared_and_judged_by_another(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64") >= 4
     with pytest.raises(FileExistsError):
         run_demo(tmp_path / "demo", config=CONFIG)
+
+
+def test_another_training_is_not_written_over(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained_run / "report.json").read_bytes()
+    assert main(["demo", "--out", str(trained_run)]) == 2
+    assert "holds a training, whose own report would be lost" in capsys.readouterr().err
+    assert (trained_run / "report.json").read_bytes() == before

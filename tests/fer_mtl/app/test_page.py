@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="needs gradio (the extra `app`)")
 
-from fer_mtl.app.page import NO_FACE, serve
+from fer_mtl.app.page import NO_FACE, build, serve
 from fer_mtl.app.studio import Studio, stored_picture
 from fer_mtl.data import FaceSet
 from fer_mtl.faces import Face
@@ -32,9 +33,9 @@ class TwoFaces:
 def client(trained_run: Path) -> Iterator[Any]:
     from gradio_client import Client
 
-    page, address = serve(Studio(load_model(trained_run), TwoFaces()), "127.0.0.1", None, open_browser=False)
-    yield Client(address, verbose=False)
-    page.close(verbose=False)
+    studio = Studio(load_model(trained_run), TwoFaces())
+    with serve(studio, "127.0.0.1", None, open_browser=False) as address:
+        yield Client(address, verbose=False)
 
 
 @pytest.fixture
@@ -141,11 +142,20 @@ def test_a_recogniser_has_no_part_for_drawing(tmp_path: Path, faces: FaceSet) ->
 
     model = FERSNet(2, 32, 0.125, sharing="none", synthesis=False).eval()
     studio = Studio(TrainedModel(model, ("no", "yes")), TwoFaces())
-    page, address = serve(studio, "127.0.0.1", None, open_browser=False)
-    try:
-        path = tmp_path / "face.png"
-        stored_picture(faces.images[0]).save(path)
+    path = tmp_path / "face.png"
+    stored_picture(faces.images[0]).save(path)
+    with serve(studio, "127.0.0.1", None, open_browser=False) as address:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
         found = Client(address, verbose=False).predict(handle_file(str(path)), True, api_name="/picture")
-    finally:
-        page.close(verbose=False)
+        assert list(folder.rglob("face.png")) and folder.stat().st_mode & 0o077 == 0
     assert len(found) == 4 and set(said(found[3])) == {"no", "yes"}
+    assert not folder.exists()  # nobody's picture outlives the page
+
+
+def test_what_cannot_be_read_empties_the_page(trained_run: Path) -> None:
+    """The next face is not drawn from the picture before, nor its reading left beside the error."""
+    events = build(Studio(load_model(trained_run), TwoFaces())).config["dependencies"]
+    for name in ("picture", "video"):
+        (event,) = [each for each in events if each["api_name"] == name]
+        (after,) = [each for each in events if each["trigger_after"] == event["id"]]
+        assert after["trigger_only_on_failure"] and after["outputs"] == event["outputs"]

@@ -35,14 +35,14 @@ def test_a_name_alone_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_is_checked_with_options(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sheet = tmp_path / "sheet.png"
+    sheet = tmp_path / "12:cat:30.png"
     options = ["--data-options.subject_pattern", r"(S\d+)", "--sheet", str(sheet), "--image-size", "32"]
     assert main(["datasets", "folder", str(photos), *options]) == 0
     out = capsys.readouterr().out
     assert "4 colour images of 2 subjects" in out
     assert "equal to another picture: 1 picture; nearly equal: 0 pairs" in out
     assert "the same picture of two subjects: fear/S1 b.png (S1) and fear/S2 c.png (S2)" in out
-    assert Image.open(sheet).format == "PNG"
+    assert Image.open(sheet).format == "PNG" and f"contact sheet: {sheet}\n" in out
 
 
 def test_the_folder_after_a_colon_and_fewer_questions(
@@ -58,7 +58,7 @@ def test_the_folder_after_a_colon_and_fewer_questions(
     [
         (["nothing"], "unknown data set 'nothing'"),
         (["ck48:a", "b"], "the folder must be given once, got 'ck48:a' and 'b'"),
-        (["procedural", "b"], "the folder must be given once"),
+        (["procedural", "b"], "data set 'procedural' takes no folder, got 'b'"),
         (["ck48", "nowhere"], "does not exist: nowhere"),
         (["procedural", "--data_options.identities", "3"], "no option 'identities'"),
         (["procedural:num_subjects=1", "--duplicates", "all"], "duplicates must be one of"),
@@ -70,3 +70,10 @@ def test_bad_input_is_one_line(
     assert main(["datasets", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_sheet_needs_a_file(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data_options.subject_pattern", r"(S\d+)", "--sheet", str(tmp_path)]
+    assert main(["datasets", "folder", str(photos), *options]) == 2
+    assert f"--sheet must be a file, got the folder {tmp_path}\n" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [photos]

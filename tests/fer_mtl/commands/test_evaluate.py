@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fer_mtl.cli import main
 from fer_mtl.commands.evaluate import match_classes, unseen
@@ -23,7 +24,8 @@ def test_the_held_out_fold_is_what_the_training_tested(
     said = capsys.readouterr().out
     assert f"({tested['images']} images)" in said and "report: " in said
     assert main(["evaluate", str(trained_run), "--out", str(out)]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "already holds a run" in error and "--resume" not in error and "--overwrite" not in error
 
 
 def test_other_data_leaves_out_who_was_trained_on(
@@ -75,8 +77,29 @@ def test_of_a_model_folder_nobody_can_tell(
     model = tmp_path / "model"
     assert main(["export", str(trained_run), "--out", str(model)]) == 0
     spec = "procedural:num_subjects=2,images_per_expression=1"
-    assert main(["evaluate", str(model), "--data", spec]) == 0
+    out = tmp_path / "out"
+    assert main(["evaluate", str(model), "--data", spec, "--out", str(out)]) == 0
     assert f"{model} does not say whom it was trained on" in caplog.text
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "does not say whom it was trained on" in page
+    for claim in ("unseen people", "None of them was trained on", "No image of a tested person"):
+        assert claim not in page
+
+
+def test_options_of_the_data(
+    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures as <expression>/* are read as in training, by the pattern of their names."""
+    (tmp_path / "photos" / "fear").mkdir(parents=True)
+    Image.fromarray(faces.images[3].permute(1, 2, 0).numpy()).save(tmp_path / "photos" / "fear" / "ann_1.png")
+    arguments = ["evaluate", str(trained_run), "--data", f"folder:{tmp_path / 'photos'}"]
+    assert main(arguments) == 2
+    assert "subject_pattern" in capsys.readouterr().err
+    pattern = ["--data_options.subject_pattern", "([a-z]+)_"]
+    assert main([*arguments, *pattern]) == 0
+    assert "1 colour image of 1 subject" in capsys.readouterr().out
+    assert main(["evaluate", str(trained_run), *pattern]) == 2
+    assert "--data_options go with --data" in capsys.readouterr().err
 
 
 def test_classes_are_matched_by_name(faces: FaceSet) -> None:

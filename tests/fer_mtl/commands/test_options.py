@@ -1,8 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fer_mtl.commands.options import SWITCHES, add_config, expand, make_parser, normalise, parse, read_config
+from fer_mtl.commands.options import (
+    SWITCHES,
+    add_config,
+    expand,
+    make_parser,
+    normalise,
+    out_folder,
+    parse,
+    read_config,
+)
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.methods import METHODS, method_of
 
@@ -13,6 +24,15 @@ def config_of(*arguments: str) -> TrainConfig:
     parser = make_parser("test", "A test.")
     add_config(parser, given)
     return read_config(parse(parser, given))
+
+
+def test_a_file_is_no_folder_for_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(NotADirectoryError, match=r"--out must be a folder, got the file .*notes\.txt"):
+        out_folder("~/notes.txt")
+    assert out_folder("~/new") == tmp_path / "new"
 
 
 def test_short_options_stand_for_settings() -> None:

@@ -90,11 +90,12 @@ def test_several_faces_the_largest_first_and_none(
     assert (row["file"], row["face"], row["expression"]) == (file, "0", "")
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_a_video_is_read_frame_by_frame(
-    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
-    clip, out = tmp_path / "clip.avi", tmp_path / "out"
+    clip, out = tmp_path / f"clip{suffix}", tmp_path / "out"
     side = faces.images.shape[3]
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (side, side))
     for index in range(7):
@@ -155,6 +156,35 @@ def test_the_pictures_read_are_never_written_over(
         assert main(["predict", str(trained_run), str(name), "--detector=whole", "--out", str(out)]) == 2
         assert "--out must be a folder apart from what is read" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+
+
+def test_pictures_of_others_are_never_written_over(
+    trained_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / ".hidden").touch()
+    arguments = ["predict", str(trained_run), str(photos / "a.png"), "--detector=whole", f"--out={album}"]
+    for _ in range(2):  # what it has filled it fills again
+        assert main(arguments) == 0
+    (album / command.TABLE).unlink()
+    before = (album / "a.png").read_bytes()
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"--out must be a new folder or one that predict has filled, got {album}" in error
+    assert [path.name for path in album.glob("[!.]*")] == ["a.png"] and (
+        album / "a.png"
+    ).read_bytes() == before
+
+
+def test_what_a_folder_holds_besides_is_said(
+    trained_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b.heic", "more/c.gif", ".hidden", "Thumbs.db"):
+        (photos / name).touch()
+    assert main(["predict", str(trained_run), str(photos), "--detector=whole"]) == 0
+    assert f"2 other files left out, such as {photos / 'b.heic'}\n" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(

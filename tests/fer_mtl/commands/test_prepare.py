@@ -131,3 +131,25 @@ def test_bad_input_is_one_line(ckplus: Path, tmp_path: Path, capsys: pytest.Capt
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_no_face_at_all_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = tmp_path / "photos", tmp_path / "out"
+    root.mkdir()
+    (root / "a.png").touch()
+    (root / "b.heic").touch()
+    (root / "notes.txt").touch()
+    assert main(["prepare", str(root), str(out), "--detector", "whole"]) == 2
+    said = capsys.readouterr()
+    assert (
+        f"1 other file left out, such as {root / 'b.heic'}\n" in said.out and "1 picture failed" in said.out
+    )
+    assert f"no face in any picture of {root}" in said.err and said.err.count("\n") == 1
+
+
+def test_workers_are_counted_from_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    arguments = ["prepare", str(tmp_path / "photos"), str(tmp_path / "out"), "--detector", "whole"]
+    assert main([*arguments, "--workers", "0"]) == 2
+    assert "workers must be an int of at least 1, got 0" in capsys.readouterr().err

@@ -15,3 +15,10 @@ def test_a_single_fold_has_a_report(trained_run: Path, tmp_path: Path) -> None:
 def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert f"{tmp_path} holds no finished run" in capsys.readouterr().err
+
+
+def test_a_training_keeps_its_own_report(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained_run / "report.html").read_bytes()
+    assert main(["report", str(trained_run), "--out", str(trained_run)]) == 2
+    assert f"{trained_run} holds a training, whose own report would be lost" in capsys.readouterr().err
+    assert (trained_run / "report.html").read_bytes() == before

@@ -46,11 +46,24 @@ def test_every_face_gets_every_expression(
     assert abs(shown - (255 * made[0].clamp(0, 1)).permute(1, 2, 0).numpy()).max() <= 0.6
 
 
-def test_one_expression(trained_run: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_one_expression(
+    trained_run: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     arguments = ["synthesize", str(trained_run), str(pictures[0]), "--expression", "fear", "--out", str(out)]
     assert main(arguments) == 0
     assert {path.name for path in out.iterdir()} == {"face ü_fear.png", "grid.png"}
+    assert capsys.readouterr().out == f"1 picture and grid.png in {out}\n"
+
+
+def test_a_home_folder_that_no_shell_has_put_in(
+    trained_run: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    arguments = ["~/one/face ü.png", "--expression=fear", "--out=~/out"]
+    assert main(["synthesize", str(trained_run), *arguments]) == 0
+    assert (tmp_path / "out" / "grid.png").is_file()
 
 
 def test_the_largest_face_of_a_photograph(

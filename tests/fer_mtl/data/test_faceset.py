@@ -95,3 +95,4 @@ def test_description_says_what_was_skipped() -> None:
     text = make(6, skipped=["bad.png: why"], notes=["2 images resized"]).describe()
     for part in ("6 colour images of 3 subjects", "anger 2", "skipped 1: bad.png: why", "2 images resized"):
         assert part in text
+    assert "1 colour image of 1 subject, " in make(1).describe()

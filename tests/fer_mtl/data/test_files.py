@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,6 @@ from fer_mtl.data.files import (
     Record,
     build_faceset,
     check_classes,
-    counted,
     data_folder,
     distinct_stems,
     files_in,
@@ -64,12 +65,6 @@ def test_classes_must_be_distinct_and_known(classes: tuple[str, ...]) -> None:
     assert check_classes("fear", ("fear", "anger")) == ("fear",)
 
 
-def test_counting_words() -> None:
-    assert [counted(1, "row"), counted(2, "row"), counted(0, "class", "classes")] == [
-        "1 row", "2 rows", "0 classes",
-    ]  # fmt: skip
-
-
 def test_finding_reads_no_picture(tmp_path: Path) -> None:
     (tmp_path / "ann" / "fear").mkdir(parents=True)
     path = tmp_path / "ann" / "fear" / "1.png"
@@ -111,3 +106,13 @@ def test_files_of_a_tree_without_hidden_ones(tmp_path: Path) -> None:
 def test_stems_of_files_are_told_apart() -> None:
     paths = [Path(name) for name in ("x/a.png", "y/a.jpg", "a-1.png", "b.png")]
     assert distinct_stems(paths) == ["a-2", "a-3", "a-1", "b"]
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_names_that_no_table_can_hold_are_refused_at_once(tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(odd).touch()
+    Path(odd + "s").mkdir()
+    for find_them in (files_in, subfolders, lambda folder: files_under(folder, (".png",))):
+        with pytest.raises(ValueError, match=r"file names must be UTF-8, got .*/caf\\xe9\.pngs?: rename it"):
+            find_them(tmp_path)

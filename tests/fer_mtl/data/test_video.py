@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,41 @@ def test_every_third_frame_has_its_number_and_second(video: Path, tmp_path: Path
     broken.write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"broken\.avi: not a readable video"):
         next(every(broken, 1))
+
+
+def test_the_seconds_are_those_of_the_frames(video: Path, tmp_path: Path) -> None:
+    """Telephones and browsers record as many frames a second as they get."""
+    path = tmp_path / "clip.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (48, 32))
+    for _ in range(6):
+        writer.write(np.zeros((32, 48, 3), np.uint8))
+    writer.release()
+    # A block of Matroska: track 1, the time in milliseconds, flags, and here a JPEG.
+    steady, times = path.read_bytes(), iter((0, 40, 500, 1000, 1700, 9000))
+    block = re.compile(rb"\x81..\x80(?=\xff\xd8)", re.DOTALL)
+    changed, count = block.subn(lambda _: b"\x81" + next(times).to_bytes(2, "big") + b"\x80", steady)
+    assert count == 6
+    path.write_bytes(changed)
+    assert [second for _, second, _ in every(path, 2)] == pytest.approx([0.0, 0.5, 1.7])
+
+
+def test_seconds_are_counted_where_a_video_does_not_tell_them(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Untold:
+        rate = 25.0
+
+        def __init__(self, path: str) -> None:
+            self._video = real(path)
+
+        def get(self, what: int) -> float:
+            return {cv2.CAP_PROP_POS_MSEC: 0.0, cv2.CAP_PROP_FPS: self.rate}[what]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._video, name)
+
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Untold)
+    assert [second for _, second, _ in every(video, 3)] == [0.0, pytest.approx(0.12)]
+    Untold.rate = 0.0
+    assert [second for _, second, _ in every(video, 3)] == [None, None]

@@ -25,6 +25,18 @@ def test_a_learning_curve_goes_through_the_mean_of_equal_numbers_of_subjects() -
     assert len(points.get_xdata()) == 4 and line.get_label() == "alone"
 
 
+def test_a_face_in_a_single_frame_is_a_dot_on_the_timeline() -> None:
+    gap = [float("nan")] * 2
+    probabilities = [[0.4, 0.6], gap, [0.3, 0.7], [0.2, 0.8], gap]
+    for figure in (
+        timeline(range(5), probabilities, ("a", "b"), "s"),
+        timeline([0], [[0.4, 0.6]], "ab", "s"),
+    ):
+        dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+        assert [line.get_xydata().tolist() for line in dots] == [[[0, 0.4]], [[0, 0.6]]]
+    assert len(timeline(range(2), [[0.4, 0.6]] * 2, "ab", "s").axes[0].get_lines()) == 2
+
+
 def sheet() -> Figure:
     sheet = Sheet(len(NAMES), 1)
     for x, name in enumerate(NAMES):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console as RichConsole
 
 from fer_mtl.training.console import Console
@@ -34,3 +35,8 @@ def test_quiet_prints_nothing(capsys) -> None:
         console.advance()
         console.line("words")
     assert capsys.readouterr().out == ""
+
+
+def test_names_of_files_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().line("12:cat:30 [red]ü.png")
+    assert capsys.readouterr().out == "12:cat:30 [red]ü.png\n"
