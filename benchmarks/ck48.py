@@ -30,8 +30,8 @@ from fer_mtl.evaluation.paired import comparable, compare
 from fer_mtl.evaluation.predictions import Predictions, concatenate
 from fer_mtl.evaluation.report import number, percent
 from fer_mtl.evaluation.runs import Run, load_run
+from fer_mtl.files import write_json, write_text
 from fer_mtl.training.config import BUILT_ON, TrainConfig, from_dict, to_dict
-from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.fold_folders import fold_folder
 from fer_mtl.training.run_folder import RunFolder
 

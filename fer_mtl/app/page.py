@@ -15,8 +15,8 @@ from PIL import Image
 
 from fer_mtl.app.studio import Seen, Studio, plotted
 from fer_mtl.evaluation.reading import Reading
+from fer_mtl.files import write_text
 from fer_mtl.models.pretrained import LIMITS
-from fer_mtl.training.files import write_text
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, which would report home
 import gradio as gr

@@ -13,11 +13,11 @@ from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
+from fer_mtl.files import write_text
 from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.environment import environment
-from fer_mtl.training.files import write_text
 from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.seen import people_of, seen_by, warn_untold

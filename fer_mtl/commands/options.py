@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from fer_mtl.files import read_yaml
 from fer_mtl.models.sharing import SHARING
 from fer_mtl.training.config import TrainConfig, from_dict
-from fer_mtl.training.files import read_yaml
 from fer_mtl.training.methods import METHODS
 from fer_mtl.training.presets import defaults
 from fer_mtl.training.settings import check_choice

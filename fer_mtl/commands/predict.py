@@ -14,9 +14,9 @@ from fer_mtl.evaluation.plots import to_png
 from fer_mtl.evaluation.reading import Reader, Table, Track, described, marked
 from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import save
+from fer_mtl.files import write_bytes, write_text
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
-from fer_mtl.training.files import write_bytes, write_text
 from fer_mtl.words import counted
 
 DESCRIPTION = """Read the expressions in pictures and videos with a trained model. Every face is found, turned

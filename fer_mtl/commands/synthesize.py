@@ -17,10 +17,10 @@ from fer_mtl.evaluation.plots import to_png
 from fer_mtl.evaluation.reading import aligned, find_faces
 from fer_mtl.evaluation.synthesis import synthesise
 from fer_mtl.faces.detector import DETECTOR_HELP, Detector, make_detector
+from fer_mtl.files import write_bytes
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
 from fer_mtl.training.console import Console
-from fer_mtl.training.files import write_bytes
 from fer_mtl.words import counted
 
 DESCRIPTION = """Redraw face images with one expression or with all of them. Writes NAME_EXPRESSION.png for

@@ -14,7 +14,7 @@ from rich.table import Table
 from fer_mtl.data.check import Findings
 from fer_mtl.data.faceset import FaceSet
 from fer_mtl.data.registry import DATASETS, DataSetInfo
-from fer_mtl.training.files import replacing
+from fer_mtl.files import replacing
 from fer_mtl.words import counted
 
 _LISTED = 20  # leaks that are listed; the number of all of them is always given

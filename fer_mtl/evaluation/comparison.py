@@ -17,7 +17,7 @@ from fer_mtl.evaluation.paired import comparable, compare
 from fer_mtl.evaluation.published import PUBLISHED, protocol_differences, published_accuracy, published_row
 from fer_mtl.evaluation.report import gate_table, number, percent, redrawn_table
 from fer_mtl.evaluation.runs import Run
-from fer_mtl.training.files import write_json
+from fer_mtl.files import write_json
 
 # The tables and pictures that the parts below may leave, and so may remove.
 FILES = re.compile(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fer_mtl.evaluation import html
 from fer_mtl.evaluation.plots import to_png
-from fer_mtl.training.files import write_bytes, write_text
+from fer_mtl.files import write_bytes, write_text
 
 
 @dataclass(frozen=True)

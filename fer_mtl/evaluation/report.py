@@ -18,8 +18,8 @@ from fer_mtl.data.augmentation import center
 from fer_mtl.evaluation import face_plots, html, plots
 from fer_mtl.evaluation.gates import gates_by_level
 from fer_mtl.evaluation.synthesis import gallery_sources, interpolate, make_gallery
+from fer_mtl.files import to_yaml, write_bytes, write_json, write_text
 from fer_mtl.models.fersnet import FERSNet
-from fer_mtl.training.files import to_yaml, write_bytes, write_json, write_text
 
 GATE_FACES = 4
 INTERPOLATED = 3

@@ -20,12 +20,12 @@ from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.pictures import to_image
 from fer_mtl.evaluation.quality import Judge, identity_features
 from fer_mtl.evaluation.synthesis import spread, synthesise
+from fer_mtl.files import write_json, write_text
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import FeatureNetwork
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.console import Console
-from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.seen import people_of, seen_by, union
 from fer_mtl.training.settings import check
 from fer_mtl.training.starting import load_judge

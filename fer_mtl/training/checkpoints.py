@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from fer_mtl.files import replacing
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import FeatureNetwork, IdentityEncoder, LightCNN9, freeze
-from fer_mtl.training.files import replacing
 
 FORMAT = "fer_mtl/1"
 

@@ -13,11 +13,11 @@ from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
 from fer_mtl.evaluation.quality import Judge
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
+from fer_mtl.files import write_json, write_text
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.console import Console
 from fer_mtl.training.environment import environment
-from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.methods import method_of
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import Split, make_split, missing_classes

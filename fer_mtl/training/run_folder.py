@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fer_mtl.files import read_yaml, to_yaml, write_text
 from fer_mtl.training.config import TrainConfig, from_dict, to_dict
-from fer_mtl.training.files import read_yaml, to_yaml, write_text
 
 
 class RunFolder:

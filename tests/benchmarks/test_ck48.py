@@ -12,7 +12,7 @@ from benchmarks.report import BEGIN, END
 from fer_mtl.evaluation.paired import compare
 from fer_mtl.evaluation.predictions import Predictions
 from fer_mtl.evaluation.runs import Run
-from fer_mtl.training.files import write_json
+from fer_mtl.files import write_json
 from fer_mtl.training.fold_folders import fold_folder
 from fer_mtl.training.presets import preset_config
 

@@ -12,9 +12,9 @@ import torch
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.evaluate import figures_of
 from fer_mtl.evaluation.predictions import make_predictions, to_csv
+from fer_mtl.files import write_json, write_text
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.crossval import begin, fold_config
-from fer_mtl.training.files import write_json, write_text
 from fer_mtl.training.fold_folders import fold_folder
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import folds_of

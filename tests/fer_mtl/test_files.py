@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_mtl.training.files import replacing, write_json, write_text
+from fer_mtl.files import replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
