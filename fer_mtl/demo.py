@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.table import Table
 
+from fer_mtl.console import Console
 from fer_mtl.evaluation import html
 from fer_mtl.evaluation.report import SECTIONS, Evaluated, Pictures, headline, percent
 from fer_mtl.evaluation.timing import time_per_image
 from fer_mtl.files import write_json, write_text
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, to_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.presets import preset_config
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder

@@ -10,9 +10,9 @@ from types import FrameType
 
 from fer_mtl.app.studio import Studio
 from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.console import Console
 from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.training.checkpoints import load_model
-from fer_mtl.training.console import Console
 
 DESCRIPTION = """Serve a page that reads the expressions in pictures (of files, the camera or the clipboard)
 and in videos, redraws the faces with every expression, and shows what each task lets in of the other. This

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.console import Console
 from fer_mtl.training import checkpoints
 from fer_mtl.training.balance import LARGEST, BalanceOptions, balance, open_source
 from fer_mtl.training.config import TrainConfig, from_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.fold_folders import fold_folder, is_crossval, matching, read_folds
 from fer_mtl.training.run import load_faces
 

@@ -9,9 +9,9 @@ from jsonargparse import ArgumentParser
 
 from fer_mtl.commands.options import SWITCHES, add_config, make_parser, normalise, parse, read_config
 from fer_mtl.commands.train import default_folder
+from fer_mtl.console import Console
 from fer_mtl.processors import available_processors
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.console import Console
 from fer_mtl.training.crossval import run_crossval
 from fer_mtl.training.networks import choose_device
 

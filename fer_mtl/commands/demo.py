@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
+from fer_mtl.console import Console
 from fer_mtl.demo import demo_config, run_demo
-from fer_mtl.training.console import Console
 from fer_mtl.training.run_folder import RunFolder
 
 DESCRIPTION = """Train FERSNet on drawn faces with selective sharing, with hard sharing and without sharing,

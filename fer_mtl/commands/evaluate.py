@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
@@ -16,7 +17,6 @@ from fer_mtl.evaluation.report import Evaluated, percent, write_report
 from fer_mtl.files import write_text
 from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.environment import environment
 from fer_mtl.training.run import load_faces
 from fer_mtl.training.run_folder import RunFolder

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.console import Console
 from fer_mtl.models.export import Program, programs, write_onnx, write_pt2
 from fer_mtl.training.checkpoints import TrainedModel, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.methods import method_of
 from fer_mtl.training.settings import check_choice
 from fer_mtl.training.starting import data_name

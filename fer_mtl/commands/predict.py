@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
+from fer_mtl.console import Console
 from fer_mtl.data.files import PICTURE_SUFFIXES, distinct_stems, files_under, other_files, readable_names
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
@@ -16,7 +17,6 @@ from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import save
 from fer_mtl.files import write_bytes, write_text
 from fer_mtl.training.checkpoints import load_model
-from fer_mtl.training.console import Console
 from fer_mtl.words import counted
 
 DESCRIPTION = """Read the expressions in pictures and videos with a trained model. Every face is found, turned

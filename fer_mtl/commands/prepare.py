@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.console import Console
 from fer_mtl.data.files import PICTURE_SUFFIXES, Found, data_folder, files_under, find, other_files
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
@@ -18,7 +19,6 @@ from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
 from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import STATE, Job, prepare, resolved
 from fer_mtl.processors import available_processors
-from fer_mtl.training.console import Console
 from fer_mtl.words import counted
 
 DESCRIPTION = """Find the face in every picture, turn and scale it so that the eyes (or five points) come to

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
+from fer_mtl.console import Console
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.runs import load_run
-from fer_mtl.training.console import Console
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.words import counted
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
+from fer_mtl.console import Console
 from fer_mtl.data.augmentation import center
 from fer_mtl.data.files import distinct_stems
 from fer_mtl.data.images import open_image
@@ -20,7 +21,6 @@ from fer_mtl.faces.detector import DETECTOR_HELP, Detector, make_detector
 from fer_mtl.files import write_bytes
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
-from fer_mtl.training.console import Console
 from fer_mtl.words import counted
 
 DESCRIPTION = """Redraw face images with one expression or with all of them. Writes NAME_EXPRESSION.png for

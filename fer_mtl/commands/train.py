@@ -9,8 +9,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from fer_mtl.commands.options import SWITCHES, add_config, make_parser, normalise, parse, read_config
+from fer_mtl.console import Console
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.console import Console
 from fer_mtl.training.run import describe_plan, load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import make_split

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fer_mtl.console import Console
 from fer_mtl.data.files import PREPARED
 from fer_mtl.data.images import ImageError, Picture, open_image
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.faces.align import align
 from fer_mtl.faces.detector import Detector
 from fer_mtl.files import replacing, write_json, write_text
-from fer_mtl.training.console import Console
 
 STATE = PREPARED
 _CHUNK = 8  # pictures handed to a process at once

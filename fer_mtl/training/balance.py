@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity
 
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.pictures import to_image
 from fer_mtl.evaluation.quality import Judge, identity_features
@@ -25,7 +26,6 @@ from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import FeatureNetwork
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, from_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.seen import people_of, seen_by, union
 from fer_mtl.training.settings import check
 from fer_mtl.training.starting import load_judge

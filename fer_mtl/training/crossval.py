@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.data.folds import Fold
 from fer_mtl.evaluation.comparison import remove_comparison, write_comparison
@@ -25,7 +26,6 @@ from fer_mtl.files import write_json
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
 from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, to_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.fold_folders import FOLDS, fold_folder, fold_folders, matching, read_folds
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import cross_entropy
 
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.models.identity import IdentityEncoder, freeze
 from fer_mtl.training.augmentation import make_augmentation
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.console import Console
 
 BATCH_SIZE, LEARNING_RATE = 32, 2e-3
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.data.pairs import PairSampler
 from fer_mtl.evaluation.metrics import recognition_figures
@@ -24,7 +25,6 @@ from fer_mtl.training import checkpoints
 from fer_mtl.training.augmentation import make_augmentation
 from fer_mtl.training.averaging import update_average
 from fer_mtl.training.config import PLACE, TrainConfig, to_dict
-from fer_mtl.training.console import Console
 from fer_mtl.training.epochs import Position, describe, draw_order
 from fer_mtl.training.events import Events
 from fer_mtl.training.identity import train_identity

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.quality import Judge
 from fer_mtl.training import checkpoints
 from fer_mtl.training.balance import BalanceOptions, Source, balance, open_source, wanted_counts
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.console import Console
 from fer_mtl.training.run import train_run
 from fer_mtl.training.seen import seen_by_run
 from fer_mtl.training.synthetic import load_synthetic, read_manifest

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fer_mtl.training.crossval as crossval
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.console import Console
 from fer_mtl.training.crossval import Job, fold_config, run_crossval
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run_folder import RunFolder

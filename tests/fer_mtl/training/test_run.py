@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.predictions import read_csv
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.balance import open_source
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.console import Console
 from fer_mtl.training.run import describe_plan, fold_name, load_faces, train_run
 from fer_mtl.training.split import make_split
 from fer_mtl.training.trainer import Trainer

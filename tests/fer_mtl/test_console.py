@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from fer_mtl.training.console import Console
+from fer_mtl.console import Console
 
 
 def output(terminal: bool) -> tuple[Console, io.StringIO]:
