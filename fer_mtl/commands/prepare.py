@@ -123,9 +123,8 @@ def main(arguments: Sequence[str]) -> int:
             f"{failed[0].name}: {failed[0].reason}"
         )
     if not ways:
-        raise ValueError(
-            f"no face in any picture of {root}; --detector whole takes every picture for one cropped face"
-        )
+        hint = "" if options.detector == "whole" else "; --detector whole takes pictures for cropped faces"
+        raise ValueError(f"no face was found in {root}{hint}")
     return 0
 
 
