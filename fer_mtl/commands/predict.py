@@ -8,7 +8,14 @@ from pathlib import Path
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
-from fer_mtl.data.files import PICTURE_SUFFIXES, distinct_stems, files_under, other_files, readable_names
+from fer_mtl.data.files import (
+    PICTURE_SUFFIXES,
+    distinct_stems,
+    files_under,
+    other_files,
+    readable_names,
+    shown,
+)  # fmt: skip
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
 from fer_mtl.evaluation.plots import to_png
@@ -125,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     trained, detector = load_model(options.model), make_detector(options.detector)
     folders = [path for path in (Path(name).expanduser() for name in options.inputs) if path.is_dir()]
     if others := [path for folder in folders for path in other_files(folder, SUFFIXES)]:
-        console.line(f"{counted(len(others), 'other file')} left out, such as {others[0]}")
+        console.line(f"{counted(len(others), 'other file')} left out, such as {shown(others[0])}")
     command = Command(Reader(trained.model, detector, trained.views), trained.classes, console, out)
     with command.keeping(), console.bar("files", len(paths)):
         for path, stem in zip(paths, distinct_stems(paths), strict=True):
