@@ -15,7 +15,7 @@ from fer_mtl.data.files import (
     other_files,
     readable_names,
     shown,
-)  # fmt: skip
+)
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
 from fer_mtl.evaluation.plots import to_png
