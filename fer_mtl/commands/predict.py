@@ -72,9 +72,11 @@ class Command:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """What was read by then is in the table, however the block ends."""
+        """What was read by then is in the table, however the block ends. It is there from the beginning, so
+        that the folder is known as one of ours even where the process is killed."""
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
+            write_text(self.out / TABLE, self.table.text())
         try:
             yield
         finally:

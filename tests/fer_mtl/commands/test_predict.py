@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -178,6 +179,18 @@ def test_pictures_of_others_are_never_written_over(
     assert [path.name for path in album.glob("[!.]*")] == ["a.png"] and (
         album / "a.png"
     ).read_bytes() == before
+
+
+def test_a_run_that_was_killed_can_be_done_again(
+    trained_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, left = tmp_path / "out", tmp_path / "left"
+    monkeypatch.setattr(command.Command, "picture", lambda self, path, stem: shutil.copytree(out, left))
+    arguments = ["predict", str(trained_run), str(photos / "a.png"), "--detector=whole"]
+    assert main([*arguments, f"--out={out}"]) == 2  # no face: nothing was read
+    monkeypatch.undo()
+    (left / "b.png").touch()
+    assert main([*arguments, f"--out={left}"]) == 0
 
 
 def test_what_a_folder_holds_besides_is_said(
