@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -79,10 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     keep_freed_memory()
-    # Pillow suspects photographs of today's telephones of an attack; what is too large it refuses.
-    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     try:
         command = load_command(name)
+        from fer_mtl.data.images import expect_large_photographs  # here, since packages may be missing
+
+        expect_large_photographs()
         return int(command.main(rest) or 0)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -1,5 +1,5 @@
-// What every native library of norm_act asks of a call, that was not made by the functional twins: kernels that trust
-// a wrong size or dtype leave their memory.
+// What every native library of norm_act checks of a call, since not only the functional twins make them: kernels that
+// trust a wrong size or dtype leave their memory.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 

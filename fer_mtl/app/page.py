@@ -42,13 +42,14 @@ def serve(studio: Studio, host: str, port: int | None, open_browser: bool) -> It
     """Serve the page in threads of its own while the block runs, by default on the first free port from 7860
     on; gives its address.
 
-    Raises OSError where the port is taken or the host is none of this machine.
+    Raises OSError where the port is taken or nothing can be served at the host.
     """
-    check_address(host, port)
+    bare = host.strip("[]")
+    check_address(bare, port)
     with own_folder():
         page = build(studio)
         _, address, _ = page.launch(
-            server_name=host,
+            server_name=f"[{bare}]" if ":" in bare else bare,  # IPv6 as it stands in addresses of pages
             server_port=port,
             inbrowser=open_browser,
             prevent_thread_lock=True,
@@ -74,12 +75,11 @@ def check_address(host: str, port: int | None) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
-            probe.listen()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(f"port must be free, but {port} is taken") from error
         where = host if port is None else f"{host} and port {port}"
-        raise OSError(f"host must be an address of this machine, got {where}: {error.strerror}") from error
+        raise OSError(f"host must be an address to serve at, got {where}: {error.strerror}") from error
 
 
 @contextmanager

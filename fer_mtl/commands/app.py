@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, current_thread, main_thread
 from types import FrameType
 
 from fer_mtl.app.studio import Studio
@@ -48,15 +48,20 @@ def main(arguments: Sequence[str]) -> int:
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Let a closed terminal and a system that shuts down end the page as Ctrl-C does: what visitors have
-    uploaded is deleted."""
+    uploaded is deleted. A signal that is ignored, as nohup has it, stays so; threads get none."""
+    if current_thread() is not main_thread():
+        yield
+        return
 
     def end(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    # Windows has no SIGHUP.
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heard = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

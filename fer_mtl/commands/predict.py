@@ -8,7 +8,14 @@ from pathlib import Path
 
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
-from fer_mtl.data.files import PICTURE_SUFFIXES, distinct_stems, files_under, other_files, readable_names
+from fer_mtl.data.files import (
+    PICTURE_SUFFIXES,
+    distinct_stems,
+    files_under,
+    other_files,
+    readable_names,
+    shown,
+)
 from fer_mtl.data.images import ImageError, open_image
 from fer_mtl.data.video import VIDEO_SUFFIXES
 from fer_mtl.evaluation.plots import to_png
@@ -65,9 +72,11 @@ class Command:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """What was read by then is in the table, however the block ends."""
+        """What was read by then is in the table, however the block ends. It is there from the beginning, so
+        that the folder is known as one of ours even where the process is killed."""
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
+            write_text(self.out / TABLE, self.table.text())
         try:
             yield
         finally:
@@ -125,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     trained, detector = load_model(options.model), make_detector(options.detector)
     folders = [path for path in (Path(name).expanduser() for name in options.inputs) if path.is_dir()]
     if others := [path for folder in folders for path in other_files(folder, SUFFIXES)]:
-        console.line(f"{counted(len(others), 'other file')} left out, such as {others[0]}")
+        console.line(f"{counted(len(others), 'other file')} left out, such as {shown(others[0])}")
     command = Command(Reader(trained.model, detector, trained.views), trained.classes, console, out)
     with command.keeping(), console.bar("files", len(paths)):
         for path, stem in zip(paths, distinct_stems(paths), strict=True):

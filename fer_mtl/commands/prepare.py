@@ -12,7 +12,7 @@ from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.console import Console
-from fer_mtl.data.files import PICTURE_SUFFIXES, Found, data_folder, files_under, find, other_files
+from fer_mtl.data.files import PICTURE_SUFFIXES, Found, data_folder, files_under, find, other_files, shown
 from fer_mtl.data.images import Cropped
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"{counted(len(videos), 'video')} left out, such as {videos[0]}; name the data set for them"
             )
         if others := other_files(root, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *LABEL_SUFFIXES)):
-            console.line(f"{counted(len(others), 'other file')} left out, such as {others[0]}")
+            console.line(f"{counted(len(others), 'other file')} left out, such as {shown(others[0])}")
 
     outcomes = prepare(
         jobs,
@@ -123,9 +123,8 @@ def main(arguments: Sequence[str]) -> int:
             f"{failed[0].name}: {failed[0].reason}"
         )
     if not ways:
-        raise ValueError(
-            f"no face in any picture of {root}; --detector whole takes every picture for one cropped face"
-        )
+        hint = "" if options.detector == "whole" else "; --detector whole takes pictures for cropped faces"
+        raise ValueError(f"no face was found in {root}{hint}")
     return 0
 
 

@@ -163,16 +163,21 @@ def _visible(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def shown(path: Path) -> str:
+    """A path that can be printed everywhere: what of it is not UTF-8, as old archives leave names, in
+    numbers."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def readable_names(paths: Iterable[Path]) -> list[Path]:
-    """The paths, sorted. ValueError for one that is not UTF-8, as old archives leave them: no table of
-    results could hold it, and all that was read by then would be lost."""
+    """The paths, sorted. ValueError for one that is not UTF-8: no table of results could hold it, and all
+    that was read by then would be lost."""
     found = sorted(paths)
     for path in found:
         try:
             str(path).encode()
         except UnicodeEncodeError as error:
-            shown = os.fsencode(path).decode(errors="backslashreplace")
-            raise ValueError(f"file names must be UTF-8, got {shown}: rename it") from error
+            raise ValueError(f"file names must be UTF-8, got {shown(path)}: rename it") from error
     return found
 
 

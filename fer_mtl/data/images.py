@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,12 @@ class Images:
     kept: list[int]
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def expect_large_photographs() -> None:
+    """Pillow suspects photographs of today's telephones of an attack; what is too large it refuses. For
+    programs, not for libraries: it holds for the whole process, and for that one alone."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def open_image(path: Path) -> Image.Image:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from fer_mtl.console import Console
 from fer_mtl.data.files import PREPARED
-from fer_mtl.data.images import ImageError, Picture, open_image
+from fer_mtl.data.images import ImageError, Picture, expect_large_photographs, open_image
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.faces.align import align
 from fer_mtl.faces.detector import Detector
@@ -170,6 +170,7 @@ _started: Callable[[Job], Outcome] | None = None
 def _start(worker: Worker) -> None:
     global _started
     torch.set_num_threads(1)
+    expect_large_photographs()  # as the command does for its own process
     _started = worker.start()
 
 

@@ -55,11 +55,12 @@ class RunFolder:
             )
 
     def check_report_free(self) -> None:
-        """Raise ``FileExistsError`` when the folder's report is that of a training; others (of a
-        demonstration, a comparison) may be made anew."""
-        if self.config.exists():
+        """Raise ``FileExistsError`` when the folder's report is that of a training or an evaluation; others
+        (of a demonstration, a comparison) may be made anew."""
+        if self.config.exists() or self.predictions.exists():
             raise FileExistsError(
-                f"{self.root} holds a training, whose own report would be lost; choose another --out"
+                f"{self.root} holds a run or an evaluation, whose own report would be lost; "
+                "choose another --out"
             )
 
     def create(self, overwrite: bool = False) -> None:

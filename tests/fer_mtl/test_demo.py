@@ -40,5 +40,5 @@ def test_all_ways_are_compared_and_judged_by_another(tmp_path: Path) -> None:
 def test_another_training_is_not_written_over(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained_run / "report.json").read_bytes()
     assert main(["demo", "--out", str(trained_run)]) == 2
-    assert "holds a training, whose own report would be lost" in capsys.readouterr().err
+    assert "holds a run or an evaluation, whose own report would be lost" in capsys.readouterr().err
     assert (trained_run / "report.json").read_bytes() == before

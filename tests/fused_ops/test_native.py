@@ -66,6 +66,11 @@ def test_switched_off(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_switch_that_is_not_understood(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     record()
+    unset = native.cpu_library().reason
+    monkeypatch.setenv("FUSED_OPS_NATIVE", "1")
+    record()
+    assert native.cpu_library().reason == unset
+    record()
     monkeypatch.setenv("FUSED_OPS_NATIVE", "off")
     assert native.cpu_library().reason == (
         "the native CPU library is not loaded: FUSED_OPS_NATIVE=off is not understood; allowed are 0 and 1"

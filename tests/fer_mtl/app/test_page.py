@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="needs gradio (the extra `app`)")
 
-from fer_mtl.app.page import NO_FACE, build, serve
+from fer_mtl.app.page import NO_FACE, build, check_address, serve
 from fer_mtl.app.studio import Studio, stored_picture
 from fer_mtl.data import FaceSet
 from fer_mtl.faces import Face
@@ -141,21 +144,51 @@ def test_a_recogniser_has_no_part_for_drawing(tmp_path: Path, faces: FaceSet) ->
     from gradio_client import Client, handle_file
 
     model = FERSNet(2, 32, 0.125, sharing="none", synthesis=False).eval()
-    studio = Studio(TrainedModel(model, ("no", "yes")), TwoFaces())
+    studio, before = Studio(TrainedModel(model, ("no", "yes")), TwoFaces()), os.environ.get("GRADIO_TEMP_DIR")
     path = tmp_path / "face.png"
     stored_picture(faces.images[0]).save(path)
-    with serve(studio, "127.0.0.1", None, open_browser=False) as address:
+    with socket.create_server(("127.0.0.1", 0)) as free:  # one that no other test's page takes
+        port = free.getsockname()[1]
+    with serve(studio, "127.0.0.1", port, open_browser=False) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         found = Client(address, verbose=False).predict(handle_file(str(path)), True, api_name="/picture")
         assert list(folder.rglob("face.png")) and folder.stat().st_mode & 0o077 == 0
     assert len(found) == 4 and set(said(found[3])) == {"no", "yes"}
     assert not folder.exists()  # nobody's picture outlives the page
+    assert os.environ.get("GRADIO_TEMP_DIR") == before
+    with pytest.raises(URLError, match="refused"):
+        urlopen(address)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_addresses_of_ipv6(host: str) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    model = FERSNet(2, 32, 0.125, sharing="none", synthesis=False).eval()
+    studio = Studio(TrainedModel(model, ("no", "yes")), TwoFaces())
+    with serve(studio, host, None, open_browser=False) as address, urlopen(address) as page:
+        assert address.startswith("http://[::1]:") and page.status == 200
+
+
+def test_a_port_that_was_just_served_at_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with socket.create_connection(address) as visitor:
+            server.accept()[0].close()  # who closes first keeps the port busy for a minute
+            assert visitor.recv(1) == b""
+    check_address(*address)
 
 
 def test_what_cannot_be_read_empties_the_page(trained_run: Path) -> None:
     """The next face is not drawn from the picture before, nor its reading left beside the error."""
-    events = build(Studio(load_model(trained_run), TwoFaces())).config["dependencies"]
+    page = build(Studio(load_model(trained_run), TwoFaces()))
+    events = page.config["dependencies"]
     for name in ("picture", "video"):
         (event,) = [each for each in events if each["api_name"] == name]
         (after,) = [each for each in events if each["trigger_after"] == event["id"]]
         assert after["trigger_only_on_failure"] and after["outputs"] == event["outputs"]
+        values = page.fns[after["id"]].fn()
+        assert len(values) == len(event["outputs"]) and values[0] in (None, "")

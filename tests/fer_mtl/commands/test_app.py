@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -11,7 +13,16 @@ from fer_mtl.cli import main
 from fer_mtl.commands import app as command
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGHUP"])
+def end(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A signal as a terminal's processes have it, whoever started the tests (nohup ignores some)."""
+    number = getattr(signal, request.param)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)
+    yield number
+    assert signal.signal(number, before) == usual
+
+
 def test_it_serves_until_it_is_stopped(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: int
 ) -> None:
@@ -29,7 +40,22 @@ def test_it_serves_until_it_is_stopped(
     monkeypatch.setattr(command, "Event", Waiting)
     assert main(["app", str(trained_run), "--detector", "whole"]) == 0
     assert capsys.readouterr().out == "stopped\n"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_signals_that_are_ignored_stay_so(end: int) -> None:
+    usual = signal.signal(end, signal.SIG_IGN)
+    with command.ended_by_signals():
+        assert signal.getsignal(end) == signal.SIG_IGN
+    assert signal.signal(end, usual) == signal.SIG_IGN
+
+
+def test_a_thread_of_another_program_serves_without_signals() -> None:
+    def serve() -> bool:
+        with command.ended_by_signals():
+            return True
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(serve).result()
 
 
 def test_bad_input_is_one_line(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,8 +72,12 @@ def test_bad_input_is_one_line(
     assert message in error and error.count("\n") == 1
 
 
-def test_a_sheet_needs_a_file(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--data_options.subject_pattern", r"(S\d+)", "--sheet", str(tmp_path)]
+def test_a_sheet_needs_a_file(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    options = ["--data_options.subject_pattern", r"(S\d+)", "--sheet=~"]
     assert main(["datasets", "folder", str(photos), *options]) == 2
     assert f"--sheet must be a file, got the folder {tmp_path}\n" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [photos]

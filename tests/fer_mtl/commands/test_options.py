@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_mtl.cli import main
 from fer_mtl.commands.options import (
     SWITCHES,
     add_config,
@@ -33,6 +34,17 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(NotADirectoryError, match=r"--out must be a folder, got the file .*notes\.txt"):
         out_folder("~/notes.txt")
     assert out_folder("~/new") == tmp_path / "new"
+
+
+@pytest.mark.parametrize("command", ["demo", "evaluate", "predict", "report", "synthesize"])
+def test_no_work_is_done_for_results_that_have_no_place(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.touch()
+    inputs = {"demo": [], "evaluate": ["gone"], "report": ["gone"]}.get(command, ["gone", str(notes)])
+    assert main([command, *inputs, "--out", str(notes)]) == 2
+    assert f"--out must be a folder, got the file {notes}" in capsys.readouterr().err
 
 
 def test_short_options_stand_for_settings() -> None:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +181,18 @@ def test_pictures_of_others_are_never_written_over(
     ).read_bytes() == before
 
 
+def test_a_run_that_was_killed_can_be_done_again(
+    trained_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, left = tmp_path / "out", tmp_path / "left"
+    monkeypatch.setattr(command.Command, "picture", lambda self, path, stem: shutil.copytree(out, left))
+    arguments = ["predict", str(trained_run), str(photos / "a.png"), "--detector=whole"]
+    assert main([*arguments, f"--out={out}"]) == 2  # no face: nothing was read
+    monkeypatch.undo()
+    (left / "b.png").touch()
+    assert main([*arguments, f"--out={left}"]) == 0
+
+
 def test_what_a_folder_holds_besides_is_said(
     trained_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +200,21 @@ def test_what_a_folder_holds_besides_is_said(
         (photos / name).touch()
     assert main(["predict", str(trained_run), str(photos), "--detector=whole"]) == 0
     assert f"2 other files left out, such as {photos / 'b.heic'}\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_names_that_are_not_unicode(
+    trained_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture's name is refused before it is read; one that is not read is no hindrance."""
+    for suffix in (".png", ".heic"):
+        Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9" + suffix.encode())).touch()
+    name = os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png")
+    assert main(["predict", str(trained_run), name]) == 2
+    assert "file names must be UTF-8, got " in capsys.readouterr().err
+    Path(name).unlink()
+    assert main(["predict", str(trained_run), str(photos), "--detector=whole"]) == 0
+    assert r"1 other file left out, such as" in (out := capsys.readouterr().out) and r"/caf\xe9.heic" in out
 
 
 def test_bad_input_is_one_line(

@@ -20,5 +20,14 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_training_keeps_its_own_report(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained_run / "report.html").read_bytes()
     assert main(["report", str(trained_run), "--out", str(trained_run)]) == 2
-    assert f"{trained_run} holds a training, whose own report would be lost" in capsys.readouterr().err
+    assert f"{trained_run} holds a run or an evaluation, whose own report " in capsys.readouterr().err
     assert (trained_run / "report.html").read_bytes() == before
+
+
+def test_an_evaluation_keeps_its_own_report(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(trained_run), *out]) == 0
+    assert main(["report", str(trained_run), *out]) == 2
+    assert "holds a run or an evaluation, whose own report would be lost" in capsys.readouterr().err

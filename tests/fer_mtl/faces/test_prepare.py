@@ -136,13 +136,18 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert FakeDetector.calls == 1  # only what had failed is tried again
 
 
-def test_processes_give_the_same_results(make_jobs: MakeJobs, tmp_path: Path) -> None:
+def test_processes_give_the_same_results(
+    make_jobs: MakeJobs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     jobs = make_jobs(*range(20))
     jobs[7] = Job("gone.png", "gone.png", tmp_path / "gone.png")
+    (tmp_path / "in" / jobs[8].name).write_bytes(b"P4 9500 9500\n")  # large, with nothing but its head
     make = partial(make_detector, "whole")
-    alone = run(jobs, tmp_path / "alone", make)
+    with pytest.warns(Image.DecompressionBombWarning):  # as long as nobody expects it
+        alone = run(jobs, tmp_path / "alone", make)
     together = run(jobs, tmp_path / "together", make, workers=2)
-    assert alone == together and together[7].reason
+    assert alone == together and together[7].reason and together[8].reason
+    assert "DecompressionBombWarning" not in capfd.readouterr().err
     for job in jobs:
         a, b = tmp_path / "alone" / job.target, tmp_path / "together" / job.target
         assert a.is_file() == b.is_file() and (not a.is_file() or a.read_bytes() == b.read_bytes())

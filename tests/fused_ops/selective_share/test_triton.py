@@ -10,6 +10,7 @@ import torch
 import fused_ops
 from fused_ops import explain, tuning, use
 from fused_ops.selective_share.triton_plan import Call
+from fused_ops.triton_support import CARDS, rehearse
 from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
 from tests.fused_ops.selective_share.test_op import pair
 
@@ -58,3 +59,22 @@ def test_the_launch_tables_are_told_where_one_stretch_of_code_serves(
         for family in ("backward", "weights"):
             call.choose(family, *grads_of, outside=0, gates=1)
     assert {family.split(".")[1] for family, facts, _ in rows if facts["alike"]} == alike
+
+
+@needs_triton
+def test_gradients_that_are_slices_are_told_to_the_launch_tables() -> None:
+    from fused_ops.selective_share import triton_launch
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, device="meta")
+
+    x, y = empty(2, 32, 4, 4), empty(2, 32, 4, 4)
+    weights = [empty(32, inputs, 1, 1) for inputs in (64, 32, 32, 64)] * 2
+    grads = [torch.empty_like(tensor) for tensor in (x, y, *weights)]
+    for grad_of, alike in ((32, 1), (64, 0)):
+        of_x, of_y = empty(2, grad_of, 4, 4)[:, :32], empty(2, 32, 4, 4)
+        with rehearse(CARDS["sm_80"]), tuning.asked() as rows:
+            triton_launch.backward(
+                of_x, of_y, None, x, y, empty(2, 192, 4, 4), weights, False, grads, torch.contiguous_format
+            )
+        assert [facts["alike"] for _, facts, _ in rows] == [alike, alike]

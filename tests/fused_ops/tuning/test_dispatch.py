@@ -63,6 +63,17 @@ def test_the_cost_model_decides_for_pairs(
     assert all(f"{name!r}" in choice.reason for name in dispatch.BACKENDS)
 
 
+@pytest.mark.parametrize("architecture", CARDS)
+@pytest.mark.parametrize(("cx", "cy"), [(128, 128), (64, 128), (256, 512)])
+def test_every_card_has_rows_for_pairs_that_look_alike_and_others(
+    cx: int, cy: int, architecture: str
+) -> None:
+    for itemsize, precision in ((2, "half"), (4, "ieee")):
+        call = ShareCall(cx, cy, 64 * 24**2, itemsize)
+        for backward in (False, True):
+            assert all(dispatch.share_kernels(CARDS[architecture], call, precision, backward).values())
+
+
 def test_a_backward_that_recomputes_pays_for_the_forward() -> None:
     call = ShareCall(64, 64, 147456, 2)
     kept, again = (dispatch.share_kernels(H100, call, "half", True, recompute) for recompute in (False, True))
