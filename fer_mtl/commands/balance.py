@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.training import checkpoints
 from fer_mtl.training.balance import LARGEST, BalanceOptions, balance, open_source
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         parse_quota(given.quota), given.confidence, given.identity, given.attempts, given.seed
     )
     console, faces = Console(), None
-    for run, out, seed, fold in folders(Path(given.run), Path(given.out)):
+    for run, out, seed, fold in folders(Path(given.run), out_folder(given.out)):
         if faces is None:
             config = checkpoints.load_model(run).origin.get("config")
             if config is None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from fer_mtl.commands.options import SWITCHES, add_config, make_parser, normalise, parse, read_config
+from fer_mtl.commands.options import (
+    SWITCHES,
+    add_config,
+    make_parser,
+    normalise,
+    out_folder,
+    parse,
+    read_config,
+)  # fmt: skip
 from fer_mtl.commands.train import default_folder
 from fer_mtl.console import Console
 from fer_mtl.processors import available_processors
@@ -50,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser(arguments), arguments)
     config = read_config(options)
     folder = (
-        Path(options.out)
+        out_folder(options.out)
         if options.out
         else default_folder(config).with_name(default_folder(config).name.rsplit("-", 1)[0] + "-crossval")
     )

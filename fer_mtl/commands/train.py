@@ -8,7 +8,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from fer_mtl.commands.options import SWITCHES, add_config, make_parser, normalise, parse, read_config
+from fer_mtl.commands.options import (
+    SWITCHES,
+    add_config,
+    make_parser,
+    normalise,
+    out_folder,
+    parse,
+    read_config,
+)  # fmt: skip
 from fer_mtl.console import Console
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.run import describe_plan, load_faces, train_run
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         config = RunFolder(folder).read_config()
     else:
         config = read_config(options)
-        folder = Path(options.out) if options.out else default_folder(config)
+        folder = out_folder(options.out) if options.out else default_folder(config)
     if options.dry_run:
         faces = load_faces(config)
         console.line(describe_plan(config, faces, make_split(config, faces)))

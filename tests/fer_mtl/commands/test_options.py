@@ -36,14 +36,17 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path, monkeypatch: pytest.Mon
     assert out_folder("~/new") == tmp_path / "new"
 
 
-@pytest.mark.parametrize("command", ["demo", "evaluate", "predict", "report", "synthesize"])
+@pytest.mark.parametrize(
+    "command", ["balance", "crossval", "demo", "evaluate", "predict", "report", "synthesize", "train"]
+)
 def test_no_work_is_done_for_results_that_have_no_place(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     notes = tmp_path / "notes.txt"
     notes.touch()
-    inputs = {"demo": [], "evaluate": ["gone"], "report": ["gone"]}.get(command, ["gone", str(notes)])
-    assert main([command, *inputs, "--out", str(notes)]) == 2
+    inputs = {"predict": ["gone", str(notes)], "synthesize": ["gone", str(notes)]}
+    inputs |= dict.fromkeys(("balance", "evaluate", "report"), ["gone"])
+    assert main([command, *inputs.get(command, []), "--out", str(notes)]) == 2
     assert f"--out must be a folder, got the file {notes}" in capsys.readouterr().err
 
 
