@@ -14,7 +14,7 @@ from fer_mtl.commands.options import (
     out_folder,
     parse,
     read_config,
-)  # fmt: skip
+)
 from fer_mtl.commands.train import default_folder
 from fer_mtl.console import Console
 from fer_mtl.processors import available_processors

@@ -16,7 +16,7 @@ from fer_mtl.commands.options import (
     out_folder,
     parse,
     read_config,
-)  # fmt: skip
+)
 from fer_mtl.console import Console
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.run import describe_plan, load_faces, train_run

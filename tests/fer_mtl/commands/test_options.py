@@ -44,9 +44,9 @@ def test_no_work_is_done_for_results_that_have_no_place(
 ) -> None:
     notes = tmp_path / "notes.txt"
     notes.touch()
-    inputs = {"predict": ["gone", str(notes)], "synthesize": ["gone", str(notes)]}
-    inputs |= dict.fromkeys(("balance", "evaluate", "report"), ["gone"])
-    assert main([command, *inputs.get(command, []), "--out", str(notes)]) == 2
+    runs, files = ("balance", "evaluate", "report"), ("predict", "synthesize")
+    inputs = ["gone"] if command in runs else ["gone", str(notes)] if command in files else []
+    assert main([command, *inputs, "--out", str(notes)]) == 2
     assert f"--out must be a folder, got the file {notes}" in capsys.readouterr().err
 
 
