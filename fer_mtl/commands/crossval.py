@@ -39,6 +39,13 @@ def parser(arguments: Sequence[str]) -> ArgumentParser:
     return options
 
 
+# Settings of a single run that would be passed over here.
+NOT_HERE = {
+    "--seed": "seeds are given as --seeds, such as 0,1,2",
+    "--fold": "every fold is trained; fer-mtl train takes a single one",
+}
+
+
 def read_seeds(text: str) -> list[int]:
     """ "0,1,2" -> [0, 1, 2]. ``ValueError`` for anything else."""
     try:
@@ -54,6 +61,9 @@ def default_workers(config: TrainConfig) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     arguments = normalise(arguments, SWITCHES)
+    for argument in arguments:
+        if reason := NOT_HERE.get(argument.partition("=")[0]):
+            raise ValueError(f"{argument.partition('=')[0]} is not for a cross-validation: {reason}")
     options = parse(parser(arguments), arguments)
     config = read_config(options)
     folder = (

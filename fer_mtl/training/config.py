@@ -39,7 +39,8 @@ class TrainConfig:
     """A training run. Everything that changes its result is in here."""
 
     preset: str = "small"
-    """Where the other defaults come from: small (two CPU cores) or paper (as published)."""
+    """Where the other defaults come from: small (two CPU cores), ck48 (small, for few grey
+    faces aligned by the eyes) or paper (as published)."""
     data: str = "procedural"
     """What to train on: NAME or NAME:FOLDER, see `fer-mtl datasets`."""
     data_options: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class TrainConfig:
     """stratified (by expression, grouped by subject), sorted (the public code's tenths in order) or official
     (the data set's own training and test parts, as fold 0)."""
     fold_seed: int = 0
+    """Another seed deals the subjects out to the folds otherwise."""
     selection: str = "last"
     """Which epoch is kept: last, or by validation on some of the training subjects. Never by the test fold.
     """
@@ -93,7 +95,9 @@ class TrainConfig:
     """What is recognised of a tested face: center, mirror (with its mirror image) or ten (also four corners).
     """
     epochs: int = 500
+    """How often every training image is seen."""
     batch_size: int = 8
+    """Images in a step."""
     discriminator_steps: int = 3
     """Discriminator updates for each update of the generator."""
     synthesis_every: int = 1
@@ -101,6 +105,7 @@ class TrainConfig:
     checkpoint_every: int = 1
     """Epochs between checkpoints; the last epoch is always kept."""
     seed: int = 0
+    """Of weights, batches, targets and augmentation."""
     threads: int | None = None
     """CPU threads; null leaves torch's choice."""
     device: str = "auto"

@@ -25,13 +25,15 @@ class LossWeights:
     """How much each term of the generator's loss counts; the defaults are the published ones.
 
     Attributes:
-        classification, identity, adversarial, cycle: of the terms of that name.
+        classification: of the cross-entropy of what is recognised in real images.
+        identity: of the distance between a redrawn face and the true picture of the person.
+        adversarial: of what the discriminator says of redrawn faces.
+        cycle: of the distance between a face and what comes of it when it is redrawn and drawn back.
         features: of the identity network's features inside the identity term; 0 leaves pixels alone.
         expression: of the cross-entropy between the wanted expression and what the running average of the
             network reads in the synthesised face, turned, scaled and lit as the augmentation (strong or
             geometric) does to training images. Ours; the paper has none.
-        penalty: of what the way of sharing adds (:meth:`fer_mtl.models.fersnet.FERSNet.sharing_penalty`; only
-            ``sluice`` does), ours.
+        penalty: of what the way of sharing adds (FERSNet.sharing_penalty; only sluice does). Ours.
     """
 
     classification: float = 1.0

@@ -77,12 +77,15 @@ class OptimiserConfig:
     """Adam and its schedule, the same for both networks."""
 
     learning_rate: float = 1e-4
+    """The highest rate of the schedule."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Decay rates of Adam's two averages."""
     weight_decay: float = 5e-4
+    """Adam's L2 penalty, added to the gradients."""
     milestones: tuple[float, ...] = (0.3, 0.8)
     """Fractions of the epochs after which the rate is multiplied by `gamma` (150 and 400 of 500)."""
     gamma: float = 0.1
+    """What the rate is multiplied by at a milestone."""
     schedule: str = "steps"
     """steps (multiply at the milestones) or cosine (fall to zero along half a cosine)."""
     warmup: float = 0.0

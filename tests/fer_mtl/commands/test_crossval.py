@@ -55,6 +55,8 @@ def test_from_two_cross_validations_to_fersnet_star_and_the_tables(tmp_path: Pat
     [
         (["--seeds", "a"], "--seeds must be numbers separated by commas, got 'a'"),
         (["--seeds", "1,1"], "seeds must be one or more distinct numbers, got [1, 1]"),
+        (["--seed", "3"], "--seed is not for a cross-validation: seeds are given as --seeds"),
+        (["--fold=1"], "--fold is not for a cross-validation: every fold is trained"),
         (["--folds", "7"], "7 folds need at least 7 subjects, got 6"),
         (["--workers", "0"], "workers must be 1 or more, got 0"),
         (["--judge", "nowhere"], "no checkpoint at nowhere"),
