@@ -141,10 +141,21 @@ def make_run(
             for (seed, _), report in reports.items()
             for entry in report["per_fold"]
         ],
-        "synthesis": mean_of([report["synthesis"] for report in reports.values()]),
+        "synthesis": read_by(config.judge, mean_of([report["synthesis"] for report in reports.values()])),
         "gates": mean_of([report["gates"] for report in reports.values()]) or [],
     }
     return Run(folder, config, report, predictions)
+
+
+def read_by(judge: str | None, synthesis: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The means of all folds under the name of the ``judge`` that the whole run was given. Every fold has a
+    fold of it for its own, and that of the first one has not read the others' faces."""
+    if judge is None or synthesis is None:
+        return synthesis
+    sets, first = synthesis["sets"], synthesis["judge"]
+    if sets is not None:
+        sets = {**sets, "features": sets["features"].replace(first, judge)}
+    return {**synthesis, "judge": judge, "sets": sets}
 
 
 def mean_correct(parts: Sequence[Predictions]) -> tuple[list[float], list[str]]:
