@@ -151,9 +151,11 @@ class Trainer:
             return
         encoder = self.networks.identity
         if isinstance(encoder, IdentityEncoder):
+            began = time.perf_counter()
             accuracy = train_identity(
                 encoder, self.train_set, self.config, self.random, self.console, interrupt.check
             )
+            self.position.seconds = time.perf_counter() - began
             self.console.line(
                 f"identity encoder: tells {len(set(self.train_set.subjects))} training subjects apart "
                 f"with {accuracy:.1%} accuracy"
