@@ -103,12 +103,17 @@ def results(runs: Sequence[Run]) -> list[Part]:
 
 
 def protocol(runs: Sequence[Run]) -> list[Part]:
-    lines = dict.fromkeys(line for run in runs for line in protocol_differences(run.config))
-    notes = [
-        f"{row.row}: the paper's figure is for {row.note}."
-        for row in PUBLISHED
-        if any(published_row(run.config) is row for run in runs)
+    """What does not hold for all runs says for which it does."""
+    names = columns(runs)
+    found: dict[str, list[str]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for line in protocol_differences(run.config):
+            found.setdefault(line, []).append(name)
+    lines = [
+        line if len(whose) == len(names) else f"{', '.join(whose)}: {line}" for line, whose in found.items()
     ]
+    beside = [published_row(run.config) for run in runs if published_accuracy(run.config) is not None]
+    notes = [f"{row.row}: the paper's figure is for {row.note}." for row in PUBLISHED if row in beside]
     return [Part("protocol", "Where the protocols differ", lines=[*lines, *notes])]
 
 
@@ -286,8 +291,10 @@ def learning(runs: Sequence[Run]) -> list[Part]:
     if len({run.config.train_subjects for run in runs}) < 2:
         return []
     lines: dict[str, list[tuple[float, float]]] = {}
+    several = len({run.data for run in runs}) > 1
     for run in runs:
         method = run.method.replace(f", {run.config.train_subjects} training subjects", "")
+        method += f" on {run.data}" if several else ""
         counts = [len(entry["train_subjects"]) for entry in run.report["per_fold"]]
         lines.setdefault(method, []).append((sum(counts) / len(counts), run.report["accuracy"]))
     rows = [[name, f"{x:.0f}", percent(y)] for name, points in lines.items() for x, y in sorted(points)]

@@ -100,7 +100,7 @@ def published_accuracy(config: TrainConfig) -> float | None:
 
 
 def changed_recipe(config: TrainConfig) -> list[str]:
-    """The settings of a training that differ from the public code's, which are the defaults: "epochs 40 (500)".
+    """The settings of a training that differ from the public code's (the defaults), as "epochs 40 (500)".
 
     Recognition alone is not asked for what only synthesis has.
     """
