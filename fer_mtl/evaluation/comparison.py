@@ -241,9 +241,10 @@ def synthesis(runs: Sequence[Run]) -> list[Part]:
         "SSIM to target", "PSNR", "SSIM of unchanged source", "Frechet", "kernel",
     ]  # fmt: skip
     lead = (
-        "Faces of tested people redrawn with every other expression. Frechet and kernel distance are on "
-        "recognition features of the judge, not on Inception's: they compare only under one judge. Means "
-        "over folds."
+        "Faces of tested people redrawn with every other expression. SSIM (Gaussian window of 11 pixels, the "
+        "border included) and PSNR are means over faces. Frechet and kernel distance are on recognition "
+        "features of the judge, not on Inception's: they compare only under one judge, and Frechet's, which "
+        "is larger for fewer faces, only between test folds of one size. Means over folds and seeds."
     )
     return [Part("synthesis", "Synthesis", lead, table=Table(header, rows, range(2, len(header))))]
 
