@@ -256,7 +256,10 @@ def redrawn(runs: Sequence[Run]) -> list[Part]:
         found = run.report["synthesis"]
         if found and "by_source" in found:
             rows, header = redrawn_table(found["by_source"])
-            lead = f"Expressions read by {found['judge']}; numbers of faces and shares are means over folds."
+            lead = (
+                f"Expressions read by {found['judge']}. Faces and true pairs are those of all folds and "
+                "seeds, shares are means over folds and seeds."
+            )
             table = Table(header, rows, range(1, len(header)))
             parts.append(Part(f"redrawn-{index}", f"Redrawn faces: {name}", lead, table=table))
     return parts

@@ -76,3 +76,11 @@ def test_means_of_nested_figures() -> None:
     found = mean_of([{"a": 1, "b": [0.0, 2.0], "c": "x"}, {"a": None, "b": [1.0, 2.0], "c": "y"}, None])
     assert found == {"a": 1, "b": [0.5, 2.0], "c": "x"}
     assert mean_of([None, None]) is None
+
+
+def test_faces_are_counted_in_all_folds() -> None:
+    """Of a rare expression not every fold has one: its mean, rounded, said that of none a share was read."""
+    folds = [{"sources": n, "pairs": 2 * n, "expression_accuracy": 0.5 if n else None} for n in (0, 1, 0)]
+    assert mean_of(folds) == {"sources": 1, "pairs": 2, "expression_accuracy": 0.5}
+    assert mean_of(folds[:1] * 3) == {"sources": 0, "pairs": 0, "expression_accuracy": None}
+    assert mean_of(folds[1:2] * 3)["sources"] == 3  # also where all folds are alike
