@@ -150,7 +150,8 @@ def protocol_differences(config: TrainConfig) -> list[str]:
         )
     if changed := changed_recipe(config):
         found.append(f"Trained otherwise (in brackets the public code): {', '.join(changed)}.")
-    if config.model.synthesis and config.identity.weights is None:
+    features = config.loss.identity * config.loss.features
+    if config.model.synthesis and features and config.identity.weights is None:
         found.append(
             "The identity features are a small encoder's that was trained on the training subjects; the "
             "paper's are LightCNN-9's."

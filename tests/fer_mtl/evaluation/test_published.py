@@ -58,6 +58,8 @@ def test_another_recipe_and_other_views_are_differences() -> None:
         assert said in text
     for said in ("loss.adversarial 0.03 (0.3)", "optimiser.schedule cosine (steps)"):
         assert said in text
+    unknown = protocol_differences(preset_config("ck48", data="rafdb:somewhere", loss={"identity": 0.0}))
+    assert not any("LightCNN-9" in line for line in unknown)  # there is no identity network at all
     alone = " ".join(protocol_differences(preset_config("ck48", data="ck48:somewhere", model=vars(ALONE))))
     assert "mixup 0.3 (0.0)" in alone
     for said in ("synthesis_every", "adversarial", "LightCNN-9", "learnt mask"):
