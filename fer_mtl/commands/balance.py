@@ -65,7 +65,10 @@ def main(arguments: Sequence[str]) -> int:
         "the cosines between different training people)",
     )
     parser.add_argument(
-        "--attempts", type=int, default=options.attempts, help="most faces drawn for each one wanted"
+        "--attempts",
+        type=int,
+        default=options.attempts,
+        help="most faces drawn for each one wanted (by batches)",
     )
     parser.add_argument(
         "--judge", type=str, metavar="RUN", help="another run's recogniser decides in place of this one's"

@@ -103,12 +103,17 @@ def results(runs: Sequence[Run]) -> list[Part]:
 
 
 def protocol(runs: Sequence[Run]) -> list[Part]:
-    lines = dict.fromkeys(line for run in runs for line in protocol_differences(run.config))
-    notes = [
-        f"{row.row}: the paper's figure is for {row.note}."
-        for row in PUBLISHED
-        if any(published_row(run.config) is row for run in runs)
+    """What does not hold for all runs says for which it does."""
+    names = columns(runs)
+    found: dict[str, list[str]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for line in protocol_differences(run.config):
+            found.setdefault(line, []).append(name)
+    lines = [
+        line if len(whose) == len(names) else f"{', '.join(whose)}: {line}" for line, whose in found.items()
     ]
+    beside = [published_row(run.config) for run in runs if published_accuracy(run.config) is not None]
+    notes = [f"{row.row}: the paper's figure is for {row.note}." for row in PUBLISHED if row in beside]
     return [Part("protocol", "Where the protocols differ", lines=[*lines, *notes])]
 
 
@@ -236,9 +241,10 @@ def synthesis(runs: Sequence[Run]) -> list[Part]:
         "SSIM to target", "PSNR", "SSIM of unchanged source", "Frechet", "kernel",
     ]  # fmt: skip
     lead = (
-        "Faces of tested people redrawn with every other expression. Frechet and kernel distance are on "
-        "recognition features of the judge, not on Inception's: they compare only under one judge. Means "
-        "over folds."
+        "Faces of tested people redrawn with every other expression. SSIM (Gaussian window of 11 pixels, the "
+        "border included) and PSNR are means over faces. Frechet and kernel distance are on recognition "
+        "features of the judge, not on Inception's: they compare only under one judge, and Frechet's, which "
+        "is larger for fewer faces, only between test folds of one size. Means over folds and seeds."
     )
     return [Part("synthesis", "Synthesis", lead, table=Table(header, rows, range(2, len(header))))]
 
@@ -250,7 +256,10 @@ def redrawn(runs: Sequence[Run]) -> list[Part]:
         found = run.report["synthesis"]
         if found and "by_source" in found:
             rows, header = redrawn_table(found["by_source"])
-            lead = f"Expressions read by {found['judge']}; numbers of faces and shares are means over folds."
+            lead = (
+                f"Expressions read by {found['judge']}. Faces and true pairs are those of all folds and "
+                "seeds, shares are means over folds and seeds."
+            )
             table = Table(header, rows, range(1, len(header)))
             parts.append(Part(f"redrawn-{index}", f"Redrawn faces: {name}", lead, table=table))
     return parts
@@ -286,8 +295,10 @@ def learning(runs: Sequence[Run]) -> list[Part]:
     if len({run.config.train_subjects for run in runs}) < 2:
         return []
     lines: dict[str, list[tuple[float, float]]] = {}
+    several = len({run.data for run in runs}) > 1
     for run in runs:
         method = run.method.replace(f", {run.config.train_subjects} training subjects", "")
+        method += f" on {run.data}" if several else ""
         counts = [len(entry["train_subjects"]) for entry in run.report["per_fold"]]
         lines.setdefault(method, []).append((sum(counts) / len(counts), run.report["accuracy"]))
     rows = [[name, f"{x:.0f}", percent(y)] for name, points in lines.items() for x, y in sorted(points)]

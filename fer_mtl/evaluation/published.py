@@ -7,6 +7,7 @@ the other rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.starting import data_name
@@ -66,6 +67,11 @@ NEAREST = {"ck48": "ckplus", "ckplus": "ckplus", "oulu_casia": "oulu_casia", "mm
 ALL_LEVELS = (3, [1, 2, 3], (1, 2, 3))
 
 
+# The settings of a training's recipe, beside its losses and optimiser.
+ALWAYS = ("augmentation", "label_smoothing", "mixup", "average", "epochs", "batch_size")
+SYNTHESIS = ("discriminator_steps", "synthesis_every")
+
+
 def published_row(config: TrainConfig) -> Published | None:
     """The published row that a run of ``config`` repeats; None for comparators and changed methods."""
     model = config.model
@@ -74,9 +80,10 @@ def published_row(config: TrainConfig) -> Published | None:
     losses = (config.loss.identity, config.loss.adversarial, config.loss.cycle)
     if model.synthesis and (not all(losses) or model.levels not in ALL_LEVELS):
         return None
-    if not model.synthesis:
+    as_published = config.init is None and config.synthetic is None  # of these rows, which start afresh
+    if not model.synthesis and as_published:
         name = "Baseline"
-    elif model.sharing == "hard" and config.synthetic is None:
+    elif model.sharing == "hard" and as_published:
         name = "Baseline*"
     elif model.sharing == "convflu":
         name = "FERSNet*" if config.synthetic is not None else "FERSNet"
@@ -90,6 +97,25 @@ def published_accuracy(config: TrainConfig) -> float | None:
     """The figure of :func:`published_row` on the data set nearest to ours."""
     row, data = published_row(config), NEAREST.get(data_name(config.data))
     return None if row is None or data is None else row.accuracy.get(data)
+
+
+def changed_recipe(config: TrainConfig) -> list[str]:
+    """The settings of a training that differ from the public code's (the defaults), as "epochs 40 (500)".
+
+    Recognition alone is not asked for what only synthesis has.
+    """
+    ours, theirs = (_recipe(some, config.model.synthesis) for some in (config, TrainConfig()))
+    return [f"{name} {ours[name]} ({theirs[name]})" for name in ours if ours[name] != theirs[name]]
+
+
+def _recipe(config: TrainConfig, synthesis: bool) -> dict[str, Any]:
+    names = [*ALWAYS, *(SYNTHESIS if synthesis else ())]
+    losses = vars(config.loss) if synthesis else {"classification": config.loss.classification}
+    return {
+        **{name: getattr(config, name) for name in names},
+        **{f"loss.{name}": value for name, value in losses.items()},
+        **{f"optimiser.{name}": value for name, value in vars(config.optimiser).items()},
+    }
 
 
 def protocol_differences(config: TrainConfig) -> list[str]:
@@ -114,6 +140,22 @@ def protocol_differences(config: TrainConfig) -> list[str]:
         + ("the last one" if config.selection == "last" else "chosen on validation subjects")
         + "; the public code chooses the best one on the test fold, which flatters."
     )
+    if config.views != "center":
+        found.append(
+            {
+                "mirror": "A tested face is read together with its mirror image",
+                "ten": "A tested face is read in ten views of it",
+            }[config.views]
+            + "; the public code reads the centre crop alone."
+        )
+    if changed := changed_recipe(config):
+        found.append(f"Trained otherwise (in brackets the public code): {', '.join(changed)}.")
+    features = config.loss.identity * config.loss.features
+    if config.model.synthesis and features and config.identity.weights is None:
+        found.append(
+            "The identity features are a small encoder's that was trained on the training subjects; the "
+            "paper's are LightCNN-9's."
+        )
     if config.model.image_size != 96 or config.model.width != 1.0:
         found.append(
             f"Images of {config.model.image_size} pixels and a network of width {config.model.width:g}; the "

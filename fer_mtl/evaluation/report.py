@@ -192,10 +192,10 @@ def redrawn_table(by_source: Mapping[str, Mapping[str, Any]]) -> tuple[list[list
     rows = [
         [
             name,
-            number(found["sources"], 0),
+            str(found["sources"]),
             *(percent(found["per_expression"][wanted]) if wanted != name else "" for wanted in by_source),
             percent(found["expression_accuracy"]),
-            number(found["pairs"], 0),
+            str(found["pairs"]),
             percent(found["pairs_read"]),
             percent(found["targets_read"]),
         ]

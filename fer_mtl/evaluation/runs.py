@@ -19,6 +19,8 @@ from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.starting import data_name
 
 OVER_SEEDS = ("accuracy", "macro_f1", "macro_recall")
+COUNTED = ("images", "sources", "pairs")
+"""What all folds have together, among the figures of synthesis: a rare expression has no source in some."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,21 @@ def make_run(
             for (seed, _), report in reports.items()
             for entry in report["per_fold"]
         ],
-        "synthesis": mean_of([report["synthesis"] for report in reports.values()]),
+        "synthesis": read_by(config.judge, mean_of([report["synthesis"] for report in reports.values()])),
         "gates": mean_of([report["gates"] for report in reports.values()]) or [],
     }
     return Run(folder, config, report, predictions)
+
+
+def read_by(judge: str | None, synthesis: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The means of all folds under the name of the ``judge`` that the whole run was given. Every fold has a
+    fold of it for its own, and that of the first one has not read the others' faces."""
+    if judge is None or synthesis is None:
+        return synthesis
+    sets, first = synthesis["sets"], synthesis["judge"]
+    if sets is not None:
+        sets = {**sets, "features": sets["features"].replace(first, judge)}
+    return {**synthesis, "judge": judge, "sets": sets}
 
 
 def mean_correct(parts: Sequence[Predictions]) -> tuple[list[float], list[str]]:
@@ -159,7 +172,8 @@ def mean_correct(parts: Sequence[Predictions]) -> tuple[list[float], list[str]]:
 
 
 def mean_of(values: Sequence[Any]) -> Any:
-    """The mean of nested figures of one shape, number by number; what is no number comes from the first.
+    """The mean of nested figures of one shape, number by number, but of what COUNTED names the sum; what is
+    no number comes from the first.
 
     None among numbers is left out; of nothing but None it is None.
     """
@@ -167,13 +181,14 @@ def mean_of(values: Sequence[Any]) -> Any:
     if not known:
         return None
     first = known[0]
-    if all(value == first for value in known):
-        return first
     if isinstance(first, Mapping):
-        keys = dict.fromkeys(key for value in known for key in value)
-        return {key: mean_of([value.get(key) for value in known]) for key in keys}
+        columns = {
+            key: [value.get(key) for value in known]
+            for key in dict.fromkeys(key for value in known for key in value)
+        }
+        return {key: sum(found) if key in COUNTED else mean_of(found) for key, found in columns.items()}
     if isinstance(first, list):
         return [mean_of(list(column)) for column in zip(*known, strict=True)]
-    if isinstance(first, (int, float)) and not isinstance(first, bool):
+    if isinstance(first, (int, float)) and not isinstance(first, bool) and any(v != first for v in known):
         return sum(known) / len(known)
     return first

@@ -45,7 +45,7 @@ class BalanceOptions:
     synthetic faces in all, dealt so that the expressions become as even as possible. ``confidence``: least
     probability that the recogniser gives the wanted expression. ``identity``: least cosine between the
     identity features of a face and its source; None takes the 90 % quantile of the cosines between different
-    training people. ``attempts``: most faces drawn for each one wanted.
+    training people. ``attempts``: most faces drawn for each one wanted; the last batch is drawn to its end.
     """
 
     quota: str | int = LARGEST

@@ -92,8 +92,8 @@ class TrainConfig:
     """Where recognition is trained alone: the largest share of another face mixed into a face and its label.
     """
     views: str = "center"
-    """What is recognised of a tested face: center, mirror (with its mirror image) or ten (also four corners).
-    """
+    """What is recognised of a tested face: center, mirror (with its mirror image) or ten (also four crops
+    half-way to the corners, and theirs)."""
     epochs: int = 500
     """How often every training image is seen."""
     batch_size: int = 8

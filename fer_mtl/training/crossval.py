@@ -207,7 +207,8 @@ def begin(
         known = stored["seeds"]
         if stored["folds"] != lists:
             raise ValueError(
-                f"{root / FOLDS} lists other folds: the data has changed since; choose another --out"
+                f"{root / FOLDS} lists other folds: the data, or what makes the folds, has changed since; "
+                "choose another --out"
             )
     else:
         run.check_free()

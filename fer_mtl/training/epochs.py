@@ -24,7 +24,7 @@ class Position:
     images: int = 0
     hits: int = 0
     seconds: float = 0.0
-    """Training time in all, over every resumption."""
+    """Training time before this epoch, over every resumption, that of the identity encoder included."""
     epoch_seconds: float = 0.0
     updates: int = 0
     """Finished steps of the whole run."""

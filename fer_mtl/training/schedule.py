@@ -11,7 +11,7 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     """The rate after ``epoch`` epochs; between two epochs a fraction counts (used by "cosine" and warm-up).
 
     "steps" multiplies by ``gamma`` at the milestones, "cosine" falls to zero along half a cosine; either
-    rises linearly from zero over the warm-up first.
+    rises linearly over the warm-up first, from 0.5 / (w + 0.5) of the rate for w epochs of it.
     """
     optimiser = config.optimiser
     rising = optimiser.warmup * config.epochs

@@ -89,7 +89,8 @@ class OptimiserConfig:
     schedule: str = "steps"
     """steps (multiply at the milestones) or cosine (fall to zero along half a cosine)."""
     warmup: float = 0.0
-    """Fraction of the epochs over which the rate first rises from zero."""
+    """Fraction of the epochs, w of them, over which the rate first rises: after e epochs it is
+    (e + 0.5) / (w + 0.5) of itself, so with w = 2 it starts at a fifth."""
 
     def __post_init__(self) -> None:
         self.betas = (float(self.betas[0]), float(self.betas[1]))

@@ -151,9 +151,11 @@ class Trainer:
             return
         encoder = self.networks.identity
         if isinstance(encoder, IdentityEncoder):
+            began = time.perf_counter()
             accuracy = train_identity(
                 encoder, self.train_set, self.config, self.random, self.console, interrupt.check
             )
+            self.position.seconds = time.perf_counter() - began
             self.console.line(
                 f"identity encoder: tells {len(set(self.train_set.subjects))} training subjects apart "
                 f"with {accuracy:.1%} accuracy"
@@ -291,12 +293,18 @@ class Trainer:
     def resume(self) -> None:
         """Go back to the state in ``last.pt``, also with other threads or on another device.
 
-        ``ValueError`` when it belongs to another configuration.
+        ``ValueError`` when it belongs to another configuration, or to another split: what was trained on then
+        would be tested now.
         """
         state = checkpoints.load(self.run.last)
         before, now = ({**c, **dict.fromkeys(PLACE)} for c in (state["config"], to_dict(self.config)))
         if before != now:
             raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
+        if state["split"] != self.subjects:
+            raise ValueError(
+                f"{self.run.last} was trained with other subjects in training, validation or test: the data, "
+                "or what makes the folds, has changed since; begin anew in another --out"
+            )
         self.networks.used.load_state_dict(state["model"])
         for name, weights in state["networks"].items():
             self.networks.modules()[name].load_state_dict(weights)

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import ck48
 from benchmarks.report import BEGIN, END
+from fer_mtl.data.folds import make_folds
 from fer_mtl.evaluation.paired import compare
 from fer_mtl.evaluation.predictions import Predictions
 from fer_mtl.evaluation.runs import Run
@@ -103,6 +104,20 @@ def test_the_page_says_what_the_kept_files_say() -> None:
     assert kept, f"nothing is kept in {ck48.KEPT}"
     shown = ck48.PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
     assert shown == ck48.page(kept), "run python -m benchmarks.ck48"
+
+
+def test_the_kept_folds_are_those_that_the_rule_makes() -> None:
+    """Else what is measured now would stand beside figures of other folds."""
+    kept = {run.folder.name: run for run in ck48.load_all(ck48.KEPT)}["fersnet"]
+    images = [
+        (int(image), int(person), int(label), fold)
+        for (seed, fold), found in kept.predictions.items()
+        for image, person, label in zip(found.source, found.subject, found.label, strict=True)
+        if seed == 0
+    ]
+    _, people, labels, tested = zip(*sorted(images), strict=True)
+    for fold in make_folds(labels, [f"{person:03}" for person in people], kept.config.folds):
+        assert {tested[i] for i in fold.test.tolist()} == {fold.index}
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

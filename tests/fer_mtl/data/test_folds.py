@@ -51,6 +51,14 @@ def test_folds_are_disjoint_by_subject_and_cover_everything(
     assert sorted(tested) == list(range(len(subjects)))
 
 
+def test_stratified_folds_have_equal_shares_of_every_class() -> None:
+    """Ten people of each class for five folds. Scikit-learn before 1.8 shuffled among them what they show."""
+    labels = torch.arange(4).repeat_interleave(3).repeat(10)
+    subjects = [f"S{i // 3:03d}" for i in range(len(labels))]
+    for fold in make_folds(labels, subjects, 5):
+        assert torch.bincount(labels[fold.test], minlength=4).tolist() == [3 * 2] * 4
+
+
 def test_stratified_is_the_named_split_of_scikit_learn() -> None:
     from sklearn.model_selection import StratifiedGroupKFold
 

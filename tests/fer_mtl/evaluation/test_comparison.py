@@ -3,10 +3,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fer_mtl.data import FaceSet
-from fer_mtl.evaluation.comparison import p_value, write_comparison
+from fer_mtl.evaluation.comparison import learning, p_value, protocol, write_comparison
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.config import TrainConfig
 
@@ -63,6 +64,28 @@ def test_runs_stand_side_by_side(faces: FaceSet, tiny: Tiny, made_up: MakeUp, tm
         for name in ("out", "new")
     }
     assert files["out"] == files["new"] | {"tables/mine.csv"}
+
+
+def test_what_holds_for_some_runs_is_said_of_those(tiny: Tiny, made_up: MakeUp, tmp_path: Path) -> None:
+    runs = [
+        load_run(made_up("hard", tiny(model={"sharing": "hard"}))),
+        load_run(made_up("it", tiny(mixup=0.3))),
+    ]
+    (part,) = protocol(runs)
+    assert "4 folds, not 10." in part.lines
+    (recipe,) = [line for line in part.lines if "mixup" in line]
+    assert recipe.startswith("FERSNet (ConvFLU): Trained otherwise")
+    assert not any("the paper's figure is for" in line for line in part.lines)  # of drawn faces it has none
+
+
+def test_a_learning_curve_is_of_one_data_set(tiny: Tiny, made_up: MakeUp) -> None:
+    runs = [load_run(made_up("few", tiny(train_subjects=3))), load_run(made_up("all", tiny()))]
+    other = replace(runs[1], config=replace(runs[1].config, data="ck48:somewhere"))
+    (part,) = learning([*runs, other])
+    assert [row[0] for row in part.table.rows] == [
+        *["FERSNet (ConvFLU) on procedural"] * 2,
+        "FERSNet (ConvFLU) on ck48",
+    ]
 
 
 def test_runs_of_one_method_are_told_apart_and_strangers_not_paired(

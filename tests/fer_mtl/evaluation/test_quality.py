@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
@@ -101,6 +103,30 @@ def test_a_judges_look_is_its_models_answer(faces: FaceSet) -> None:
         torch.testing.assert_close(probability, model(images)["logits"].softmax(1), rtol=1e-4, atol=1e-5)
     assert features.shape == (70, 64)
     assert torch.equal(Judge("it", model).read(images), probability.argmax(1))
+
+
+def test_ssim_counts_every_position_of_a_picture() -> None:
+    """A Gaussian window of deviation 1.5 and 11 pixels, pictures mirrored beyond their border. Torchmetrics
+    before 1.4.2 left the outer five pixels out, which is half of a picture of 32."""
+    one, other = (torch.rand(2, 1, 32, 32, dtype=torch.float64) for _ in range(2))
+    line = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    window = np.outer(line, line) / line.sum() ** 2
+
+    def around(values: np.ndarray) -> np.ndarray:
+        padded = np.pad(values, ((0, 0), (0, 0), (5, 5), (5, 5)), mode="reflect")
+        return (sliding_window_view(padded, (11, 11), (2, 3)) * window).sum((-2, -1))
+
+    x, y = one.numpy(), other.numpy()
+    mx, my = around(x), around(y)
+    vx, vy, covariance = around(x * x) - mx**2, around(y * y) - my**2, around(x * y) - mx * my
+    found = (2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert distances(one, other)["ssim"] == pytest.approx(found.mean(), rel=1e-9)
+
+
+def test_psnr_is_the_mean_of_each_faces_own() -> None:
+    """As L1 and SSIM beside it; of one mean error over all faces it would be that of the worst ones."""
+    error = torch.tensor([0.1, 0.01]).view(2, 1, 1, 1).expand(2, 1, 32, 32)
+    assert distances(error, torch.zeros_like(error))["psnr"] == pytest.approx((20 + 40) / 2)
 
 
 def test_distances_and_features_have_their_shape(identity: IdentityEncoder) -> None:

@@ -58,7 +58,29 @@ def test_a_single_fold_is_a_run_too(trained_run: Path, tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
+def test_the_means_of_the_folds_have_the_judge_of_the_whole_run(tiny: Tiny, made_up: MakeUp) -> None:
+    """Each fold's faces are read by the same fold of the judge."""
+    root = made_up("run", tiny(judge="runs/judge"))
+    for file in root.glob("seed-*/fold-*/report.json"):
+        report, name = json.loads(file.read_text()), f"runs/judge/{file.parent.relative_to(root)}"
+        report["synthesis"]["judge"] = name
+        report["synthesis"]["sets"] = {"features": f"features (64) of {name}", "frechet": 2.0}
+        file.write_text(json.dumps(report))
+    synthesis = load_run(root).report["synthesis"]
+    assert synthesis["judge"] == "runs/judge"
+    assert synthesis["sets"] == {"features": "features (64) of runs/judge", "frechet": 2.0}
+    assert load_run(made_up("other", tiny())).report["synthesis"]["judge"] == "a judge"
+
+
 def test_means_of_nested_figures() -> None:
     found = mean_of([{"a": 1, "b": [0.0, 2.0], "c": "x"}, {"a": None, "b": [1.0, 2.0], "c": "y"}, None])
     assert found == {"a": 1, "b": [0.5, 2.0], "c": "x"}
     assert mean_of([None, None]) is None
+
+
+def test_faces_are_counted_in_all_folds() -> None:
+    """Of a rare expression not every fold has one: its mean, rounded, said that of none a share was read."""
+    folds = [{"sources": n, "pairs": 2 * n, "expression_accuracy": 0.5 if n else None} for n in (0, 1, 0)]
+    assert mean_of(folds) == {"sources": 1, "pairs": 2, "expression_accuracy": 0.5}
+    assert mean_of(folds[:1] * 3) == {"sources": 0, "pairs": 0, "expression_accuracy": None}
+    assert mean_of(folds[1:2] * 3)["sources"] == 3  # also where all folds are alike

@@ -129,7 +129,7 @@ def test_a_missing_class_is_named(
 
 def test_changed_data_and_bad_seeds_are_refused(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
     run_crossval(quick, tmp_path / "run", faces=faces)
-    with pytest.raises(ValueError, match="lists other folds: the data has changed since"):
+    with pytest.raises(ValueError, match="lists other folds: the data, or what makes the folds, has changed"):
         run_crossval(quick, tmp_path / "run", faces=faces.subset(range(49)))
     for seeds in ((), (1, 1)):
         with pytest.raises(ValueError, match="seeds must be one or more distinct numbers"):

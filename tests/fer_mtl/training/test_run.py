@@ -14,6 +14,7 @@ from fer_mtl.evaluation.predictions import read_csv
 from fer_mtl.evaluation.runs import load_run
 from fer_mtl.training.balance import open_source
 from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import describe_plan, fold_name, load_faces, train_run
 from fer_mtl.training.split import make_split
 from fer_mtl.training.trainer import Trainer
@@ -105,6 +106,23 @@ def test_the_optimistic_figure_is_labelled_and_decides_nothing(
     assert reports[0]["confusion"] == reports[1]["confusion"] and reports[1]["epoch"] == 3
     assert reports[0]["accuracy"] == reports[1]["accuracy"]
     assert reports[1]["optimistic"] == {"epoch": 2, "selected_on": "the test fold", "accuracy": 0.9}
+
+
+def test_a_run_does_not_go_on_with_other_people(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    """One more in the folder makes other folds, and who has been trained on would be tested."""
+    config = tiny(epochs=1, model={"synthesis": False, "sharing": "none"})
+    fewer = faces.subset([i for i, subject in enumerate(faces.subjects) if subject != faces.subjects[0]])
+
+    def stop(trainer: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train_run(config, tmp_path / "run", faces=fewer, on_step=stop)
+    with pytest.raises(
+        ValueError, match=r"trained with other subjects in .*: the data, .* has changed since"
+    ):
+        train_run(config, tmp_path / "run", faces=faces, resume=True)
+    assert train_run(config, tmp_path / "run", faces=fewer, resume=True)["epoch"] == 1
 
 
 def test_a_class_that_cannot_be_learnt_is_named(

@@ -14,7 +14,7 @@ import torch
 from fer_mtl.data import FaceSet
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.interrupt import Interrupted
+from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import make_split
 from fer_mtl.training.trainer import Trainer
@@ -165,6 +165,21 @@ def test_synthetic_faces_are_sources_and_never_targets(faces: FaceSet, tiny: Tin
         batch = trainer.make_batch(everything)
         assert batch.source[-3:].min() == 1.0
         assert (batch.target.flatten(1).amin(1) < 1).all()
+
+
+def test_the_training_time_has_that_of_the_identity_encoder(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else FERSNet would look cheaper beside recognition alone than it is."""
+    began = iter([100.0, 130.0])
+    trainer = make_trainer(tiny(epochs=1), faces, tmp_path)
+    monkeypatch.setattr("fer_mtl.training.trainer.train_identity", lambda *_: 1.0)
+    with StepInterrupt() as interrupt, monkeypatch.context() as clock:
+        clock.setattr("fer_mtl.training.trainer.time.perf_counter", lambda: next(began))
+        trainer.prepare(interrupt)
+    trainer.fit()
+    (line,) = trainer.run.read_stats()
+    assert line["seconds"] == pytest.approx(30 + 42 / line["images_per_second"])
 
 
 def test_the_mean_of_a_term_is_over_the_steps_that_have_it(
