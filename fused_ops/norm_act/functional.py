@@ -27,6 +27,7 @@ the argument.
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -73,7 +74,8 @@ def batch_norm_act(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
         )
     if alike and stepwise.is_better(x, "batch" if training else "running", after):
-        y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, False)
+        stats = stepwise.held(running_mean, training), stepwise.held(running_var, training), training
+        y = torch.batch_norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
     y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
@@ -111,7 +113,8 @@ def instance_norm_act(
     if use_input_stats:
         _check_spatial(x)
     if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
-        stats = (running_mean, running_var, use_input_stats)
+        moved = use_input_stats
+        stats = stepwise.held(running_mean, moved), stepwise.held(running_var, moved), use_input_stats
         # One image's is its batch norm; torch 2.13's instance norm misreads its gradient in channels_last,
         # which of one channel there is none, while batch norm of one in channels_last is slow.
         norm = torch.batch_norm if x.size(0) == 1 < x.size(1) else torch.instance_norm
@@ -233,9 +236,15 @@ def _call(
 def _update_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, count: int
 ) -> None:
-    """Move the running statistics, in place; the batch's variance is biased and over `count` values."""
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    """Move the running statistics, in place; the batch's variance is biased and over `count` values.
+
+    As torch's own norms, which keep them for their backward, without telling autograd of the change.
+    """
+    told = torch.compiler.is_compiling() or running_mean.is_inference()
+    untold = torch.autograd._unsafe_preserve_version_counter
+    with contextlib.nullcontext() if told else untold((running_mean, running_var)):
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
 
 # --- checks -------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,22 @@ def test_gradients_in_either_memory_format(
     with use("reference"):
         (expected,) = torch.autograd.grad(module.double()(x.double()), x, gradient.double())
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("later", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("name", ["batch", "instance"])
+def test_a_later_training_step_changes_no_gradient(
+    name: str, images: int, training: bool, later: Tensor
+) -> None:
+    """Of crops of several sizes, or of evaluation between the steps of training."""
+    norm, x = MODULES[name]().train(training), SMALL[:images].clone().requires_grad_()
+    _, expected, *_ = outcome(copy.deepcopy(norm), x.detach(), None)
+    y = norm(x)
+    norm.train()(later * 3 + 1)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    torch.testing.assert_close(x.grad, expected)
 
 
 @needs_native
