@@ -222,7 +222,10 @@ def _call(
     residual, activation, slope, inplace, pool = after
     if pool > 1 and after.is_monotone:
         leaves = (x, gamma, beta, residual)
-        differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
+        # What torch.jit.trace makes may be differentiated at any later call.
+        differentiated = torch.jit.is_tracing() or (
+            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
+        )
         y, mean, var, _ = norm_act_pool_op(
             x, gamma, beta, residual, mean, var, groups, eps, activation, slope, differentiated
         )

@@ -204,4 +204,7 @@ def _autocast_unites(one: Tensor, other: Tensor) -> bool:
 
 
 def _is_differentiated(*tensors: Tensor) -> bool:
+    """Never for torch.jit.trace: what is traced serves with gradients and without, and makes gates again."""
+    if torch.jit.is_tracing():
+        return False
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fused_ops.leaf import recorded_call
 from fused_ops.selective_share.functional import (
     ConvFLUGates,
     ConvFLUWeights,
@@ -88,6 +90,8 @@ class FusedConvFLU(nn.Module):
         self, x: Tensor, y: Tensor, return_gates: bool = False
     ) -> Tensor | tuple[Tensor, ConvFLUGates]:
         """x [N, Cx, H, W] and y [N, Cy, H, W] give x' [N, Cx, H, W], and the gates if wished."""
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, y, return_gates)
         return conv_flu(
             x,
             y,
@@ -134,6 +138,8 @@ class FusedSelectiveShare(nn.Module):
         self, x: Tensor, y: Tensor, return_gates: bool = False
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:
         """x [N, Cx, H, W] and y [N, Cy, H, W] give ``(x', y')`` of the same shapes, and gates if wished."""
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, y, return_gates)
         return selective_share(
             x,
             y,

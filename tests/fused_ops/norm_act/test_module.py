@@ -196,6 +196,18 @@ def test_adain_starts_as_the_method_says() -> None:
     assert module.style.weight.abs().max() > 2.5 * deviation  # normal, not uniform
 
 
+def test_adain_starts_alike_from_the_meta_device() -> None:
+    """Where memory comes after the modules, all of them are reset one by one, containers mostly first."""
+    with torch.device("meta"):
+        module = FusedAdaIN(256, 64)
+    module.to_empty(device="cpu")
+    for part in module.modules():
+        part.reset_parameters()
+    expected = FusedAdaIN(256, 64).style.weight.std().item()
+    assert module.style.weight.std().item() == pytest.approx(expected, rel=0.03)
+    assert not module.style.bias.any() and not module.noise_scale.any()
+
+
 def test_adain_is_noise_norm_scale_and_shift(backend: str) -> None:
     module = FusedAdaIN(6, 3, activation="leaky_relu", negative_slope=0.2).train()
     nn.init.constant_(module.noise_scale, 0.5)
