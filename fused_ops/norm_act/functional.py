@@ -39,6 +39,7 @@ from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
 from fused_ops.norm_act.pooled import norm_act_pool_op
+from fused_ops.registration import may_be_differentiated
 
 
 def batch_norm_act(
@@ -221,11 +222,8 @@ def _call(
 ) -> tuple[Tensor, Tensor, Tensor]:
     residual, activation, slope, inplace, pool = after
     if pool > 1 and after.is_monotone:
-        leaves = (x, gamma, beta, residual)
         # What torch.jit.trace makes may be differentiated at any later call.
-        differentiated = torch.jit.is_tracing() or (
-            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
-        )
+        differentiated = torch.jit.is_tracing() or may_be_differentiated(x, gamma, beta, residual)
         y, mean, var, _ = norm_act_pool_op(
             x, gamma, beta, residual, mean, var, groups, eps, activation, slope, differentiated
         )
