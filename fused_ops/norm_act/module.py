@@ -160,7 +160,8 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
 
     To synchronize it over processes use :func:`fused_ops.norm_act.convert_sync_batchnorm`: torch's own
     conversion would drop the activation. So would ``torch.nn.utils.fusion.fuse_conv_bn_eval``, which folds it
-    into a convolution as the plain batch norm that it is an instance of.
+    into a convolution, and ``torch.utils.mkldnn.to_mkldnn``: both take it for the plain batch norm that it is
+    an instance of.
 
     Args:
         activation: a name of :data:`fused_ops.activations.ACTIVATIONS`.
