@@ -162,6 +162,8 @@ def group_norm_act(
         )
     # Groups of one channel cost torch nothing more in planes, but a lot in channels_last.
     alone = num_groups == x.size(1) and not x.is_contiguous()
+    # torch 2.13's group norm of a bias without a weight has no backward.
+    alike = alike and (weight is not None or bias is None)
     if alike and stepwise.is_better(x, "instance" if alone else "group", after):
         y = torch.group_norm(x, num_groups, weight, bias, eps, False)
         return stepwise.finish(x, y, after)

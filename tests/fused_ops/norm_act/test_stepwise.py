@@ -13,6 +13,7 @@ from fused_ops import (
     FusedGroupNormAct,
     FusedInstanceNormAct2d,
     explain,
+    group_norm_act,
     native,
     use,
 )
@@ -114,6 +115,15 @@ def test_what_is_large_enough_goes_to_the_kernels(name: str) -> None:
     assert explain(MODULES[name](), LARGE)[0].backend == "cpu"
     with use("cpu"):
         assert explain(MODULES[name](), SMALL)[0].backend == "cpu"
+
+
+def test_a_bias_without_a_weight_has_a_gradient() -> None:
+    """Which torch 2.13's own group norm fails to make."""
+    x, bias = SMALL.clone().requires_grad_(), torch.randn(8, requires_grad=True)
+    found = torch.autograd.grad(group_norm_act(x, 2, None, bias).square().sum(), (x, bias))
+    with use("reference"):
+        expected = torch.autograd.grad(group_norm_act(x, 2, None, bias).square().sum(), (x, bias))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @needs_native
