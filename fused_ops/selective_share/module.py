@@ -109,7 +109,8 @@ class FusedSelectiveShare(nn.Module):
     """Selective sharing between two branches: a pair of :class:`FusedConvFLU`, computed as one fused op.
 
     Both directions start from the same features: ``x' = x_from_y(x, y)`` and ``y' = y_from_x(y, x)``. The
-    arguments are those of :class:`FusedConvFLU`; the units are read as weights, so hooks on them do not run.
+    arguments are those of :class:`FusedConvFLU`; the units are read as weights, so hooks on them do not run,
+    and ``fully_shard`` takes the pair as a whole.
 
     Example:
         >>> share = FusedSelectiveShare(64)
