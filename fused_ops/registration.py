@@ -155,8 +155,20 @@ def is_transformed(done: int = 0) -> bool:
     return transforms[-1 - done].key() in (TransformType.Grad, TransformType.Jvp)
 
 
+def _is_wrapped() -> bool:
+    return peek_interpreter_stack() is not None
+
+
 # Dynamo enters the transforms while it traces them, and asks then: as torch.compiler.assume_constant_result.
-is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _function in (is_transformed, _is_wrapped):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def may_be_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a backward may come. Tensors that vmap has wrapped do not tell who asks for their gradients."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors) or _is_wrapped()
 
 
 def _by_definition(name: str, autocast: Callable[..., Sequence[Any]] | None, args: tuple[Any, ...]) -> Any:

@@ -27,6 +27,7 @@ the argument.
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -38,6 +39,7 @@ from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
 from fused_ops.norm_act.pooled import norm_act_pool_op
+from fused_ops.registration import may_be_differentiated
 
 
 def batch_norm_act(
@@ -73,7 +75,8 @@ def batch_norm_act(
             f"Expected more than 1 value per channel when training, got input size {list(x.shape)}"
         )
     if alike and stepwise.is_better(x, "batch" if training else "running", after):
-        y = torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, False)
+        stats = stepwise.held(running_mean, training), stepwise.held(running_var, training), training
+        y = torch.batch_norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
     y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
@@ -111,7 +114,8 @@ def instance_norm_act(
     if use_input_stats:
         _check_spatial(x)
     if alike and stepwise.is_better(x, "instance" if use_input_stats else "running", after):
-        stats = (running_mean, running_var, use_input_stats)
+        moved = use_input_stats
+        stats = stepwise.held(running_mean, moved), stepwise.held(running_var, moved), use_input_stats
         # One image's is its batch norm; torch 2.13's instance norm misreads its gradient in channels_last,
         # which of one channel there is none, while batch norm of one in channels_last is slow.
         norm = torch.batch_norm if x.size(0) == 1 < x.size(1) else torch.instance_norm
@@ -158,6 +162,8 @@ def group_norm_act(
         )
     # Groups of one channel cost torch nothing more in planes, but a lot in channels_last.
     alone = num_groups == x.size(1) and not x.is_contiguous()
+    # torch 2.13's group norm of a bias without a weight has no backward.
+    alike = alike and (weight is not None or bias is None)
     if alike and stepwise.is_better(x, "instance" if alone else "group", after):
         y = torch.group_norm(x, num_groups, weight, bias, eps, False)
         return stepwise.finish(x, y, after)
@@ -218,8 +224,8 @@ def _call(
 ) -> tuple[Tensor, Tensor, Tensor]:
     residual, activation, slope, inplace, pool = after
     if pool > 1 and after.is_monotone:
-        leaves = (x, gamma, beta, residual)
-        differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves)
+        # What torch.jit.trace makes may be differentiated at any later call.
+        differentiated = torch.jit.is_tracing() or may_be_differentiated(x, gamma, beta, residual)
         y, mean, var, _ = norm_act_pool_op(
             x, gamma, beta, residual, mean, var, groups, eps, activation, slope, differentiated
         )
@@ -233,9 +239,15 @@ def _call(
 def _update_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, count: int
 ) -> None:
-    """Move the running statistics, in place; the batch's variance is biased and over `count` values."""
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    """Move the running statistics, in place; the batch's variance is biased and over `count` values.
+
+    As torch's own norms, which keep them for their backward, without telling autograd of the change.
+    """
+    told = torch.compiler.is_compiling() or running_mean.is_inference()
+    untold = torch.autograd._unsafe_preserve_version_counter
+    with contextlib.nullcontext() if told else untold((running_mean, running_var)):
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
 
 # --- checks -------------------------------------------------------------------------------------------------

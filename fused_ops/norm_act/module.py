@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from fused_ops.activations import resolve
+from fused_ops.leaf import recorded_call
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.functional import (
     adain,
@@ -158,7 +160,8 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
 
     To synchronize it over processes use :func:`fused_ops.norm_act.convert_sync_batchnorm`: torch's own
     conversion would drop the activation. So would ``torch.nn.utils.fusion.fuse_conv_bn_eval``, which folds it
-    into a convolution as the plain batch norm that it is an instance of.
+    into a convolution, and ``torch.utils.mkldnn.to_mkldnn``: both take it for the plain batch norm that it is
+    an instance of.
 
     Args:
         activation: a name of :data:`fused_ops.activations.ACTIVATIONS`.
@@ -187,6 +190,8 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, residual)
         return batch_norm(self, x, residual, self.activation, self.negative_slope, self.inplace, self.pool)
 
 
@@ -214,6 +219,8 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, residual)
         return instance_norm(self, x, residual, self.activation, self.negative_slope, self.inplace, self.pool)
 
 
@@ -240,7 +247,18 @@ class FusedGroupNormAct(WithActivation, nn.GroupNorm):
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, residual)
         return group_norm(self, x, residual, self.activation, self.negative_slope, self.inplace, self.pool)
+
+
+class Style(nn.Linear):
+    """A layer of its own, so that whoever resets every module of a network finds the same start."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()  # is drawn over, but a seed gives the networks that it always gave
+        nn.init.xavier_normal_(self.weight, gain=0.1)
+        nn.init.zeros_(self.bias)
 
 
 class FusedAdaIN(WithActivation):
@@ -267,17 +285,17 @@ class FusedAdaIN(WithActivation):
         super().__init__()
         self.channels, self.condition_size, self.eps = channels, condition_size, eps
         self.noise_scale = nn.Parameter(torch.zeros(()))
-        self.style = nn.Linear(condition_size, 2 * channels)
-        self.reset_parameters()
+        self.style = Style(condition_size, 2 * channels)
         self._set_activation(activation, negative_slope)
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.noise_scale)
-        nn.init.xavier_normal_(self.style.weight, gain=0.1)
-        nn.init.zeros_(self.style.bias)
+        self.style.reset_parameters()
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor | None = None) -> Tensor:
         """x [N, C, H, W]; condition [N, E]; noise [N, 1, H, W], in training drawn where it is None."""
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, condition, noise)
         if x.dim() != 4 or x.size(1) != self.channels:
             raise ValueError(f"x must be [N, {self.channels}, H, W], got shape {list(x.shape)}")
         if condition.shape != (x.size(0), self.condition_size):

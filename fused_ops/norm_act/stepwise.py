@@ -57,6 +57,16 @@ def is_better(x: Tensor, kind: Kind, after: After) -> bool:
     return False
 
 
+def held(statistic: Tensor | None, moved: bool) -> Tensor | None:
+    """Running statistics as torch's norms get them, which keep them for a backward that may come after other
+    training steps. Where they are moved that reads none, so autograd has no changes of theirs to count."""
+    if statistic is None:
+        return None
+    if moved:
+        return statistic.data
+    return statistic.clone() if torch.is_grad_enabled() else statistic
+
+
 def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
     """From z, the norm of x, the layer's output in the memory format that the op would give it."""
     if not x.is_contiguous():

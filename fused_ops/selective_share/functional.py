@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from fused_ops.registration import may_be_differentiated
 from fused_ops.selective_share import reference
 from fused_ops.selective_share.op import selective_share_op
 
@@ -90,7 +91,7 @@ def selective_share(
     """
     _check(x, y, x_from_y, "x_from_y", convention)
     _check_weights(y, x, y_from_x, "y_from_x")
-    save = _is_differentiated(x, y, *x_from_y, *y_from_x) and not recompute
+    save = _keeps_gates(recompute, x, y, *x_from_y, *y_from_x)
     keep = convention == "keep"
     x_out, y_out, gates = selective_share_op(x, y, *x_from_y, *y_from_x, keep, return_gates or save, save)
     if not return_gates:
@@ -131,7 +132,7 @@ def conv_flu(
         x' [N, Cx, H, W], or ``(x', ConvFLUGates)``.
     """
     _check(x, y, weights, "weights", convention)
-    save = _is_differentiated(x, y, *weights) and not recompute
+    save = _keeps_gates(recompute, x, y, *weights)
     keep = convention == "keep"
     x_out, _, gates = selective_share_op(
         x, y, *weights, None, None, None, None, keep, return_gates or save, save
@@ -203,5 +204,6 @@ def _autocast_unites(one: Tensor, other: Tensor) -> bool:
     return torch.is_autocast_enabled(one.device.type) and torch.float64 not in (one.dtype, other.dtype)
 
 
-def _is_differentiated(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+def _keeps_gates(recompute: bool, *tensors: Tensor) -> bool:
+    """Not for torch.jit.trace: what is traced serves with gradients and without, and makes gates again."""
+    return not (recompute or torch.jit.is_tracing()) and may_be_differentiated(*tensors)

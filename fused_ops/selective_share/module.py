@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fused_ops.leaf import recorded_call
 from fused_ops.selective_share.functional import (
     ConvFLUGates,
     ConvFLUWeights,
@@ -88,6 +90,8 @@ class FusedConvFLU(nn.Module):
         self, x: Tensor, y: Tensor, return_gates: bool = False
     ) -> Tensor | tuple[Tensor, ConvFLUGates]:
         """x [N, Cx, H, W] and y [N, Cy, H, W] give x' [N, Cx, H, W], and the gates if wished."""
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, y, return_gates)
         return conv_flu(
             x,
             y,
@@ -105,7 +109,8 @@ class FusedSelectiveShare(nn.Module):
     """Selective sharing between two branches: a pair of :class:`FusedConvFLU`, computed as one fused op.
 
     Both directions start from the same features: ``x' = x_from_y(x, y)`` and ``y' = y_from_x(y, x)``. The
-    arguments are those of :class:`FusedConvFLU`; the units are read as weights, so hooks on them do not run.
+    arguments are those of :class:`FusedConvFLU`; the units are read as weights, so hooks on them do not run,
+    and ``fully_shard`` takes the pair as a whole.
 
     Example:
         >>> share = FusedSelectiveShare(64)
@@ -134,6 +139,8 @@ class FusedSelectiveShare(nn.Module):
         self, x: Tensor, y: Tensor, return_gates: bool = False
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:
         """x [N, Cx, H, W] and y [N, Cy, H, W] give ``(x', y')`` of the same shapes, and gates if wished."""
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, y, return_gates)
         return selective_share(
             x,
             y,

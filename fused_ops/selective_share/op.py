@@ -104,22 +104,21 @@ def _backward(
 ) -> Any:
     x, y, *weights, gates = ctx.saved_tensors
     pair = weights[4] is not None
-    if grad_x_out is None:
-        grad_x_out = torch.zeros_like(x)
     if not ctx.want_gates:  # the gates were returned empty
         grad_gates = None
+    # A unit that nothing came of: optimizers are to leave it alone, which they do not for zeros.
+    x_used = grad_x_out is not None or grad_gates is not None
+    y_used = pair and (grad_y_out is not None or grad_gates is not None)
+    if grad_x_out is None:
+        grad_x_out = torch.zeros_like(x)
     if grad_y_out is None and pair:
         grad_y_out = torch.zeros_like(y)
     grads = selective_share_backward_op(
         grad_x_out, grad_y_out if pair else None, grad_gates, x, y, gates, *weights, ctx.keep
     )
-    present = (x, y, *weights)
-    return (
-        *(None if tensor is None else grad for tensor, grad in zip(present, grads, strict=True)),
-        None,
-        None,
-        None,
-    )
+    wanted = (True, True, *[x_used] * 4, *[y_used] * 4)
+    found = [grad if needed else None for grad, needed in zip(grads, wanted, strict=True)]
+    return *found, None, None, None
 
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:

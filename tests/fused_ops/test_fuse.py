@@ -201,7 +201,7 @@ def test_what_else_is_done_with_models_works_with_fused_ones(make: Callable[[], 
     torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
     torch.testing.assert_close(fx.symbolic_trace(model)(x), expected)
-    torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), expected)
     replica = model._replicate_for_data_parallel()  # as nn.DataParallel makes one for every card
     replica._modules = {name: copy.deepcopy(child) for name, child in model.named_children()}
     for norm in replica.modules():

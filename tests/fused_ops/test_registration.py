@@ -119,6 +119,23 @@ def test_every_op_of_an_exported_program_can_be_plain_pytorch() -> None:
     }
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_ensemble_of_models_learns_under_vmap(compiled: bool) -> None:
+    models = [FusedBatchNormAct2d(4, activation="relu", pool=2) for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(models)
+
+    def run(parameters: Any, buffers: Any) -> Tensor:
+        return vmap(lambda p, b: functional_call(models[0], (p, b), (X,)))(parameters, buffers)
+
+    run = torch.compile(run, backend="aot_eager") if compiled else run
+    x = torch.linspace(1, 2, 8).view(2, 4, 1, 1)
+    (run(parameters, buffers).sum((1, 3, 4)) * x[..., 0, 0]).sum().backward()
+    for place, model in enumerate(models):
+        (model(X).sum((0, 2, 3)) * x[place, :, 0, 0]).sum().backward()
+        torch.testing.assert_close(parameters["weight"].grad[place], model.weight.grad)
+        torch.testing.assert_close(buffers["running_var"][place], model.running_var)
+
+
 # --- derivatives that a backward alone does not give --------------------------------------------------------
 
 

@@ -95,6 +95,26 @@ def test_evaluation_can_be_differentiated_after_the_next_training_step(pool: int
         torch.testing.assert_close(torch.autograd.grad(evaluated, x)[0], expected)
 
 
+def test_a_step_changes_no_gradient_of_the_same_norm_in_torch_s_steps(backend: str) -> None:
+    """One that :func:`fuse` has fused in one place and that is called by itself in another."""
+    norm = FusedBatchNormAct2d(6)
+    x = torch.randn(3, 6, 8, 8, requires_grad=True)
+    w = torch.randn_like(x)
+    (expected,) = torch.autograd.grad((nn.BatchNorm2d(6)(x) * w).sum(), x)
+    y = nn.BatchNorm2d.forward(norm, x)
+    with use(backend):
+        norm(x + 1)
+    torch.testing.assert_close(torch.autograd.grad((y * w).sum(), x)[0], expected)
+
+
+def test_statistics_made_in_inference_mode_are_moved(backend: str) -> None:
+    with torch.inference_mode(), use(backend):
+        norm, stock = FusedBatchNormAct2d(6), nn.BatchNorm2d(6)
+        x = torch.randn(3, 6, 8, 8)
+        torch.testing.assert_close(norm(x), stock(x))
+    torch.testing.assert_close(norm.state_dict(), stock.state_dict())
+
+
 @pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)])
 @pytest.mark.parametrize("name", ["batch", "instance, tracked"])
 def test_an_empty_batch_moves_no_running_statistics(name: str, shape: tuple[int, ...], backend: str) -> None:
@@ -174,6 +194,18 @@ def test_adain_starts_as_the_method_says() -> None:
     deviation = 0.1 * (2 / (512 + 64)) ** 0.5
     assert abs(module.style.weight.std().item() / deviation - 1) < 0.03
     assert module.style.weight.abs().max() > 2.5 * deviation  # normal, not uniform
+
+
+def test_adain_starts_alike_from_the_meta_device() -> None:
+    """Where memory comes after the modules, all of them are reset one by one, containers mostly first."""
+    with torch.device("meta"):
+        module = FusedAdaIN(256, 64)
+    module.to_empty(device="cpu")
+    for part in module.modules():
+        part.reset_parameters()
+    expected = FusedAdaIN(256, 64).style.weight.std().item()
+    assert module.style.weight.std().item() == pytest.approx(expected, rel=0.03)
+    assert not module.style.bias.any() and not module.noise_scale.any()
 
 
 def test_adain_is_noise_norm_scale_and_shift(backend: str) -> None:

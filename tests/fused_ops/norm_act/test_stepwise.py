@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from fused_ops import (
     FusedGroupNormAct,
     FusedInstanceNormAct2d,
     explain,
+    group_norm_act,
     native,
     use,
 )
@@ -90,12 +93,37 @@ def test_gradients_in_either_memory_format(
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("later", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("name", ["batch", "instance"])
+def test_a_later_training_step_changes_no_gradient(
+    name: str, images: int, training: bool, later: Tensor
+) -> None:
+    """Of crops of several sizes, or of evaluation between the steps of training."""
+    norm, x = MODULES[name]().train(training), SMALL[:images].clone().requires_grad_()
+    _, expected, *_ = outcome(copy.deepcopy(norm), x.detach(), None)
+    y = norm(x)
+    norm.train()(later * 3 + 1)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
 @needs_native
 @pytest.mark.parametrize("name", MODULES)
 def test_what_is_large_enough_goes_to_the_kernels(name: str) -> None:
     assert explain(MODULES[name](), LARGE)[0].backend == "cpu"
     with use("cpu"):
         assert explain(MODULES[name](), SMALL)[0].backend == "cpu"
+
+
+def test_a_bias_without_a_weight_has_a_gradient() -> None:
+    """Which torch 2.13's own group norm fails to make."""
+    x, bias = SMALL.clone().requires_grad_(), torch.randn(8, requires_grad=True)
+    found = torch.autograd.grad(group_norm_act(x, 2, None, bias).square().sum(), (x, bias))
+    with use("reference"):
+        expected = torch.autograd.grad(group_norm_act(x, 2, None, bias).square().sum(), (x, bias))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @needs_native

@@ -182,19 +182,18 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients() -> None:
         assert result.numel() == 0 or not result.any()
 
 
-def test_unused_outputs_and_frozen_inputs(backend: str) -> None:
+@pytest.mark.parametrize("used", [0, 1])
+def test_unused_outputs_and_frozen_inputs(used: int, backend: str) -> None:
+    """A unit of which nothing comes gets no gradient, as if it were not there: zeros would let it decay."""
     x, y, *weights = pair(4, 3, 2, 3, 3)
-    weights[0].requires_grad_()
+    for weight in weights:
+        weight.requires_grad_()
     with use(backend):
-        _, y_out = fused_ops.selective_share(x, y, weights[:4], weights[4:])
-        assert (
-            not y_out.requires_grad
-            or torch.autograd.grad(y_out.sum(), weights[0], allow_unused=True)[0] is not None
-        )
-        x_out, _ = fused_ops.selective_share(x, y, weights[:4], weights[4:])
-        (grad,) = torch.autograd.grad(x_out.sum(), weights[0])
-    expected = torch.autograd.grad(reference.forward(x, y, *weights, False)[0].sum(), weights[0])[0]
-    torch.testing.assert_close(grad, expected)
+        output = fused_ops.selective_share(x, y, weights[:4], weights[4:])[used]
+        grads = torch.autograd.grad(output.sum(), weights, allow_unused=True)
+    expected = reference.forward(x, y, *weights, False)[used]
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.sum(), weights, allow_unused=True))
+    assert [grad is None for grad in grads] == [used == 1] * 4 + [used == 0] * 4
 
 
 @pytest.mark.parametrize(("recompute", "elements"), [(False, 8), (True, 2)])
@@ -300,12 +299,12 @@ def test_compile_without_graph_breaks(backend: str) -> None:
 def test_vmap_over_the_backward(backend: str) -> None:
     tensors = [tensor.requires_grad_() for tensor in pair(4, 3, 2, 3, 3)]
     with use(backend):
-        x_out, _ = share(*tensors)
-        grads = torch.randn(3, *x_out.shape)
-        batched = torch.autograd.grad(x_out, tensors, grads, is_grads_batched=True, retain_graph=True)
+        both = torch.cat(share(*tensors), dim=1)
+        grads = torch.randn(3, *both.shape)
+        batched = torch.autograd.grad(both, tensors, grads, is_grads_batched=True, retain_graph=True)
         for index, grad in enumerate(grads):
             for all_of_them, one in zip(
-                batched, torch.autograd.grad(x_out, tensors, grad, retain_graph=True), strict=True
+                batched, torch.autograd.grad(both, tensors, grad, retain_graph=True), strict=True
             ):
                 torch.testing.assert_close(all_of_them[index], one)
 

@@ -1,0 +1,22 @@
+"""How ``torch.fx`` records a layer of ours: as one call, as it records the layers of torch.nn itself.
+
+It would look into a layer that is not torch.nn's, and meet checks there that ask a stand-in for its shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+
+def recorded_call(layer: nn.Module, x: fx.Proxy, *args: Any) -> Any:
+    """The stand-in for what ``layer(x, *args)`` will give; x is one that a ``torch.fx.Tracer`` has made.
+
+    Raises:
+        torch.fx.proxy.TraceError: the layer is all that is recorded; torch.nn's own cannot be, either.
+    """
+    tracer: Any = x.tracer
+    if tracer.root is layer:
+        raise fx.proxy.TraceError(f"torch.fx records {type(layer).__name__} as a part of a model only")
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x, *args), {})

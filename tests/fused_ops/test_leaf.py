@@ -1,0 +1,70 @@
+"""Graphs of models with our layers, as torch.fx and torch.jit.trace make them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from fused_ops import (
+    FusedAdaIN,
+    FusedBatchNormAct2d,
+    FusedConvFLU,
+    FusedGroupNormAct,
+    FusedInstanceNormAct2d,
+    FusedSelectiveShare,
+)
+
+X = torch.randn(2, 4, 8, 8)
+
+
+class Network(nn.Module):
+    """Every layer; with what they are given and what they give in several forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share, self.unit = FusedSelectiveShare(4), FusedConvFLU(4)
+        self.batch = FusedBatchNormAct2d(4, activation="relu", pool=2)
+        self.instance = FusedInstanceNormAct2d(4, activation="silu", pool=2)
+        self.group = FusedGroupNormAct(2, 4, activation="leaky_relu")
+        self.adain = FusedAdaIN(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = self.share(x, x * 2)
+        other, gates = self.unit(other, one, return_gates=True)
+        one = self.group(self.batch(one), residual=self.instance(other))
+        return self.adain(one, x.mean((2, 3))[:, :3]), gates.z
+
+
+def test_torch_fx_records_each_layer_as_one_call() -> None:
+    network = Network().eval()
+    traced = fx.symbolic_trace(network)
+    called = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+    assert called == set(network._modules)
+    torch.testing.assert_close(traced(X), network(X))
+    traced.train()(X)
+    assert traced.batch.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("layer", [FusedSelectiveShare(4), FusedBatchNormAct2d(4), nn.BatchNorm2d(4)])
+def test_a_layer_by_itself_is_no_model_to_torch_fx(layer: nn.Module) -> None:
+    with pytest.raises(fx.proxy.TraceError):
+        fx.symbolic_trace(layer)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, contextlib.nullcontext])
+def test_a_traced_model_serves_with_gradients_and_without(
+    context: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
+    """torch.jit.trace traces a second time, without gradients, and compares the graphs."""
+    network = Network().eval()
+    with context():
+        traced = torch.jit.trace(network, X)
+    x = torch.randn(3, 4, 6, 10, requires_grad=True)
+    grads = [torch.autograd.grad(run(x)[0].square().sum(), x)[0] for run in (traced, network)]
+    torch.testing.assert_close(*grads)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), network(x))
