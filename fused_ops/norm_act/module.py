@@ -271,6 +271,7 @@ class FusedAdaIN(WithActivation):
     Args:
         channels: C of x [N, C, H, W].
         condition_size: E of the condition [N, E].
+        device, dtype: of the parameters, as for torch.nn's layers.
     """
 
     def __init__(
@@ -281,11 +282,13 @@ class FusedAdaIN(WithActivation):
         activation: str = "identity",
         negative_slope: float | None = None,
         eps: float = 1e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.condition_size, self.eps = channels, condition_size, eps
-        self.noise_scale = nn.Parameter(torch.zeros(()))
-        self.style = Style(condition_size, 2 * channels)
+        self.noise_scale = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
+        self.style = Style(condition_size, 2 * channels, device=device, dtype=dtype)
         self._set_activation(activation, negative_slope)
 
     def reset_parameters(self) -> None:

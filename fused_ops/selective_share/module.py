@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.prune import BasePruningMethod
@@ -46,6 +47,7 @@ class FusedConvFLU(nn.Module):
         convention: "accept" (x' = (1 - z) x + z h, the paper) or "keep" (x' = z x + (1 - z) h, the public
             code).
         recompute: keep only x and y for the backward, compute the gates again there.
+        device, dtype: of the weights, as for torch.nn's layers.
 
     Raises:
         ValueError: channels below 1, an even kernel, an unknown convention.
@@ -58,6 +60,9 @@ class FusedConvFLU(nn.Module):
         kernel_size: int = 1,
         convention: str = "accept",
         recompute: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         y_channels = x_channels if y_channels is None else y_channels
@@ -75,7 +80,10 @@ class FusedConvFLU(nn.Module):
         self.recompute = recompute
 
         def convolution(inputs: int, outputs: int) -> nn.Conv2d:
-            return nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+            padding = kernel_size // 2
+            return nn.Conv2d(
+                inputs, outputs, kernel_size, padding=padding, bias=False, device=device, dtype=dtype
+            )
 
         self.W_r = convolution(x_channels + y_channels, y_channels)
         self.W = convolution(y_channels, x_channels)
@@ -125,11 +133,20 @@ class FusedSelectiveShare(nn.Module):
         kernel_size: int = 1,
         convention: str = "accept",
         recompute: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         y_channels = x_channels if y_channels is None else y_channels
-        self.x_from_y = FusedConvFLU(x_channels, y_channels, kernel_size, convention, recompute)
-        self.y_from_x = FusedConvFLU(y_channels, x_channels, kernel_size, convention, recompute)
+
+        def unit(target: int, source: int) -> FusedConvFLU:
+            return FusedConvFLU(
+                target, source, kernel_size, convention, recompute, device=device, dtype=dtype
+            )
+
+        self.x_from_y = unit(x_channels, y_channels)
+        self.y_from_x = unit(y_channels, x_channels)
 
     @property
     def convention(self) -> str:

@@ -196,6 +196,11 @@ def test_adain_starts_as_the_method_says() -> None:
     assert module.style.weight.abs().max() > 2.5 * deviation  # normal, not uniform
 
 
+def test_parameters_of_adain_are_made_where_and_as_asked() -> None:
+    for parameter in FusedAdaIN(8, 3, device="meta", dtype=torch.bfloat16).parameters():
+        assert parameter.device.type == "meta" and parameter.dtype == torch.bfloat16
+
+
 def test_adain_starts_alike_from_the_meta_device() -> None:
     """Where memory comes after the modules, all of them are reset one by one, containers mostly first."""
     with torch.device("meta"):

@@ -33,6 +33,12 @@ def test_names_shapes_and_initialisation_of_the_parameters() -> None:
     assert 0.5 * bound < share.x_from_y.W_r.weight.abs().max() <= bound
 
 
+@pytest.mark.parametrize("layer", [FusedConvFLU, FusedSelectiveShare])
+def test_weights_are_made_where_and_as_asked(layer: type[FusedConvFLU] | type[FusedSelectiveShare]) -> None:
+    for weight in layer(4, 6, device="meta", dtype=torch.bfloat16).parameters():
+        assert weight.device.type == "meta" and weight.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3])
 def test_a_public_checkpoints_unit_loads_and_keeps_its_convention(kernel_size: int) -> None:
     """A unit as the public code has it: z keeps; its four convolutions under the same names."""
