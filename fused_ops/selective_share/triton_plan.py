@@ -74,7 +74,7 @@ class Call:
         return tuning.choose(
             card_for(self.x).architecture, f"selective_share.{family}", channels=max(self.channels),
             itemsize=self.x.element_size(), precision=precision_of(self.x.dtype), even=self.is_even,
-            alike=self._is_alike(family, grads_of), **facts,
+            alike=self._is_alike(family, grads_of), sliced=self._is_sliced(grads_of), **facts,
         )  # fmt: skip
 
     def _is_alike(self, family: str, grads_of: tuple[int, ...]) -> int:
@@ -85,6 +85,10 @@ class Call:
         if not self.pair:
             return int(family != "backward")
         return int(all(len(set(sizes)) <= 1 for sizes in (self.channels, (self.x_of, self.y_of), grads_of)))
+
+    def _is_sliced(self, grads_of: tuple[int, ...]) -> int:
+        """Whether features or gradients are slices of wider memory: their addresses take registers."""
+        return int((self.x_of, self.y_of) != self.channels or grads_of not in ((), self.channels))
 
     @property
     def is_even(self) -> int:

@@ -182,9 +182,10 @@ def _share_cases() -> Iterator[tuple[str, Call]]:
                 yield case(name, torch.bfloat16, layout, mode)
         for name in ("64", "128", "256", "200 and 300"):
             yield case(name, torch.float32, layout, "train")
-        title = f"selective_share 128 bfloat16 {layout} infer of a slice"
-        how = (torch.bfloat16, layout, "infer")
-        yield title, partial(selective_share, *_SHARES["128"], *how, x_of=256)
+        for name, x_of in (("64", 128), ("128", 256)):
+            for mode in ("train", "outside", "infer"):
+                title = f"selective_share {name} bfloat16 {layout} {mode} of a slice"
+                yield title, partial(selective_share, *_SHARES[name], torch.bfloat16, layout, mode, x_of=x_of)
     for name in ("64", "128", "256", "200 and 300"):
         yield case(name, torch.float32, "last", "train", tf32=True)
     for name in ("64", "128", "256"):

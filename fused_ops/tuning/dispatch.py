@@ -71,7 +71,7 @@ def share_kernels(
     facts: dict[str, int | str] = {
         "channels": max(call.cx, call.cy), "itemsize": call.itemsize,
         "precision": "ieee" if precision == "ieee" else "tf32", "even": is_even((call.cx, call.cy)),
-        "alike": int(call.cx == call.cy),
+        "alike": int(call.cx == call.cy), "sliced": 0,
     }  # fmt: skip
 
     def row(family: str, **more: int) -> Any:

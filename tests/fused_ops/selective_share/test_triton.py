@@ -38,19 +38,25 @@ def test_larger_kernels_are_refused_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "x_of", "grads_of", "pair", "alike"),
+    ("channels", "x_of", "grads_of", "pair", "alike", "sliced"),
     [
-        ((32, 32), 32, (32, 32), True, {"forward", "backward", "weights"}),
-        ((32, 48), 32, (32, 48), True, set()),
-        ((32, 32), 64, (32, 32), True, set()),
-        ((32, 32), 32, (64, 32), True, {"forward"}),
-        ((32, 48), 32, (32, 48), False, {"forward", "weights"}),
+        ((32, 32), 32, (32, 32), True, {"forward", "backward", "weights"}, set()),
+        ((32, 48), 32, (32, 48), True, set(), set()),
+        ((32, 32), 64, (32, 32), True, set(), {"forward", "backward", "weights"}),
+        ((32, 32), 32, (64, 32), True, {"forward"}, {"backward", "weights"}),
+        ((32, 48), 32, (32, 48), False, {"forward", "weights"}, set()),
+        ((32, 48), 64, (32, 48), False, {"forward", "weights"}, {"forward", "backward", "weights"}),
     ],
 )
-def test_the_launch_tables_are_told_where_one_stretch_of_code_serves(
-    channels: tuple[int, int], x_of: int, grads_of: tuple[int, int], pair: bool, alike: set[str]
+def test_the_launch_tables_are_told_where_one_stretch_of_code_serves_and_of_slices(
+    channels: tuple[int, int],
+    x_of: int,
+    grads_of: tuple[int, int],
+    pair: bool,
+    alike: set[str],
+    sliced: set[str],
 ) -> None:
-    """Where it does not, a kernel has more than one, and each takes shared memory."""
+    """Where one does not serve, a kernel has more, and each takes shared memory; slices take registers."""
     x = torch.empty(2, x_of, 4, 4, device="meta")[:, : channels[0]]
     y = torch.empty(2, channels[1], 4, 4, device="meta")
     call = Call.of(x, y, pair, False, torch.contiguous_format)
@@ -58,7 +64,8 @@ def test_the_launch_tables_are_told_where_one_stretch_of_code_serves(
         call.choose("forward", gates=1)
         for family in ("backward", "weights"):
             call.choose(family, *grads_of, outside=0, gates=1)
-    assert {family.split(".")[1] for family, facts, _ in rows if facts["alike"]} == alike
+    for fact, families in (("alike", alike), ("sliced", sliced)):
+        assert {family.split(".")[1] for family, facts, _ in rows if facts[fact]} == families
 
 
 @needs_triton
