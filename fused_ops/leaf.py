@@ -14,9 +14,15 @@ def recorded_call(layer: nn.Module, x: fx.Proxy, *args: Any) -> Any:
     """The stand-in for what ``layer(x, *args)`` will give; x is one that a ``torch.fx.Tracer`` has made.
 
     Raises:
-        torch.fx.proxy.TraceError: the layer is all that is recorded; torch.nn's own cannot be, either.
+        torch.fx.proxy.TraceError: the layer is all that is recorded, as torch.nn's own cannot be, either; or
+            a subclass's forward asks its super's, and would run twice in a graph that calls the layer.
     """
     tracer: Any = x.tracer
+    if layer.forward.__module__.partition(".")[0] != __package__:
+        raise fx.proxy.TraceError(
+            f"torch.fx cannot look into {type(layer).__name__}, which has a forward of its own; record it as "
+            "one call, with a torch.fx.Tracer whose is_leaf_module says so"
+        )
     if tracer.root is layer:
         raise fx.proxy.TraceError(f"torch.fx records {type(layer).__name__} as a part of a model only")
     return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x, *args), {})

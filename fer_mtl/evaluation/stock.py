@@ -67,7 +67,8 @@ class StockAdaIN(nn.Module):
         super().__init__()
         self.eps = fused.eps
         self.noise_scale = fused.noise_scale
-        self.style = fused.style
+        self.style = nn.Linear(fused.condition_size, 2 * fused.channels, device="meta")
+        self.style._parameters = fused.style._parameters
         self.activation = _activation(fused)
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor | None = None) -> Tensor:

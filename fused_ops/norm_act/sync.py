@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fused_ops.leaf import recorded_call
 from fused_ops.norm_act.module import FusedBatchNormAct2d, WithActivation
 
 
@@ -14,6 +16,8 @@ class SyncBatchNormAct(WithActivation, nn.SyncBatchNorm):
     """``activation(SyncBatchNorm(x) + residual)``, pooled as ours, in torch's own ops."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if isinstance(x, Proxy):
+            return recorded_call(self, x, residual)
         return self._in_steps(super().forward(x), residual)
 
 

@@ -17,6 +17,7 @@ from fused_ops import (
     FusedInstanceNormAct2d,
     FusedSelectiveShare,
 )
+from fused_ops.norm_act import convert_sync_batchnorm
 
 X = torch.randn(2, 4, 8, 8)
 
@@ -47,6 +48,30 @@ def test_torch_fx_records_each_layer_as_one_call() -> None:
     torch.testing.assert_close(traced(X), network(X))
     traced.train()(X)
     assert traced.batch.num_batches_tracked == 1
+
+
+def test_torch_fx_records_synchronized_norms() -> None:
+    network = convert_sync_batchnorm(Network()).eval()
+    torch.testing.assert_close(fx.symbolic_trace(network)(X), network(X))
+
+
+class Doubled(FusedBatchNormAct2d):
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return super().forward(x, residual) * 2
+
+
+def test_torch_fx_doubles_nothing_that_a_subclass_adds() -> None:
+    """It looks into a class that is not torch.nn's, where a call of the layer would add it once more."""
+    network = nn.Sequential(Doubled(4)).eval()
+    with pytest.raises(fx.proxy.TraceError, match="Doubled"):
+        fx.symbolic_trace(network)
+
+    class Whole(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, Doubled)
+
+    traced = fx.GraphModule(network, Whole().trace(network))
+    torch.testing.assert_close(traced(X), network(X))
 
 
 @pytest.mark.parametrize("layer", [FusedSelectiveShare(4), FusedBatchNormAct2d(4), nn.BatchNorm2d(4)])

@@ -11,7 +11,6 @@ from fused_ops import (
     FusedAdaIN,
     FusedBatchNormAct2d,
     FusedConvFLU,
-    FusedInstanceNormAct2d,
     FusedSelectiveShare,
 )
 
@@ -31,8 +30,7 @@ def test_the_twin_computes_the_same_without_fused_ops(
             if isinstance(module, FusedBatchNormAct2d):
                 module.running_mean.uniform_(-1, 1)
     twin = to_stock(model)
-    fused = (FusedAdaIN, FusedBatchNormAct2d, FusedInstanceNormAct2d, FusedSelectiveShare)
-    assert not any(isinstance(module, fused) for module in twin.modules())
+    assert not any(type(module).__module__.startswith("fused_ops") for module in twin.modules())
     images, labels = torch.rand(4, 3, image_size, image_size, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     outputs = []
     for network in (model, twin):
