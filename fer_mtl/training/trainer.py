@@ -272,6 +272,7 @@ class Trainer:
             "config": to_dict(self.config),
             "split": self.subjects,
             "seen": self.seen,
+            "images": len(self.faces),
             "epoch": self.position.epoch,
             "networks": {
                 name: module.state_dict()
@@ -315,6 +316,12 @@ class Trainer:
             raise ValueError(
                 f"{self.run.last} was trained with other subjects in training, validation or test: the data, "
                 "or what makes the folds, has changed since; begin anew in another --out"
+            )
+        images = state.get("images", len(self.faces))  # older ones lack it
+        if images != len(self.faces):
+            raise ValueError(
+                f"{self.run.last} was trained on {images} images, not {len(self.faces)}: the data has "
+                "changed since; begin anew in another --out"
             )
         self.networks.used.load_state_dict(state["model"])
         for name, weights in state["networks"].items():

@@ -306,6 +306,16 @@ def test_resuming_with_another_configuration_is_refused(faces: FaceSet, tiny: Ti
         make_trainer(tiny(epochs=2), faces, tmp_path).resume()
 
 
+def test_resuming_with_more_pictures_of_the_same_people_is_refused(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    """The order that an epoch goes on in would mean others."""
+    config = tiny(epochs=1, model={"sharing": "none", "synthesis": False})
+    Trainer(config, faces.subset(range(42)), None, RunFolder(tmp_path)).fit()
+    with pytest.raises(ValueError, match=r"was trained on 42 images, not 43: the data has changed since"):
+        Trainer(config, faces.subset(range(43)), None, RunFolder(tmp_path)).resume()
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_word(
     faces: FaceSet, tiny: Tiny, tmp_path: Path
 ) -> None:
