@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from fer_mtl.memory import keep_freed_memory
+from fer_mtl.signals import ended_by_signals
 
 COMMANDS = {
     "demo": "train on drawn faces with three ways of sharing and show what was learnt, in minutes",
@@ -65,7 +66,8 @@ def one_line(error: BaseException) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
+    """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or
+    another signal that ends a program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -83,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from fer_mtl.data.images import expect_large_photographs  # here, since packages may be missing
 
         expect_large_photographs()
-        return int(command.main(rest) or 0)
+        with ended_by_signals():
+            return int(command.main(rest) or 0)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if debug or package in ("fer_mtl", "fused_ops"):

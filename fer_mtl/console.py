@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,18 @@ class Console:
 
     def line(self, text: str) -> None:
         """A line of its own, above a bar if there is one; not wrapped when it goes to a file or a pipe."""
-        self.output.print(text, markup=False, soft_wrap=not self.output.is_terminal)
+        with self._lasting():
+            self.output.print(text, markup=False, soft_wrap=not self.output.is_terminal)
+
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
+        """Work outlasts the terminal that shows it: once that is closed, nothing more is said."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.output.quiet = True
 
     @contextmanager
     def bar(self, name: str, total: int, done: int = 0) -> Iterator[None]:
@@ -34,12 +46,19 @@ class Console:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(compact=True),
         )
-        with Progress(*columns, console=self.output, transient=True) as self._progress:
-            self._task = self._progress.add_task(name, total=total, completed=done, note="")
-            try:
-                yield
-            finally:
-                self._progress = self._task = None
+        progress = self._progress = Progress(*columns, console=self.output, transient=True)
+        self._task = progress.add_task(name, total=total, completed=done, note="")
+        shown = False
+        try:
+            with self._lasting():
+                progress.start()
+                shown = True
+            yield
+        finally:
+            self._progress = self._task = None
+            if shown:
+                with self._lasting():
+                    progress.stop()
 
     def advance(self, note: str = "") -> None:
         """One more step is done."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Event, current_thread, main_thread
-from types import FrameType
+from collections.abc import Sequence
+from threading import Event
 
 from fer_mtl.app.studio import Studio
 from fer_mtl.commands.options import make_parser, normalise, parse
@@ -36,32 +33,10 @@ def main(arguments: Sequence[str]) -> int:
 
     studio = Studio(load_model(options.model), make_detector(options.detector))
     console = Console()
-    with ended_by_signals(), serve(studio, options.host, options.port, options.open) as address:
+    with serve(studio, options.host, options.port, options.open) as address:
         try:
             console.line(f"{studio.description()}\nserved at {address} (Ctrl-C ends it)")
             Event().wait()
         except KeyboardInterrupt:
             console.line("stopped")
     return 0
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let a closed terminal and a system that shuts down end the page as Ctrl-C does: what visitors have
-    uploaded is deleted. A signal that is ignored, as nohup has it, stays so; threads get none."""
-    if current_thread() is not main_thread():
-        yield
-        return
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # Windows has no SIGHUP.
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    heard = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

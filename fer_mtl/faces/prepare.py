@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -27,6 +25,7 @@ from fer_mtl.data.registry import DATASETS
 from fer_mtl.faces.align import align
 from fer_mtl.faces.detector import Detector
 from fer_mtl.files import replacing, write_json, write_text
+from fer_mtl.workers import busy, processes
 
 STATE = PREPARED
 _CHUNK = 8  # pictures handed to a process at once
@@ -154,14 +153,8 @@ def _work(worker: Worker, jobs: Sequence[Job], workers: int) -> Iterator[Outcome
     if workers == 1 or len(jobs) <= _CHUNK:
         yield from map(worker.start(), jobs)
         return
-    # Fresh processes: a forked one would inherit threads of torch in an unknown state.
-    pool = ProcessPoolExecutor(
-        min(workers, -(-len(jobs) // _CHUNK)), multiprocessing.get_context("spawn"), _start, (worker,)
-    )
-    try:
+    with processes(min(workers, -(-len(jobs) // _CHUNK)), _start, (worker,)) as pool:
         yield from pool.map(_do, jobs, chunksize=_CHUNK)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _started: Callable[[Job], Outcome] | None = None
@@ -177,7 +170,8 @@ def _start(worker: Worker) -> None:
 def _do(job: Job) -> Outcome:
     if _started is None:
         raise RuntimeError("the process was not started")
-    return _started(job)
+    with busy:
+        return _started(job)
 
 
 def resolved(source: str) -> str:

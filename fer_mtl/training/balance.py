@@ -249,11 +249,17 @@ def balance(
     """Write faces/, manifest.jsonl and balance.json (the options and each expression's tally) into ``out``;
     returns the last.
 
-    Raises ``FileExistsError`` when ``out`` holds a manifest and ``overwrite`` is false.
+    Raises ``FileExistsError`` when ``out`` holds a manifest, or pictures in faces/, and ``overwrite`` is
+    false.
     """
     out, console = Path(out), console or Console(quiet=True)
     if (out / MANIFEST).exists() and not overwrite:
         raise FileExistsError(f"{out} already holds a manifest; choose another --out, or give --overwrite")
+    if not overwrite and any((out / "faces").glob("*.png")):  # somebody's, or of a balance that was stopped
+        raise FileExistsError(
+            f"{out / 'faces'} holds pictures, which would be removed; choose another --out, or give "
+            "--overwrite"
+        )
     train = training_faces(source, faces)
     found = draw_faces(source, train, options, console)
     (out / "faces").mkdir(parents=True, exist_ok=True)

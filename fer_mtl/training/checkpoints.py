@@ -24,7 +24,13 @@ FORMAT = "fer_mtl/1"
 def save(content: Mapping[str, Any], path: str | Path) -> None:
     """Write ``content`` (tensors, numbers, strings, lists, dictionaries) to ``path`` in one atomic step."""
     with replacing(Path(path)) as file:
-        torch.save({"format": FORMAT, **content}, file)
+        try:
+            torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:
+            # torch, which then cannot close its archive, hides that the disk is full.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -65,6 +71,11 @@ class TrainedModel:
 def model_content(model: FERSNet, classes: Sequence[str]) -> dict[str, Any]:
     """What every checkpoint says of its model."""
     return {"model": model.state_dict(), "model_config": dict(model.config), "classes": list(classes)}
+
+
+def finite(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether every number in a module's state is one."""
+    return all(bool(torch.isfinite(value).all()) for value in state.values())
 
 
 def resolve(source: str | Path) -> Path:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import folds_of, missing_classes
+from fer_mtl.workers import busy, processes
 
 # What may differ between a cross-validation and its continuation.
 FREE = ("fold", "seed", *PLACE)
@@ -90,10 +91,14 @@ def train_fold(job: Job, faces: FaceSet, console: Console | None = None) -> dict
         raise type(error)(f"{job.name}: {error}") from error
 
 
-def _in_worker(job: Job, faces: FaceSet, threads: int) -> dict[str, Any]:
+def _start(threads: int) -> None:
     keep_freed_memory()  # as the command does for its own process
     torch.set_num_threads(threads)
-    return train_fold(job, faces)
+
+
+def _in_worker(job: Job, faces: FaceSet) -> dict[str, Any]:
+    with busy:
+        return train_fold(job, faces)
 
 
 def train_folds(
@@ -101,7 +106,7 @@ def train_folds(
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Every job with its report, as they are done: one after the other in this process, or ``workers`` at a
     time, each in a process with its share of the threads (small networks gain more from that than from
-    threads).
+    threads). When one fails, the others are stopped where they are.
     """
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
@@ -112,11 +117,11 @@ def train_folds(
     left = list(jobs)
     running: dict[Future[dict[str, Any]], Job] = {}
     # No job is handed over before a process is free: after Ctrl-C, a waiting one would still be begun.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with processes(workers, _start, (threads,)) as pool:
         while left or running:
             while left and len(running) < workers:
                 job = left.pop(0)
-                running[pool.submit(_in_worker, job, faces, threads)] = job
+                running[pool.submit(_in_worker, job, faces)] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
 
@@ -136,7 +141,8 @@ def run_crossval(
     Raises:
         ValueError: seeds that repeat, fewer subjects than folds, or a folder that holds another
             cross-validation (of other settings, or of data that has changed since).
-        Interrupted: after Ctrl-C; the same call continues.
+        Interrupted: after Ctrl-C; the same call continues (without ``overwrite``).
+        BlockingIOError: another process is at work in the folder.
     """
     root, console = Path(folder), console or Console(quiet=True)
     seeds = list(seeds)
@@ -156,7 +162,16 @@ def run_crossval(
     for fold in folds:
         if missing := missing_classes(faces, fold.train):
             console.line(f"warning: fold {fold.index} leaves no training image of {', '.join(missing)}")
-    begin(root, config, folds, seeds, overwrite)
+    with RunFolder(root).alone():
+        begin(root, config, folds, seeds, overwrite)
+        go_on = "the same command" + (" without --overwrite" if overwrite else "") + " continues"
+        train_missing(jobs, faces, workers, console, go_on)
+        return finish(root, console)
+
+
+def train_missing(jobs: Sequence[Job], faces: FaceSet, workers: int, console: Console, go_on: str) -> None:
+    """Train the folds that are not finished, and say what came of each; ``go_on`` is how to do so after a
+    stop."""
     reports = {job.folder: report for job in jobs if (report := finished(job)) is not None}
     if reports:
         console.line(f"{len(reports)} of {len(jobs)} folds are finished already")
@@ -169,11 +184,13 @@ def run_crossval(
                 f"{percent(report['macro_recall'])}, {report['seconds'] / 60:.1f} min "
                 f"({len(reports)} of {len(jobs)})"
             )
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"stopped with {len(reports)} of {len(jobs)} folds finished; the same command continues"
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"one of {workers} workers was killed (by the system, where memory is short: fewer --workers "
+            f"need less) with {len(reports)} of {len(jobs)} folds finished; {go_on}"
         ) from error
-    return finish(root, console)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped with {len(reports)} of {len(jobs)} folds finished; {go_on}") from error
 
 
 def finish(root: Path, console: Console) -> dict[str, Any]:

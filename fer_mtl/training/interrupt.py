@@ -1,12 +1,15 @@
-"""Ctrl-C that waits for the end of a step, so that what is saved is a state the training really passed
-through.
+"""Ctrl-C and its like, which wait for the end of a step, so that what is saved is a state the training really
+passed through.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
+from contextlib import ExitStack
 from types import FrameType, TracebackType
+
+from fer_mtl.signals import handling
+from fer_mtl.workers import unwanted
 
 
 class Interrupted(KeyboardInterrupt):
@@ -14,33 +17,37 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StepInterrupt:
-    """A context in which the first Ctrl-C is only noted (``requested``) and the second one takes effect at
-    once.
+    """A context in which a signal that ends a program is only noted (``requested``); a second one by Ctrl-C
+    takes effect at once.
 
-    Outside the main thread, where Python delivers no signals, it does nothing.
+    In a worker process it is also the one that started it who may want no more. Outside the main thread,
+    where Python delivers no signals, it hears none.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._before: object = None
+        self._noted = False
+        self._handling = ExitStack()
+
+    @property
+    def requested(self) -> bool:
+        return self._noted or unwanted.is_set()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # A closed terminal and many schedulers send theirs twice without being impatient.
+        if self._noted and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self._noted = True
 
     def __enter__(self) -> StepInterrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+        self._handling.enter_context(handling(self._note))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
+        self._handling.close()
 
     def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` if Ctrl-C came since the block was entered."""
+        """Raise ``KeyboardInterrupt`` if the end was asked for since the block was entered."""
         if self.requested:
             raise KeyboardInterrupt

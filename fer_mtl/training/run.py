@@ -18,6 +18,7 @@ from fer_mtl.files import write_json, write_text
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.environment import environment
+from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.methods import method_of
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import Split, make_split, missing_classes
@@ -104,9 +105,11 @@ def train_run(
     """Train, test the selected epoch on the held-out fold and write the whole run folder; returns
     report.json.
 
+    ``resume`` goes on from the last checkpoint, or begins where the run was stopped before the first one.
     ``faces`` saves loading what is in memory already (it must be what ``config.data`` names); ``judge`` is
-    passed on to the measures of synthesis. Raises as :class:`Trainer` and the data loaders do, and
-    ``FileExistsError`` when the folder holds a run that is neither resumed nor overwritten.
+    passed on to the measures of synthesis. Raises as :class:`Trainer` and the data loaders do,
+    ``FileExistsError`` when the folder holds a run that is neither resumed nor overwritten, and
+    ``BlockingIOError`` when another process trains in it.
     """
     run, console = RunFolder(folder), console or Console(quiet=True)
     if config.threads is not None:
@@ -135,15 +138,21 @@ def train_run(
         on_step=on_step,
     )
     console.line(describe_plan(config, faces, split))
-    if resume:
-        trainer.resume()
-        console.line(f"resuming in epoch {trainer.position.epoch + 1}, step {trainer.position.step + 1}")
-    else:
-        run.create(overwrite)
-        run.write_config(config)
-        write_json(run.environment, environment(trainer.device))
-    trainer.fit()
-    return finish(config, run, trainer, test, subjects, judge, console)
+    with run.alone():
+        if resume and not run.unbegun():
+            trainer.resume()
+            console.line(f"resuming in epoch {trainer.position.epoch + 1}, step {trainer.position.step + 1}")
+        else:
+            run.create(overwrite or resume)
+            run.write_config(config)
+            write_json(run.environment, environment(trainer.device))
+        trainer.fit()
+        try:
+            return finish(config, run, trainer, test, subjects, judge, console)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped after the last epoch, before the report; {run.how_to_go_on}"
+            ) from None
 
 
 def finish(

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fer_mtl.files import read_yaml, to_yaml, write_text
+from fer_mtl.files import locked, read_yaml, to_yaml, write_text
 from fer_mtl.training.config import TrainConfig, from_dict, to_dict
 
 
@@ -46,6 +48,11 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return any(path.exists() for path in self.files())
 
+    def unbegun(self) -> bool:
+        """Whether there is nothing yet that a run could go on from, nor anything it would lose by beginning
+        anew."""
+        return not any(path.exists() for path in (self.last, self.best, self.stats, self.report))
+
     def check_free(self) -> None:
         """Raise ``FileExistsError`` when the folder holds a run already."""
         if self.holds_a_run():
@@ -62,6 +69,21 @@ class RunFolder:
                 f"{self.root} holds a run or an evaluation, whose own report would be lost; "
                 "choose another --out"
             )
+
+    @property
+    def how_to_go_on(self) -> str:
+        """For those who stopped the run."""
+        return f"continue with: fer-mtl train --resume {self.root}"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder and keep it to this process while the block runs; ``BlockingIOError`` where another
+        one is at work in it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with locked(self.root) as first:
+            if not first:
+                raise BlockingIOError(f"another process is at work in {self.root}; wait for it, or end it")
+            yield
 
     def create(self, overwrite: bool = False) -> None:
         """Make the folder; an old run in it is refused as by ``check_free``, or, with ``overwrite``, its
@@ -104,7 +126,12 @@ class RunFolder:
         if not self.stats.is_file():
             return []
         lines = self.stats.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self.stats} has a line that is not JSON: {error.doc.strip()[:40]!r}"
+            ) from error
 
     def keep_stats(self, epochs: int) -> None:
         """Drop the lines of epochs that a resumed run does again (the process died after writing them)."""

@@ -36,6 +36,8 @@ from fer_mtl.training.schedule import learning_rate
 from fer_mtl.training.seen import seen_by_run
 from fer_mtl.training.synthetic import join
 
+SLOWER = "try a smaller optimiser.learning_rate"
+
 
 class Trainer:
     """Trains the networks of ``config`` on ``train``; ``validation`` (other subjects) selects the epoch, if
@@ -106,8 +108,9 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch.
 
-        Raises ``Interrupted`` after Ctrl-C, when ``last.pt`` holds the step it stopped at, and
-        ``RuntimeError`` when a loss is not finite, when ``last.pt`` still holds the state saved before.
+        Raises ``Interrupted`` after Ctrl-C and its like, when ``last.pt`` holds the step it stopped at (after
+        a second Ctrl-C in the middle of a step the state saved before), and ``RuntimeError`` when a loss or
+        a weight is not finite, when ``last.pt`` still holds the state saved before.
         """
         between_steps = True
         with StepInterrupt() as interrupt:
@@ -131,18 +134,18 @@ class Trainer:
                     self.end_epoch()
             except KeyboardInterrupt:
                 if not self.run.last.exists():
-                    raise Interrupted("stopped before the first step; nothing to resume") from None
+                    raise Interrupted(f"stopped before the first step; {self.run.how_to_go_on}") from None
                 if between_steps:
                     self.save()
-                raise Interrupted(
+                where = (
                     f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs} "
-                    f"after {self.position.step} of {len(self.batches())} steps; continue with: "
-                    f"fer-mtl train --resume {self.run.root}"
-                ) from None
+                    f"after {self.position.step} of {len(self.batches())} steps"
+                )
+                lost = "" if between_steps else " (those since the last checkpoint are lost)"
+                raise Interrupted(f"{where}{lost}; {self.run.how_to_go_on}") from None
             except NotFinite as error:
                 raise RuntimeError(
-                    f"{error} in epoch {self.position.epoch + 1}, step {self.position.step + 1}; try a "
-                    "smaller optimiser.learning_rate"
+                    f"{error} in epoch {self.position.epoch + 1}, step {self.position.step + 1}; {SLOWER}"
                 ) from error
 
     def prepare(self, interrupt: StepInterrupt) -> None:
@@ -251,7 +254,7 @@ class Trainer:
             best_epoch=best_epoch,
         )
         if last or selected or self.position.epoch % config.checkpoint_every == 0:
-            self.save(selected=selected or score is None)
+            self.save()
         self.console.line(describe(line, config.epochs))
 
     def figures(self, faces: FaceSet) -> dict[str, float]:
@@ -269,6 +272,7 @@ class Trainer:
             "config": to_dict(self.config),
             "split": self.subjects,
             "seen": self.seen,
+            "images": len(self.faces),
             "epoch": self.position.epoch,
             "networks": {
                 name: module.state_dict()
@@ -282,13 +286,21 @@ class Trainer:
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def save(self, selected: bool = False) -> None:
-        """Write ``last.pt`` and, when this epoch is ``selected``, the light ``best.pt``."""
-        state = self.state()
-        checkpoints.save(state, self.run.last)
-        if selected:
+    def save(self) -> None:
+        """Write ``last.pt`` and, right after an epoch that is selected, the light ``best.pt``.
+
+        That one first: a process that dies in between does the epoch again. ``RuntimeError`` where a weight
+        is not finite, when both are left as they were.
+        """
+        state, position = self.state(), self.position
+        if not all(map(checkpoints.finite, (state["model"], *state["networks"].values()))):
+            raise RuntimeError(
+                f"a weight is not finite in epoch {position.epoch + 1} after step {position.step}; {SLOWER}"
+            )
+        if 0 < position.epoch == position.best_epoch and position.step == 0:
             kept = ("model", "model_config", "classes", "config", "split", "seen", "epoch")
             checkpoints.save({key: state[key] for key in kept}, self.run.best)
+        checkpoints.save(state, self.run.last)
 
     def resume(self) -> None:
         """Go back to the state in ``last.pt``, also with other threads or on another device.
@@ -304,6 +316,12 @@ class Trainer:
             raise ValueError(
                 f"{self.run.last} was trained with other subjects in training, validation or test: the data, "
                 "or what makes the folds, has changed since; begin anew in another --out"
+            )
+        images = state.get("images", len(self.faces))  # older ones lack it
+        if images != len(self.faces):
+            raise ValueError(
+                f"{self.run.last} was trained on {images} images, not {len(self.faces)}: the data has "
+                "changed since; begin anew in another --out"
             )
         self.networks.used.load_state_dict(state["model"])
         for name, weights in state["networks"].items():

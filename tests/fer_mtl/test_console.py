@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 
 import pytest
@@ -40,3 +41,34 @@ def test_quiet_prints_nothing(capsys) -> None:
 def test_names_of_files_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     Console().line("12:cat:30 [red]ü.png")
     assert capsys.readouterr().out == "12:cat:30 [red]ü.png\n"
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3])
+def test_work_goes_on_when_its_terminal_is_closed(writes: int) -> None:
+    """Else the end of the bar would hide that the work was stopped, and what it was at would be lost."""
+
+    class Closing(io.StringIO):
+        left = writes
+
+        def write(self, text: str) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    console = Console(output=RichConsole(file=Closing(), force_terminal=True, width=60))
+    with pytest.raises(KeyboardInterrupt), console.bar("epoch 1/2", 3):
+        console.advance()
+        console.line("words")
+        raise KeyboardInterrupt
+    console.line("the last word")
+    assert console.output.quiet
+
+
+def test_a_full_disk_under_the_log_is_said() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        Console(output=RichConsole(file=Full())).line("words")

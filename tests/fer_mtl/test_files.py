@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from fer_mtl.files import replacing, write_json, write_text
+from fer_mtl.files import locked, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -32,3 +33,21 @@ def test_json_is_written_after_it_could_be_encoded(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"accuracy": object()})
     assert json.loads(path.read_text()) == {"accuracy": 0.5}
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path: Path) -> None:
+    """A write that fails does not know the name of what it writes to."""
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*last.pt'"),
+        replacing(tmp_path / "last.pt"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_is_locked_for_as_long_as_the_block_runs(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with locked(tmp_path) as first, locked(tmp_path) as second:
+        assert first and not second
+    with locked(tmp_path) as again:
+        assert again
+    assert list(tmp_path.iterdir()) == []

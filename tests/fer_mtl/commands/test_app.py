@@ -3,7 +3,6 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -40,22 +39,6 @@ def test_it_serves_until_it_is_stopped(
     monkeypatch.setattr(command, "Event", Waiting)
     assert main(["app", str(trained_run), "--detector", "whole"]) == 0
     assert capsys.readouterr().out == "stopped\n"
-
-
-def test_signals_that_are_ignored_stay_so(end: int) -> None:
-    usual = signal.signal(end, signal.SIG_IGN)
-    with command.ended_by_signals():
-        assert signal.getsignal(end) == signal.SIG_IGN
-    assert signal.signal(end, usual) == signal.SIG_IGN
-
-
-def test_a_thread_of_another_program_serves_without_signals() -> None:
-    def serve() -> bool:
-        with command.ended_by_signals():
-            return True
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(serve).result()
 
 
 def test_bad_input_is_one_line(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

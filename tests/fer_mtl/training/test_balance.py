@@ -97,6 +97,12 @@ def test_gates_refuse_and_the_shortfall_is_said(
     assert "fear did not reach the quota" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="already holds a manifest"):
         balance(source, uneven, tmp_path, strict)
+    (tmp_path / "manifest.jsonl").unlink()
+    picture = tmp_path / "faces" / "mine.png"
+    picture.write_bytes(b"of the user")
+    with pytest.raises(FileExistsError, match=r"faces holds pictures, which would be removed"):
+        balance(source, uneven, tmp_path, strict)
+    assert picture.exists()
     strange = BalanceOptions(identity=1.0, attempts=2)
     summary = balance(source, uneven, tmp_path, strange, overwrite=True)
     assert sum(tally["kept"] for tally in summary["synthetic"].values()) == 0

@@ -103,6 +103,29 @@ def test_a_stopped_fold_goes_on(
     assert resumed["calibration"] == straight["calibration"]
 
 
+def test_who_replaced_an_old_one_is_not_told_to_do_it_again(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command would remove the folds that are finished by then."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", stop)
+    with pytest.raises(Interrupted, match="the same command without --overwrite continues"):
+        run_crossval(quick, tmp_path, faces=faces, overwrite=True)
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_stops_the_others(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
+    """They would train to the end before anything is said of it; their step is kept."""
+    long = crossval.replace(quick, epochs=10_000, threads=1)
+    (tmp_path / "seed-0" / "fold-1").mkdir(parents=True)
+    (tmp_path / "seed-0" / "fold-1" / "last.pt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"seed 0, fold 1: .*last.pt is not a readable checkpoint"):
+        run_crossval(long, tmp_path, workers=2, faces=faces)
+
+
 @pytest.mark.slow
 def test_folds_side_by_side_give_the_same_figures(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
     config = crossval.replace(quick, threads=1)

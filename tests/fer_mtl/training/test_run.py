@@ -125,6 +125,43 @@ def test_a_run_does_not_go_on_with_other_people(faces: FaceSet, tiny: Tiny, tmp_
     assert train_run(config, tmp_path / "run", faces=fewer, resume=True)["epoch"] == 1
 
 
+def test_a_run_stopped_before_its_first_checkpoint_goes_on(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(epochs=1)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        monkeypatch.context() as stopping,
+        pytest.raises(Interrupted, match="before the first step; continue"),
+    ):
+        stopping.setattr("fer_mtl.training.trainer.train_identity", stop)
+        train_run(config, tmp_path / "run", faces=faces)
+    with monkeypatch.context() as stopping, pytest.raises(Interrupted, match="before the report; continue"):
+        stopping.setattr("fer_mtl.training.run.evaluate", stop)
+        train_run(config, tmp_path / "run", faces=faces, resume=True)
+    report = train_run(config, tmp_path / "run", faces=faces, resume=True)
+    straight = train_run(config, tmp_path / "straight", faces=faces)
+    assert report["calibration"] == straight["calibration"]
+    # Of a finished run that was robbed of its checkpoint nothing is begun anew.
+    (tmp_path / "run" / "last.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*last.pt"):
+        train_run(config, tmp_path / "run", faces=faces, resume=True)
+    assert (tmp_path / "run" / "best.pt").is_file()
+
+
+def test_two_processes_do_not_train_in_one_folder(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(epochs=1, model={"synthesis": False, "sharing": "none"})
+
+    def twice(_: Trainer) -> None:
+        with pytest.raises(BlockingIOError, match=r"another process is at work in .*run; wait for it"):
+            train_run(config, tmp_path / "run", faces=faces, overwrite=True)
+
+    assert train_run(config, tmp_path / "run", faces=faces, on_step=twice)["epoch"] == 1
+
+
 def test_a_class_that_cannot_be_learnt_is_named(
     faces: FaceSet, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

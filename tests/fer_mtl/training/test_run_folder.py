@@ -53,3 +53,10 @@ def test_stats_of_epochs_to_be_done_again_are_dropped(tmp_path: Path) -> None:
     run.keep_stats(2)
     run.add_stats({"epoch": 3})
     assert [line["epoch"] for line in run.read_stats()] == [1, 2, 3]
+
+
+def test_a_broken_line_of_an_epoch_is_said_of_its_file(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.stats.write_text('{"epoch": 1}\n\0\0\0\n')
+    with pytest.raises(ValueError, match=r"stats.jsonl has a line that is not JSON"):
+        run.read_stats()

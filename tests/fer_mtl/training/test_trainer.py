@@ -224,12 +224,67 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(faces: FaceSet, tiny: Tin
     assert_same(straight.run.read_stats(), resumed.run.read_stats())
 
 
-def test_ctrl_c_before_the_first_step_leaves_nothing_to_resume(
+def test_a_run_killed_between_its_checkpoints_ends_with_the_same_model(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as the second one of the last epoch is written."""
+    config = tiny(epochs=1)
+    make_trainer(config, faces, tmp_path / "straight").fit()
+    original, written = checkpoints.save, []
+
+    def die(content: dict[str, Any], path: Path) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise MemoryError
+        original(content, path)
+
+    with monkeypatch.context() as killing, pytest.raises(MemoryError):
+        killing.setattr(checkpoints, "save", die)
+        make_trainer(config, faces, tmp_path / "killed").fit()
+    resumed = make_trainer(config, faces, tmp_path / "killed")
+    resumed.resume()
+    resumed.fit()
+    for name in ("last.pt", "best.pt"):
+        assert_same(
+            checkpoints.load(tmp_path / "straight" / name), checkpoints.load(tmp_path / "killed" / name)
+        )
+
+
+def test_weights_that_are_no_numbers_are_not_saved(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    """A gradient may overflow where the loss does not; the next step would show it; an epoch ends first."""
+
+    def spoil() -> None:
+        with torch.no_grad():
+            trainer.networks.generator.classifier.linear.weight[0, 0] = float("nan")
+
+    trainer = make_trainer(tiny(epochs=2), faces, tmp_path, on_step=StopAt(6, spoil))
+    with pytest.raises(RuntimeError, match=r"a weight is not finite.*smaller optimiser.learning_rate"):
+        trainer.fit()
+    assert checkpoints.load(tmp_path / "last.pt")["epoch"] == 1
+    assert checkpoints.load(tmp_path / "best.pt")["epoch"] == 1
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """torch then complains of its archive instead."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "last.pt"
+    checkpoints.save({"epoch": 1}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*last.pt'"):
+            checkpoints.save({"model": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints.load(path)["epoch"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_ctrl_c_before_the_first_step_leaves_no_checkpoint(
     faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(tiny(), faces, tmp_path)
     monkeypatch.setattr("fer_mtl.training.trainer.train_identity", lambda *_: ctrl_c() or ctrl_c())
-    with pytest.raises(Interrupted, match="nothing to resume"):
+    with pytest.raises(Interrupted, match="stopped before the first step; continue with"):
         trainer.fit()
     assert list(tmp_path.iterdir()) == []
 
@@ -249,6 +304,16 @@ def test_resuming_with_another_configuration_is_refused(faces: FaceSet, tiny: Ti
     make_trainer(tiny(epochs=1), faces, tmp_path).fit()
     with pytest.raises(ValueError, match=r"last.pt was trained with another configuration"):
         make_trainer(tiny(epochs=2), faces, tmp_path).resume()
+
+
+def test_resuming_with_more_pictures_of_the_same_people_is_refused(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    """The order that an epoch goes on in would mean others."""
+    config = tiny(epochs=1, model={"sharing": "none", "synthesis": False})
+    Trainer(config, faces.subset(range(42)), None, RunFolder(tmp_path)).fit()
+    with pytest.raises(ValueError, match=r"was trained on 42 images, not 43: the data has changed since"):
+        Trainer(config, faces.subset(range(43)), None, RunFolder(tmp_path)).resume()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_word(
