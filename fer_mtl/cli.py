@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from fer_mtl.memory import keep_freed_memory
+from fer_mtl.processors import wait_briefly
 from fer_mtl.signals import ended_by_signals
 
 COMMANDS = {
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     keep_freed_memory()
+    wait_briefly()
     try:
         command = load_command(name)
         from fer_mtl.data.images import expect_large_photographs  # here, since packages may be missing

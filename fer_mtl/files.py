@@ -32,9 +32,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if (
-            error.errno and error.filename is None
-        ):  # as of a full disk, which a write does not say of which file
+        if error.errno and error.filename is None:  # as of a full disk, when a write names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
