@@ -1,10 +1,11 @@
-"""Rules that hold for every test: same seed, poisoned memory, settled threads, nothing run that cannot."""
+"""Rules for every test: same seed, poisoned memory, settled threads and signals, nothing run that cannot."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +18,12 @@ SEED = 20201
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Under xdist every worker gets its share of the processors, lest threads wait for each other."""
+    """Under xdist every worker gets its share of the processors, lest threads wait for each other.
+
+    Ctrl-C is heard also where a shell that runs the tests in its background has it ignored: some send it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         threads = max(1, available_processors() // workers)
         torch.set_num_threads(threads)
