@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 
 @contextmanager

@@ -4,7 +4,8 @@ configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,13 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, faces: FaceSet) -> Pat
     )
     train_run(config, folder, faces=faces)
     return folder
+
+
+@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGHUP"])
+def end(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A signal as a terminal's processes have it, whoever started the tests (nohup ignores some)."""
+    number = getattr(signal, request.param)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)
+    yield number
+    assert signal.signal(number, before) == usual

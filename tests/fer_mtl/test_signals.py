@@ -1,23 +1,14 @@
+"""Commands that signals end, and signals that are left alone."""
+
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from fer_mtl.cli import main
 from fer_mtl.signals import ended_by_signals
-
-
-@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGHUP"])
-def end(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A signal as a terminal's processes have it, whoever started the tests (nohup ignores some)."""
-    number = getattr(signal, request.param)
-    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-    before = signal.signal(number, usual)
-    yield number
-    assert signal.signal(number, before) == usual
 
 
 def test_every_command_ends_as_after_ctrl_c(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -10,16 +9,6 @@ import pytest
 
 from fer_mtl.cli import main
 from fer_mtl.commands import app as command
-
-
-@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGHUP"])
-def end(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A signal as a terminal's processes have it, whoever started the tests (nohup ignores some)."""
-    number = getattr(signal, request.param)
-    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-    before = signal.signal(number, usual)
-    yield number
-    assert signal.signal(number, before) == usual
 
 
 def test_it_serves_until_it_is_stopped(
