@@ -190,6 +190,15 @@ def ceil_div(value: int, by: int) -> int:
     return -(-value // by)
 
 
+def resident_programs(tiles: int, resident: int, processors: int, parts: int = 1) -> int:
+    """The grid of a kernel whose programs go through many tiles: ``resident`` programs a processor at most.
+
+    One for each of the ``parts`` that a tile's work has, as often as all of them run at once: one program
+    more would start when the others have ended, and take as long as they.
+    """
+    return parts * min(tiles, max(1, resident * processors // parts))
+
+
 def lay_out(tensor: Tensor, channels_last: bool, layout: torch.memory_format) -> tuple[Tensor, int]:
     """The tensor [N, C, *spatial] as kernels can address it, and its step; a copy where it lies otherwise.
 

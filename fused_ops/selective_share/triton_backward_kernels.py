@@ -1,13 +1,15 @@
 """The backward of ``selective_share`` (1x1) with few channels in Triton.
 
-    input_gradients_pair    up to 16 channels, where no gates were kept: they are made again on chip, by
-                            weights that stay there while a program goes through many tiles; x, y and both
-                            gradients are read once, and the gradients of x and y written once
+    input_gradients_pair    up to 64 channels: the gradients of x and y of many tiles of pixels, by weights
+                            that stay in shared memory; all is read once. Up to 16 channels it makes gates
+                            that were not kept again, on chip. Of the gradients before the gates it leaves
+                            those before r to weight_gradients_unit (:mod:`.triton_backward_weights`), which
+                            makes the others again
     input_gradients_unit    up to 128 channels: the gradient of x or of y of a tile of pixels, in one pass
-                            over the channels; with pre_ptr it leaves the gradients before the gates to the
-                            products that make those of the weights (:mod:`.triton_backward_weights`)
+                            over the channels; leaves all gradients before the gates to the products that
+                            make those of the weights. The programs for x and y of a tile are neighbours, so
+                            that the second finds what both read in the L2 cache
 
-The programs for x and y of a tile are neighbours, so that the second finds what both read in the L2 cache.
 Formulas in README.md; names and layouts as in :mod:`.triton_tiles`.
 """
 
@@ -28,6 +30,7 @@ from fused_ops.selective_share.triton_tiles import (
     passed_slot,
     pre_channels,
     pre_gate_gradients,
+    reset_channels,
     slots_of_x,
     slots_of_y,
     store_part,
@@ -35,74 +38,111 @@ from fused_ops.selective_share.triton_tiles import (
     unit_weights,
 )
 
-# --- gates made again on chip -------------------------------------------------------------------------------
+# --- up to 64 channels --------------------------------------------------------------------------------------
 
 
 @triton.jit
-def gradients_before_gates(
-    t, s, g, weights, w, KEEP: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr
-):  # fmt: skip
-    """Of a unit, from the gradient g of t': a_h, a_r, a_z in t's dtype; d(r.s), r and z in float32.
-
-    weights as of unit_weights for the forward; w is W once more, [out, in].
-    """
-    h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
-    a_h, a_z = pre_gate_gradients(g, t, h, z, None, None, KEEP)
-    a_h = a_h.to(t.dtype)
-    grad_passed = tl.dot(a_h, w, input_precision=PRECISION)
-    a_r = grad_passed * s.to(tl.float32) * r * (1 - r)
-    return a_h, a_r.to(t.dtype), a_z.to(t.dtype), grad_passed, r, z
+def before_reset(grad_passed, s, r, grad_r):
+    """a_r, in s's dtype, from the gradient of r.s and, where it is there, of r from outside."""
+    a_r = grad_passed * r * (1 - r) * s.to(tl.float32)
+    if grad_r is not None:
+        a_r += grad_r.to(tl.float32) * r * (1 - r)
+    return a_r.to(s.dtype)
 
 
 @triton.jit
 def add_of_unit(
-    grad_t, grad_s, t, s, g, weights, back, KEEP: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr
+    grad_t, grad_s, t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, slots, before_r,
+    weights, back, place, inside, T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr,
+    G_OF: tl.constexpr, R_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr, KEEP: tl.constexpr,
+    LAST: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a unit's target and source, added to what they are so far."""
+    """The gradients of a unit's target and source, added to what they are so far, which may be None.
+
+    ``back`` are its weights as right factors, [out, in]; ``weights``, [in, out], make the gates again where
+    there are none. Loads come late, and those of t and s again for the other unit (from the L1 cache):
+    registers are what limits this kernel.
+    """
+    at_h, at_r, at_z = slots
     r_t, r_s, w, u, z_t, z_s = back
-    a_h, a_r, a_z, grad_passed, r, z = gradients_before_gates(t, s, g, weights, w, KEEP, PRECISION, FAST)
-    grad_t = tl.dot(a_h, u, grad_t, input_precision=PRECISION)
-    grad_t = tl.dot(a_r, r_t, grad_t, input_precision=PRECISION)
+    t = load_tile(t_ptr, place, inside, 0, T_OF, T, BLOCK_T, LAST)
+    g = load_tile(g_ptr, place, inside, 0, GRAD_OF, T, BLOCK_T, LAST)
+    if gates_ptr is None:
+        s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
+        h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
+    else:
+        h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
+        z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
+    grad_h = None
+    grad_r = None
+    grad_z = None
+    if grad_gates_ptr is not None:
+        grad_h = load_tile(grad_gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
+        grad_z = load_tile(grad_gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
+    a_h, a_z, to_h = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
+    a_h = a_h.to(t.dtype)
+    a_z = a_z.to(t.dtype)
+    to_t = g.to(tl.float32) - to_h
+    grad_t = to_t if grad_t is None else grad_t + to_t
     grad_t = tl.dot(a_z, z_t, grad_t, input_precision=PRECISION)
-    grad_s = tl.dot(a_r, r_s, grad_s, input_precision=PRECISION)
     grad_s = tl.dot(a_z, z_s, grad_s, input_precision=PRECISION)
-    g = g.to(tl.float32)
-    return grad_t + (g * z if KEEP else g * (1 - z)), grad_s + grad_passed * r
+    grad_t = tl.dot(a_h, u, grad_t, input_precision=PRECISION)
+    grad_passed = tl.dot(a_h, w, input_precision=PRECISION)
+    if gates_ptr is not None:
+        s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
+        r = load_tile(gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
+    if grad_gates_ptr is not None:
+        grad_r = load_tile(grad_gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST)
+    a_r = before_reset(grad_passed, s, r, grad_r)
+    if before_r_ptr is not None:
+        store_tile(before_r_ptr, a_r, place, inside, before_r, R_OF, S, BLOCK_S, LAST)
+    grad_s += grad_passed * r
+    grad_t = tl.dot(a_r, r_t, grad_t, input_precision=PRECISION)
+    grad_s = tl.dot(a_r, r_s, grad_s, input_precision=PRECISION)
+    return grad_t, grad_s
 
 
 @triton.jit
 def input_gradients_pair(
-    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, grad_x_ptr, grad_y_ptr,
-    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units, tiles,
+    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr,
+    grad_x_ptr, grad_y_ptr, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units, tiles,
     UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
     CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
     PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of x and y. Grid: as many programs as run at once."""
+    """The gradients of x and y, and those before the reset gates. Grid: as many programs as run at once."""
     plane = units * UNIT
-    x_weights = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, True)
+    G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
+    R_OF: tl.constexpr = reset_channels(CX, CY, PAIR)
+    x_weights = None
+    y_weights = None
+    if gates_ptr is None:
+        x_weights = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, True)
+        if PAIR:
+            y_weights = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, True)
     x_back = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, False)
     if PAIR:
-        y_weights = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, True)
         y_back = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, False)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
         place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
         inside = place[0] + place[1] < pixels
-        x = load_tile(x_ptr, place, inside, 0, X_OF, CX, BLOCK_X, LAST)
-        y = load_tile(y_ptr, place, inside, 0, Y_OF, CY, BLOCK_Y, LAST)
-        g = load_tile(grad_x_out_ptr, place, inside, 0, GX_OF, CX, BLOCK_X, LAST)
-        grad_x = tl.zeros((BLOCK_P, BLOCK_X), tl.float32)
-        grad_y = tl.zeros((BLOCK_P, BLOCK_Y), tl.float32)
-        grad_x, grad_y = add_of_unit(grad_x, grad_y, x, y, g, x_weights, x_back, KEEP, PRECISION, FAST)
+        grad_x, grad_y = add_of_unit(
+            None, None, x_ptr, y_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr,
+            slots_of_x(CX, CY), 0, x_weights, x_back, place, inside, X_OF, Y_OF, GX_OF, G_OF, R_OF, CX, CY,
+            KEEP, LAST, PRECISION, FAST, BLOCK_X, BLOCK_Y,
+        )  # fmt: skip
         if PAIR:
-            g = load_tile(grad_y_out_ptr, place, inside, 0, GY_OF, CY, BLOCK_Y, LAST)
-            grad_y, grad_x = add_of_unit(grad_y, grad_x, y, x, g, y_weights, y_back, KEEP, PRECISION, FAST)
+            grad_y, grad_x = add_of_unit(
+                grad_y, grad_x, y_ptr, x_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr,
+                slots_of_y(CX, CY), CY, y_weights, y_back, place, inside, Y_OF, X_OF, GY_OF, G_OF, R_OF, CY, CX,
+                KEEP, LAST, PRECISION, FAST, BLOCK_Y, BLOCK_X,
+            )  # fmt: skip
         store_tile(grad_x_ptr, grad_x, place, inside, 0, CX, CX, BLOCK_X, LAST)
         store_tile(grad_y_ptr, grad_y, place, inside, 0, CY, CY, BLOCK_Y, LAST)
 
 
-# --- gates that were kept -----------------------------------------------------------------------------------
+# --- up to 128 channels -------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -117,7 +157,7 @@ def add_through_gates(
     """One pass over the T channels of a unit's target: the gradients a_h and a_z before h and z.
 
     grad_passed [P, S] + a_h W, and to grad [P, C] what comes through z (W_z points to C of its columns) and,
-    if the unit is the gradient's OWN, through U. OWN stores a_h and a_z where pre_ptr is there.
+    if the unit is the gradient's OWN, through U. OWN stores a_h and a_z.
     """
     EVEN: tl.constexpr = BLOCK_C == C and BLOCK_T == T and BLOCK_S == S
     tl.static_assert(BLOCK_T % BLOCK_K == 0)  # a last step beyond the tile would have no mask if EVEN
@@ -133,7 +173,7 @@ def add_through_gates(
         if grad_gates_ptr is not None:
             grad_h = load_part(grad_gates_ptr, place, inside, at_h + k, G_OF, at_h + T, EVEN, LAST)
             grad_z = load_part(grad_gates_ptr, place, inside, at_z + k, G_OF, at_z + T, EVEN, LAST)
-        a_h, a_z = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
+        a_h, a_z, _ = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
         a_h = a_h.to(t.dtype)
         a_z = a_z.to(t.dtype)
         w = load_weight(W, S, k, lane_s, T, S, EVEN, False)
@@ -143,9 +183,8 @@ def add_through_gates(
         if OWN:
             u = load_weight(U, T, k, lane_c, T, C, EVEN, False)
             grad = tl.dot(a_h, u, grad, input_precision=PRECISION)
-            if pre_ptr is not None:
-                store_part(pre_ptr, a_h, place, inside, at_h, k, PRE_OF, T, EVEN, LAST)
-                store_part(pre_ptr, a_z, place, inside, at_z, k, PRE_OF, T, EVEN, LAST)
+            store_part(pre_ptr, a_h, place, inside, at_h, k, PRE_OF, T, EVEN, LAST)
+            store_part(pre_ptr, a_z, place, inside, at_z, k, PRE_OF, T, EVEN, LAST)
     return grad, grad_passed
 
 
@@ -157,10 +196,10 @@ def through_reset(
 ):  # fmt: skip
     """grad [P, C] + what comes through r (W_r points to C of its columns); r; the gradient before r."""
     r = load_tile(r_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
-    a_r = grad_passed * s.to(tl.float32)
+    grad_r = None
     if grad_gates_ptr is not None:
-        a_r += load_tile(grad_gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
-    a_r = (a_r * r * (1 - r)).to(s.dtype)
+        grad_r = load_tile(grad_gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST)
+    a_r = before_reset(grad_passed, s, r, grad_r)
     EVEN: tl.constexpr = BLOCK_C == C and BLOCK_S == S
     w_r = load_weight(W_r, T + S, tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_C), S, C, EVEN, False)
     return tl.dot(a_r, w_r, grad, input_precision=PRECISION), r, a_r
@@ -193,9 +232,8 @@ def stream_gradient(
             grad, grad_passed, s, gates_ptr, grad_gates_ptr, W_r, at_r, place, inside,
             G_OF, T, T, S, LAST, PRECISION, BLOCK_T, BLOCK_S,
         )  # fmt: skip
-        if pre_ptr is not None:
-            store_tile(pre_ptr, a_r, place, inside, at_r, PRE_OF, S, BLOCK_S, LAST)
-            store_tile(pre_ptr, r * s.to(tl.float32), place, inside, passed, PRE_OF, S, BLOCK_S, LAST)
+        store_tile(pre_ptr, a_r, place, inside, at_r, PRE_OF, S, BLOCK_S, LAST)
+        store_tile(pre_ptr, r * s.to(tl.float32), place, inside, passed, PRE_OF, S, BLOCK_S, LAST)
         g = load_tile(g_ptr, place, inside, 0, GRAD_OF, T, BLOCK_T, LAST).to(tl.float32)
         z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST).to(tl.float32)
         grad += g * z if KEEP else g * (1 - z)
@@ -226,7 +264,7 @@ def input_gradients_unit(
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x or of y, and with pre_ptr those before the gates of its unit.
+    """The gradient of x or of y, and those before the gates of its unit.
 
     Grid: two programs for each tile of BLOCK_P pixels.
     """

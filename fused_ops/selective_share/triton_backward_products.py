@@ -47,7 +47,7 @@ def unit_gate_gradients(
     if grad_gates_ptr is not None:
         grad_h = load_part(grad_gates_ptr, place, inside, at_h + n, G_OF, at_h + T, EVEN, LAST)
         grad_z = load_part(grad_gates_ptr, place, inside, at_z + n, G_OF, at_z + T, EVEN, LAST)
-    a_h, a_z = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
+    a_h, a_z, _ = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
     store_part(pre_ptr, a_h, place, inside, at_h, n, PRE_OF, T, EVEN, LAST)
     store_part(pre_ptr, a_z, place, inside, at_z, n, PRE_OF, T, EVEN, LAST)
 

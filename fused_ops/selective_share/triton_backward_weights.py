@@ -1,8 +1,9 @@
 """The gradients of the weights of ``selective_share`` (1x1) in Triton.
 
-    weight_gradients_unit   up to 64 channels: the gradients of all weights of a unit, kept in registers while
-                            a program goes through many tiles; the gradients before the gates are made again,
-                            and where there are no gates (gates_ptr is None) these, too
+    weight_gradients_unit   up to 64 channels, after input_gradients_pair: the gradients of all weights of a
+                            unit, kept in registers while a program goes through many tiles; the gradients
+                            before the gates are made again but for those before r, and where there are no
+                            gates (gates_ptr is None) all of them and the gates
     weight_gradients        any number: products over pixels of the gradients before the gates (a_), which the
                             kernels for x and y left, with t, s and r.s
 
@@ -18,7 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fused_ops.selective_share.triton_backward_kernels import gradients_before_gates
+from fused_ops.selective_share.triton_backward_kernels import before_reset
+from fused_ops.selective_share.triton_kernels import unit_gates
 from fused_ops.selective_share.triton_tiles import (
     gate_channels,
     load_part,
@@ -27,24 +29,12 @@ from fused_ops.selective_share.triton_tiles import (
     passed_slot,
     pre_channels,
     pre_gate_gradients,
+    reset_channels,
     slots_of_x,
     slots_of_y,
     tiles_of,
     unit_weights,
 )
-
-
-@triton.jit
-def load_gates(
-    gates_ptr, slots, place, inside, G_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
-    LAST: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    """h, r, z of a unit, or their gradients from outside, in float32."""
-    at_h, at_r, at_z = slots
-    h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST).to(tl.float32)
-    r = load_tile(gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
-    z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST).to(tl.float32)
-    return h, r, z
 
 
 @triton.jit
@@ -58,17 +48,17 @@ def store_weight(
 
 @triton.jit
 def unit_weight_gradients(
-    t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_r, W, U, W_z, slots, chunk, pixels, plane,
-    T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr, G_OF: tl.constexpr,
+    t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, part_ptr, W_r, W, U, W_z, slots, before_r,
+    chunk, chunks, tiles, pixels, plane,
+    T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr, G_OF: tl.constexpr, R_OF: tl.constexpr,
     T: tl.constexpr, S: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
     PRECISION: tl.constexpr, FAST: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
-    LOOPS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    EVEN: tl.constexpr = BLOCK_T == T and BLOCK_S == S
-    lane_t, lane_s = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_S)
-    w = load_weight(W, S, lane_t, lane_s, T, S, EVEN, False)
+    at_h, at_r, at_z = slots
     if gates_ptr is None:
+        EVEN: tl.constexpr = BLOCK_T == T and BLOCK_S == S
+        w = load_weight(W, S, tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_S), T, S, EVEN, False)
         weights = unit_weights(W_r, W, U, W_z, T, S, BLOCK_T, BLOCK_S, True)
     r_t = tl.zeros((BLOCK_S, BLOCK_T), tl.float32)
     r_s = tl.zeros((BLOCK_S, BLOCK_S), tl.float32)
@@ -76,29 +66,33 @@ def unit_weight_gradients(
     of_u = tl.zeros((BLOCK_T, BLOCK_T), tl.float32)
     z_t = tl.zeros((BLOCK_T, BLOCK_T), tl.float32)
     z_s = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
-    for loop in tl.range(0, LOOPS, num_stages=STAGES):
-        place = ((chunk * LOOPS + loop) * BLOCK_P, tl.arange(0, BLOCK_P), plane)
+    for tile in tl.range(chunk, tiles, chunks, num_stages=STAGES):
+        place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
         inside = place[0] + place[1] < pixels
         t = load_tile(t_ptr, place, inside, 0, T_OF, T, BLOCK_T, LAST)
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
         g = load_tile(g_ptr, place, inside, 0, GRAD_OF, T, BLOCK_T, LAST)
-        if gates_ptr is not None:
-            h, r, z = load_gates(gates_ptr, slots, place, inside, G_OF, T, S, LAST, BLOCK_T, BLOCK_S)
-            grad_h = None
-            grad_z = None
-            if grad_gates_ptr is not None:
-                grad_h, grad_r, grad_z = load_gates(
-                    grad_gates_ptr, slots, place, inside, G_OF, T, S, LAST, BLOCK_T, BLOCK_S
-                )  # fmt: skip
-            a_h, a_z = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
-            a_h = a_h.to(t.dtype)
-            a_r = tl.dot(a_h, w, input_precision=PRECISION) * s.to(tl.float32)
-            if grad_gates_ptr is not None:
-                a_r += grad_r
-            a_r = (a_r * r * (1 - r)).to(t.dtype)
-            a_z = a_z.to(t.dtype)
+        if gates_ptr is None:
+            h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
         else:
-            a_h, a_r, a_z, _, r, _ = gradients_before_gates(t, s, g, weights, w, KEEP, PRECISION, FAST)
+            h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
+            r = load_tile(gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
+            z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
+        grad_h = None
+        grad_z = None
+        if grad_gates_ptr is not None:
+            grad_h = load_tile(grad_gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
+            grad_z = load_tile(grad_gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
+        a_h, a_z, _ = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
+        a_h = a_h.to(t.dtype)
+        a_z = a_z.to(t.dtype)
+        if gates_ptr is None:
+            grad_r = None
+            if grad_gates_ptr is not None:
+                grad_r = load_tile(grad_gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST)
+            a_r = before_reset(tl.dot(a_h, w, input_precision=PRECISION), s, r, grad_r)
+        else:
+            a_r = load_tile(before_r_ptr, place, inside, before_r, R_OF, S, BLOCK_S, LAST)
         a_h = tl.trans(a_h)
         a_r = tl.trans(a_r)
         a_z = tl.trans(a_z)
@@ -120,54 +114,56 @@ def unit_weight_gradients(
 
 @triton.jit
 def weight_gradients_unit(
-    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, part_ptr,
-    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units,
+    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, part_ptr,
+    W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units, tiles,
     UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
     CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
     PRECISION: tl.constexpr, FAST: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
-    LOOPS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a unit's weights over a chunk of pixels, part as of weight_gradients.
+    """Gradients of a unit's weights over a chunk of tiles, part as of weight_gradients.
 
     Grid: chunks x units.
     """
     plane = units * UNIT
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
+    R_OF: tl.constexpr = reset_channels(CX, CY, PAIR)
     SIZE_X: tl.constexpr = (CX + CY) * (2 * CX + CY)
     SIZE: tl.constexpr = SIZE_X + ((CX + CY) * (CX + 2 * CY) if PAIR else 0)
     UNITS: tl.constexpr = 2 if PAIR else 1
     ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF and GX_OF == GY_OF
-    chunk = tl.program_id(0) // UNITS
+    chunk, chunks = tl.program_id(0) // UNITS, tl.num_programs(0) // UNITS
     of_x = tl.program_id(0) % UNITS == 0
     part_ptr += chunk.to(tl.int64) * SIZE
     if ALIKE:
         if of_x:
-            t_ptr, s_ptr, g_ptr = x_ptr, y_ptr, grad_x_out_ptr
+            t_ptr, s_ptr, g_ptr, before_r = x_ptr, y_ptr, grad_x_out_ptr, 0
             W_r, W, U, W_z = W_r_x, W_x, U_x, W_z_x
             at_h, at_r, at_z = slots_of_x(CX, CY)
         else:
-            t_ptr, s_ptr, g_ptr = y_ptr, x_ptr, grad_y_out_ptr
+            t_ptr, s_ptr, g_ptr, before_r = y_ptr, x_ptr, grad_y_out_ptr, CY
             W_r, W, U, W_z = W_r_y, W_y, U_y, W_z_y
             at_h, at_r, at_z = slots_of_y(CX, CY)
         part_ptr += tl.program_id(0) % UNITS * SIZE_X
         unit_weight_gradients(
-            t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_r, W, U, W_z, (at_h, at_r, at_z),
-            chunk, pixels, plane, X_OF, Y_OF, GX_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST,
-            BLOCK_P, BLOCK_X, BLOCK_Y, LOOPS, STAGES,
+            t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, part_ptr, W_r, W, U, W_z,
+            (at_h, at_r, at_z), before_r, chunk, chunks, tiles, pixels, plane,
+            X_OF, Y_OF, GX_OF, G_OF, R_OF, CX, CY, KEEP, LAST, PRECISION, FAST,
+            BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
         )  # fmt: skip
     elif of_x:
         unit_weight_gradients(
-            x_ptr, y_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, part_ptr, W_r_x, W_x, U_x, W_z_x,
-            slots_of_x(CX, CY), chunk, pixels, plane, X_OF, Y_OF, GX_OF, G_OF, CX, CY, KEEP, LAST,
-            PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, LOOPS, STAGES,
+            x_ptr, y_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, part_ptr,
+            W_r_x, W_x, U_x, W_z_x, slots_of_x(CX, CY), 0, chunk, chunks, tiles, pixels, plane,
+            X_OF, Y_OF, GX_OF, G_OF, R_OF, CX, CY, KEEP, LAST, PRECISION, FAST,
+            BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
         )  # fmt: skip
     elif PAIR:
         unit_weight_gradients(
-            y_ptr, x_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, part_ptr + SIZE_X,
-            W_r_y, W_y, U_y, W_z_y, slots_of_y(CX, CY), chunk, pixels, plane,
-            Y_OF, X_OF, GY_OF, G_OF, CY, CX, KEEP, LAST, PRECISION, FAST,
-            BLOCK_P, BLOCK_Y, BLOCK_X, LOOPS, STAGES,
+            y_ptr, x_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, part_ptr + SIZE_X,
+            W_r_y, W_y, U_y, W_z_y, slots_of_y(CX, CY), CY, chunk, chunks, tiles, pixels, plane,
+            Y_OF, X_OF, GY_OF, G_OF, R_OF, CY, CX, KEEP, LAST, PRECISION, FAST,
+            BLOCK_P, BLOCK_Y, BLOCK_X, STAGES,
         )  # fmt: skip
 
 
@@ -176,12 +172,12 @@ def weight_gradients_unit(
 
 @triton.jit
 def unit_weight_gradient(
-    index, t_ptr, s_ptr, pre_ptr, part_ptr, slots, passed, chunk, pixels, plane,
+    index, t_ptr, s_ptr, pre_ptr, part_ptr, slots, passed, chunk, chunks, steps, pixels, plane,
     T_OF: tl.constexpr, S_OF: tl.constexpr, PRE_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
     LAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
-    LOOPS: tl.constexpr, STAGES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The index-th [BLOCK, BLOCK] tile of the unit's six products, over the chunk-th LOOPS blocks of pixels.
+    """The index-th [BLOCK, BLOCK] tile of the unit's six products, over the chunk's blocks of pixels.
 
     The products are the parts of W_r for t and for s, W, U, the parts of W_z for t and for s; each has
     gradients before a gate on its left and t, s or r.s on its right.
@@ -216,8 +212,8 @@ def unit_weight_gradient(
     m = index // across * BLOCK + tl.arange(0, BLOCK)
     n = index % across * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
-    for loop in tl.range(0, LOOPS, num_stages=STAGES):
-        place = ((chunk * LOOPS + loop) * BLOCK_P, tl.arange(0, BLOCK_P), plane)
+    for tile in tl.range(chunk, steps, chunks, num_stages=STAGES):
+        place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
         inside = place[0] + place[1] < pixels
         a = load_part(pre_ptr, place, inside, left + m, PRE_OF, left + rows, EVEN, LAST)
         b = load_part(right_ptr, place, inside, right + n, right_of, right + columns, EVEN, LAST)
@@ -231,10 +227,10 @@ def unit_weight_gradient(
 
 @triton.jit
 def weight_gradients(
-    x_ptr, y_ptr, pre_ptr, part_ptr, pixels, units,
+    x_ptr, y_ptr, pre_ptr, part_ptr, pixels, units, chunks, steps,
     UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
     PAIR: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK: tl.constexpr, LOOPS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all weights over chunks of pixels, part [chunks, all weights one after the other].
 
@@ -263,18 +259,18 @@ def weight_gradients(
             t_ptr, s_ptr, at_h, at_r, at_z, passed = y_ptr, x_ptr, y_h, y_r, y_z, y_passed
         unit_weight_gradient(
             index % TILES_X, t_ptr, s_ptr, pre_ptr, part_ptr + index // TILES_X * SIZE_X, (at_h, at_r, at_z),
-            passed, chunk, pixels, plane,
-            X_OF, Y_OF, PRE_OF, CX, CY, LAST, PRECISION, BLOCK_P, BLOCK, LOOPS, STAGES,
+            passed, chunk, chunks, steps, pixels, plane,
+            X_OF, Y_OF, PRE_OF, CX, CY, LAST, PRECISION, BLOCK_P, BLOCK, STAGES,
         )  # fmt: skip
     elif index < TILES_X:
         unit_weight_gradient(
-            index, x_ptr, y_ptr, pre_ptr, part_ptr, (x_h, x_r, x_z), x_passed, chunk, pixels, plane,
-            X_OF, Y_OF, PRE_OF, CX, CY, LAST, PRECISION, BLOCK_P, BLOCK, LOOPS, STAGES,
+            index, x_ptr, y_ptr, pre_ptr, part_ptr, (x_h, x_r, x_z), x_passed, chunk, chunks, steps,
+            pixels, plane, X_OF, Y_OF, PRE_OF, CX, CY, LAST, PRECISION, BLOCK_P, BLOCK, STAGES,
         )  # fmt: skip
     elif PAIR:
         unit_weight_gradient(
             index - TILES_X, y_ptr, x_ptr, pre_ptr, part_ptr + SIZE_X, (y_h, y_r, y_z), y_passed, chunk,
-            pixels, plane, Y_OF, X_OF, PRE_OF, CY, CX, LAST, PRECISION, BLOCK_P, BLOCK, LOOPS, STAGES,
+            chunks, steps, pixels, plane, Y_OF, X_OF, PRE_OF, CY, CX, LAST, PRECISION, BLOCK_P, BLOCK, STAGES,
         )  # fmt: skip
 
 

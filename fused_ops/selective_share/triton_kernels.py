@@ -1,11 +1,10 @@
 """The forward of ``selective_share`` (1x1) in Triton; :mod:`.triton_launch` chooses among the kernels.
 
-    up to 64 channels     forward_pair: all weights stay in shared memory while a program goes through many
-                          tiles of pixels; x and y are read once, the gates stay on chip, x' and y' are
-                          written once
-    up to 128             forward_unit: the same for one unit, whose weights stream through shared memory; the
-                          programs of both units of a tile are neighbours, so x and y are read once from
-                          device memory and once more from the L2 cache
+    up to 64 channels     forward_resident: a program serves one unit, whose weights stay in shared memory
+                          while it goes through many tiles of pixels; the gates stay on chip. The programs of
+                          both units of a tile are neighbours, so x and y are read once from device memory
+                          and once more from the L2 cache
+    up to 128             forward_unit: the same for one tile, past which the weights stream
     more                  update_gates and candidate_and_mix of :mod:`.triton_products`
 
 Names and layouts as in :mod:`.triton_tiles`. A plane's size comes as ``units * UNIT``, from which the
@@ -53,46 +52,69 @@ def unit_gates(t, s, weights, PRECISION: tl.constexpr, FAST: tl.constexpr):
 
 
 @triton.jit
-def store_gates(
-    gates_ptr, h, r, z, place, inside, slots, G_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+def resident_unit(
+    t_ptr, s_ptr, t_out_ptr, gates_ptr, W_r, W, U, W_z, slots, first, step, tiles, pixels, plane,
+    T_OF: tl.constexpr, S_OF: tl.constexpr, G_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
+    KEEP: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    at_h, at_r, at_z = slots
-    store_tile(gates_ptr, h, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
-    store_tile(gates_ptr, r, place, inside, at_r, G_OF, S, BLOCK_S, LAST)
-    store_tile(gates_ptr, z, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
+    """One unit for every step-th tile of pixels from the first one on."""
+    weights = unit_weights(W_r, W, U, W_z, T, S, BLOCK_T, BLOCK_S, True)
+    for tile in tl.range(first, tiles, step, num_stages=STAGES):
+        place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
+        inside = place[0] + place[1] < pixels
+        t = load_tile(t_ptr, place, inside, 0, T_OF, T, BLOCK_T, LAST)
+        s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
+        h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
+        store_tile(t_out_ptr, mix(t, h, z, KEEP), place, inside, 0, T, T, BLOCK_T, LAST)
+        if gates_ptr is not None:
+            at_h, at_r, at_z = slots
+            store_tile(gates_ptr, h, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
+            store_tile(gates_ptr, r, place, inside, at_r, G_OF, S, BLOCK_S, LAST)
+            store_tile(gates_ptr, z, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
 
 
 @triton.jit
-def forward_pair(
+def forward_resident(
     x_ptr, y_ptr, x_out_ptr, y_out_ptr, gates_ptr, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y,
     pixels, units, tiles,
     UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
     PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """x', with PAIR y', and where gates_ptr is there all gates. Grid: as many programs as run at once."""
+    """x', with PAIR y', and where gates_ptr is there all gates. Grid: as many programs as run at once.
+
+    Where both units look alike one stretch of code serves both, with half the shared memory.
+    """
     plane = units * UNIT
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
-    x_weights = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, True)
-    if PAIR:
-        y_weights = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, True)
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
-        place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
-        inside = place[0] + place[1] < pixels
-        x = load_tile(x_ptr, place, inside, 0, X_OF, CX, BLOCK_X, LAST)
-        y = load_tile(y_ptr, place, inside, 0, Y_OF, CY, BLOCK_Y, LAST)
-        h, r, z = unit_gates(x, y, x_weights, PRECISION, FAST)
-        store_tile(x_out_ptr, mix(x, h, z, KEEP), place, inside, 0, CX, CX, BLOCK_X, LAST)
-        if gates_ptr is not None:
-            slots = slots_of_x(CX, CY)
-            store_gates(gates_ptr, h, r, z, place, inside, slots, G_OF, CX, CY, BLOCK_X, BLOCK_Y, LAST)
-        if PAIR:
-            h, r, z = unit_gates(y, x, y_weights, PRECISION, FAST)
-            store_tile(y_out_ptr, mix(y, h, z, KEEP), place, inside, 0, CY, CY, BLOCK_Y, LAST)
-            if gates_ptr is not None:
-                slots = slots_of_y(CX, CY)
-                store_gates(gates_ptr, h, r, z, place, inside, slots, G_OF, CY, CX, BLOCK_Y, BLOCK_X, LAST)
+    UNITS: tl.constexpr = 2 if PAIR else 1
+    of_x = tl.program_id(0) % UNITS == 0
+    first, step = tl.program_id(0) // UNITS, tl.num_programs(0) // UNITS
+    if PAIR and CX == CY and X_OF == Y_OF:
+        if of_x:
+            t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z = x_ptr, y_ptr, x_out_ptr, W_r_x, W_x, U_x, W_z_x
+            at_h, at_r, at_z = slots_of_x(CX, CY)
+        else:
+            t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z = y_ptr, x_ptr, y_out_ptr, W_r_y, W_y, U_y, W_z_y
+            at_h, at_r, at_z = slots_of_y(CX, CY)
+        resident_unit(
+            t_ptr, s_ptr, t_out_ptr, gates_ptr, W_r, W, U, W_z, (at_h, at_r, at_z), first, step, tiles,
+            pixels, plane,
+            X_OF, Y_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
+        )  # fmt: skip
+    elif of_x:
+        resident_unit(
+            x_ptr, y_ptr, x_out_ptr, gates_ptr, W_r_x, W_x, U_x, W_z_x, slots_of_x(CX, CY), first, step, tiles,
+            pixels, plane,
+            X_OF, Y_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
+        )  # fmt: skip
+    elif PAIR:
+        resident_unit(
+            y_ptr, x_ptr, y_out_ptr, gates_ptr, W_r_y, W_y, U_y, W_z_y, slots_of_y(CX, CY), first, step, tiles,
+            pixels, plane,
+            Y_OF, X_OF, G_OF, CY, CX, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_Y, BLOCK_X, STAGES,
+        )  # fmt: skip
 
 
 # --- up to 128 channels -------------------------------------------------------------------------------------

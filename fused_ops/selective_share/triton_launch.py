@@ -3,13 +3,13 @@
 Imported when the backend is first used. What is chosen is in the launch tables of :mod:`fused_ops.tuning`,
 families ``selective_share.forward``, ``.backward`` and ``.weights``; ``kernel`` in them is
 
-    forward     "pair", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
-    backward    "pair", "unit" (:mod:`.triton_backward_kernels`)
-                or "products" (:mod:`.triton_backward_products`)
-    weights     "unit" or "products" (:mod:`.triton_backward_weights`); after backward's products only these
+    forward     "resident", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
+    backward    "pair" (:mod:`.triton_backward_kernels` and, for the weights, with parameters that begin with
+                weight_, :mod:`.triton_backward_weights`), "unit" (:mod:`.triton_backward_kernels`) or
+                "products" (:mod:`.triton_backward_products`); after these two the family ``.weights`` is asked
 
-Where no gates were kept (the fact ``gates`` is 0) backward's "pair" and weights' "unit" make them again on
-chip, each for itself; before any other kernels the forward makes them, in memory.
+Where no gates were kept (the fact ``gates`` is 0) "pair" makes them again on chip; before any other kernels
+the forward makes them, in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from fused_ops.selective_share import triton_backward_weights as backward_weight
 from fused_ops.selective_share import triton_kernels, triton_products
 from fused_ops.selective_share.triton_plan import LARGEST_TILE, Call, slice_of
 from fused_ops.triton_support import (
-    card_for,
     ceil_div,
     launch,
     next_power_of_two,
@@ -63,10 +62,9 @@ def forward(
     with on_device(x):
         if choice["kernel"] == "products":
             _forward_by_products(call, choice, common, weights, gates, x_out, y_out)
-        elif choice["kernel"] == "pair":
-            programs = min(tiles, choice["programs"] * card_for(x).processors)
+        elif choice["kernel"] == "resident":
             launch(
-                triton_kernels.forward_pair, (programs,),
+                triton_kernels.forward_resident, (call.programs(tiles, choice["programs"], call.units),),
                 call.x, call.y, x_out, y_out, gates, *weights, *call.sizes, tiles,
                 **common, **call.channel_blocks(), KEEP=keep,
             )  # fmt: skip
@@ -118,7 +116,6 @@ def backward(
 ) -> None:
     """``reference.backward`` in Triton, into the ten ``grads``: of x, y and the eight weights."""
     call = Call.of(x, y, weights[4] is not None, keep, layout)
-    outside = int(grad_gates is not None)
     weights = [None if weight is None else weight.contiguous() for weight in weights]
     grad_gates, gates = (
         value if value is None else value.contiguous(memory_format=layout) for value in (grad_gates, gates)
@@ -128,58 +125,65 @@ def backward(
     if grad_y_out is not None:
         grad_y_out, gy_of = slice_of(grad_y_out, layout)
     grads_of = {"GX_OF": gx_of, "GY_OF": gy_of}
+    outside = int(grad_gates is not None)
 
-    def choose(gates: int) -> list[Mapping[str, Any]]:
-        families = ("backward", "weights")
-        return [call.choose(family, gx_of, gy_of, outside=outside, gates=gates) for family in families]
+    def choose(family: str, gates: Tensor | None) -> Mapping[str, Any]:
+        return call.choose(family, gx_of, gy_of, outside=outside, gates=int(gates is not None))
 
     with on_device(x):
-        if gates is None:
-            choices = choose(gates=0)
-            if not outside and [choice["kernel"] for choice in choices] == ["pair", "unit"]:
-                _backward_on_chip(call, choices, (grad_x_out, grad_y_out), weights, grads, grads_of)
-                return
+        choice = choose("backward", gates)
+        if gates is None and choice["kernel"] != "pair":
             gates = call.empty(call.gate_channels)
             forward(x, y, weights, keep, gates, None, layout)
-        choice, weight_choice = choose(gates=1)
-        by_products = choice["kernel"] == "products"
-        pre = None
-        if by_products or weight_choice["kernel"] == "products":
-            pre = call.empty(call.gate_channels + (sum(call.channels) if call.pair else y.size(1)))
+            choice = choose("backward", gates)
         given = (grad_x_out, grad_y_out, gates, grad_gates)
-        if by_products and pre is not None:
-            _input_gradients_by_products(call, choice, given, pre, weights, grads[:2], grads_of)
+        if choice["kernel"] == "pair":
+            parts = _backward_by_pair(call, choice, given, weights, grads[:2], grads_of)
         else:
-            launch(
-                backward_kernels.input_gradients_unit, (2 * ceil_div(call.pixels, choice["pixels"]),),
-                call.x, call.y, *given, pre, *grads[:2], *weights, *call.sizes,
-                **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), KEEP=keep,
-                BLOCK_P=choice["pixels"], BLOCK_K=call.step(choice["depth"]), STAGES=choice["stages"],
-                num_stages=choice["stages"], num_warps=choice["warps"],
-            )  # fmt: skip
-        if pre is not None:
-            parts = _weight_parts_by_products(call, weight_choice, pre)
-        else:
-            parts = _weight_parts_by_unit(call, weight_choice, given, weights, grads_of)
+            pre = call.empty(call.gate_channels + call.reset_channels)
+            if choice["kernel"] == "products":
+                _input_gradients_by_products(call, choice, given, pre, weights, grads[:2], grads_of)
+            else:
+                launch(
+                    backward_kernels.input_gradients_unit, (2 * ceil_div(call.pixels, choice["pixels"]),),
+                    call.x, call.y, *given, pre, *grads[:2], *weights, *call.sizes,
+                    **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), KEEP=keep,
+                    BLOCK_P=choice["pixels"], BLOCK_K=call.step(choice["depth"]), STAGES=choice["stages"],
+                    num_stages=choice["stages"], num_warps=choice["warps"],
+                )  # fmt: skip
+            parts = _weight_parts_by_products(call, choose("weights", gates), pre)
         _add_weight_parts(call, parts, grads[2:])
 
 
-def _backward_on_chip(
-    call: Call, choices: Sequence[Mapping[str, Any]], grads_out: tuple[Tensor, Tensor | None],
-    weights: Weights, grads: Sequence[Tensor], grads_of: Mapping[str, int],
-) -> None:  # fmt: skip
-    choice, weight_choice = choices
-    tiles = ceil_div(call.pixels, choice["pixels"])
+def _backward_by_pair(
+    call: Call, choice: Mapping[str, Any], given: tuple[Tensor | None, ...], weights: Weights,
+    grads: Sequence[Tensor], grads_of: Mapping[str, int],
+) -> Tensor:  # fmt: skip
+    """The gradients of x and y, and the parts of those of the weights."""
+    before_r = None if given[2] is None else call.empty(call.reset_channels)
+    common = {
+        **call.constants(), **grads_of, **call.gate_arithmetic(), **call.channel_blocks(), "KEEP": call.keep,
+    }  # fmt: skip
+
+    def tiles_and_shape(prefix: str) -> tuple[int, dict[str, Any]]:
+        pixels, stages = choice[f"{prefix}pixels"], choice[f"{prefix}stages"]
+        return ceil_div(call.pixels, pixels), {
+            "BLOCK_P": pixels, "STAGES": stages, "num_stages": stages, "num_warps": choice[f"{prefix}warps"],
+        }  # fmt: skip
+
+    tiles, shape = tiles_and_shape("")
     launch(
-        backward_kernels.input_gradients_pair,
-        (min(tiles, choice["programs"] * card_for(call.x).processors),),
-        call.x, call.y, *grads_out, *grads[:2], *weights, *call.sizes, tiles,
-        **call.constants(), **grads_of, **call.gate_arithmetic(), **call.channel_blocks(), KEEP=call.keep,
-        BLOCK_P=choice["pixels"], STAGES=choice["stages"], num_stages=choice["stages"],
-        num_warps=choice["warps"],
+        backward_kernels.input_gradients_pair, (call.programs(tiles, choice["programs"]),),
+        call.x, call.y, *given, before_r, *grads, *weights, *call.sizes, tiles, **common, **shape,
     )  # fmt: skip
-    parts = _weight_parts_by_unit(call, weight_choice, (*grads_out, None, None), weights, grads_of)
-    _add_weight_parts(call, parts, grads[2:])
+    tiles, shape = tiles_and_shape("weight_")
+    programs = call.programs(tiles, choice["weight_programs"], call.units)
+    parts = call.weight_parts(programs // call.units)
+    launch(
+        backward_weights.weight_gradients_unit, (programs,),
+        call.x, call.y, *given, before_r, parts, *weights, *call.sizes, tiles, **common, **shape,
+    )  # fmt: skip
+    return parts
 
 
 def _input_gradients_by_products(
@@ -228,46 +232,16 @@ def _tiles(call: Call, pixels: int, columns: int) -> tuple[int, int, int]:
     return ceil_div(call.pixels, pixels), ceil_div(cx, columns), ceil_div(cy, columns)
 
 
-def _chunks(call: Call, choice: Mapping[str, Any], programs_per_chunk: int) -> tuple[int, int]:
-    """Into how many chunks the pixels are split, and the blocks of pixels of each: twice the card's fill."""
-    steps = ceil_div(call.pixels, choice["pixels"])
-    wanted = ceil_div(steps * programs_per_chunk, 2 * card_for(call.x).processors)
-    loops = min(next_power_of_two(wanted), next_power_of_two(steps))
-    return ceil_div(steps, loops), loops
-
-
-def _all_weights(call: Call) -> int:
-    """Elements of all weights."""
-    cx, cy = call.channels
-    return (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if call.pair else 0)
-
-
 def _weight_parts_by_products(call: Call, choice: Mapping[str, Any], pre: Tensor) -> Tensor:
     cx, cy = (ceil_div(channels, choice["block"]) for channels in call.channels)
-    tiles = (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if call.pair else 0)
-    chunks, loops = _chunks(call, choice, tiles)
-    parts = torch.empty((chunks, _all_weights(call)), dtype=torch.float32, device=call.x.device)
+    products = (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if call.pair else 0)
+    steps = ceil_div(call.pixels, choice["pixels"])
+    programs = call.programs(steps, choice["programs"], products)
+    parts = call.weight_parts(programs // products)
     launch(
-        backward_weights.weight_gradients, (chunks * tiles,), call.x, call.y, pre, parts, *call.sizes,
-        **call.constants(), **call.arithmetic(), BLOCK_P=choice["pixels"], BLOCK=choice["block"], LOOPS=loops,
+        backward_weights.weight_gradients, (programs,), call.x, call.y, pre, parts, *call.sizes, parts.size(0), steps,
+        **call.constants(), **call.arithmetic(), BLOCK_P=choice["pixels"], BLOCK=choice["block"],
         STAGES=choice["stages"], num_stages=choice["stages"], num_warps=choice["warps"],
-    )  # fmt: skip
-    return parts
-
-
-def _weight_parts_by_unit(
-    call: Call, choice: Mapping[str, Any], given: tuple[Tensor | None, ...], weights: Weights,
-    grads_of: Mapping[str, int],
-) -> Tensor:  # fmt: skip
-    units = 2 if call.pair else 1
-    chunks, loops = _chunks(call, choice, units)
-    parts = torch.empty((chunks, _all_weights(call)), dtype=torch.float32, device=call.x.device)
-    launch(
-        backward_weights.weight_gradients_unit, (chunks * units,),
-        call.x, call.y, *given, parts, *weights, *call.sizes,
-        **call.constants(), **grads_of, **call.gate_arithmetic(), **call.channel_blocks(), KEEP=call.keep,
-        BLOCK_P=choice["pixels"], LOOPS=loops, STAGES=choice["stages"], num_stages=choice["stages"],
-        num_warps=choice["warps"],
     )  # fmt: skip
     return parts
 
@@ -275,11 +249,12 @@ def _weight_parts_by_unit(
 def _add_weight_parts(call: Call, parts: Tensor, grads: Sequence[Tensor]) -> None:
     cx, cy = call.channels
     chunks = parts.size(0)
-    rows = min(8, next_power_of_two(chunks))
+    rows = min(128, next_power_of_two(chunks))  # as many as can be: each further step waits for memory
+    columns = min(256, 4096 // rows)
     launch(
         backward_weights.add_weight_parts,
-        (ceil_div((cx + cy) * max(cx, cy), 256), 8 if call.pair else 4),
+        (ceil_div((cx + cy) * max(cx, cy), columns), 8 if call.pair else 4),
         parts, *(grads if call.pair else (*grads[:4], None, None, None, None)), chunks,
-        CX=cx, CY=cy, PAIR=call.pair, BLOCK=256, BLOCK_R=rows,
-        LOOPS=next_power_of_two(ceil_div(chunks, rows)), num_warps=8,
+        CX=cx, CY=cy, PAIR=call.pair, BLOCK=columns, BLOCK_R=rows,
+        LOOPS=next_power_of_two(ceil_div(chunks, rows)), num_warps=max(1, rows * columns // 512),
     )  # fmt: skip

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from fused_ops import tuning
 from fused_ops.selective_share import reference
-from fused_ops.triton_support import card_for, interpreting, lay_out, next_power_of_two
+from fused_ops.triton_support import (
+    card_for,
+    interpreting,
+    lay_out,
+    next_power_of_two,
+    resident_programs,
+)
 
 LARGEST_TILE = 256  # pixels of a program's tile; no row of the launch tables asks for more
 
@@ -57,6 +63,15 @@ class Call:
         return sum(reference.gate_sizes(*self.channels, self.pair))
 
     @property
+    def reset_channels(self) -> int:
+        """Channels of the sources of all units, and so of what passes their reset gates."""
+        return self.x.size(1) + self.y.size(1) if self.pair else self.y.size(1)
+
+    @property
+    def units(self) -> int:
+        return 2 if self.pair else 1
+
+    @property
     def plane(self) -> int:
         return self.x.size(2) * self.x.size(3)
 
@@ -68,6 +83,16 @@ class Call:
     def sizes(self) -> tuple[int, int]:
         """pixels and units as the kernels take them."""
         return self.pixels, self.plane // math.gcd(self.plane, 16)
+
+    def programs(self, tiles: int, resident: int, parts: int = 1) -> int:
+        """The grid of a kernel whose programs go through many tiles."""
+        return resident_programs(tiles, resident, card_for(self.x).processors, parts)
+
+    def weight_parts(self, chunks: int) -> Tensor:
+        """Empty: the gradients of all weights, one after the other, of so many chunks of pixels."""
+        cx, cy = self.channels
+        elements = (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if self.pair else 0)
+        return torch.empty((chunks, elements), dtype=torch.float32, device=self.x.device)
 
     def choose(self, family: str, *grads_of: int, **facts: int) -> Mapping[str, Any]:
         """The row of the launch tables for this call; ``grads_of``: as x_of, of the gradients."""

@@ -126,6 +126,12 @@ def gate_channels(cx, cy, pair, with_h=True):
 
 
 @triton.constexpr_function
+def reset_channels(cx, cy, pair):
+    """Channels of the gradients before the reset gates of both units, x's first; as of r.s."""
+    return cy + (cx if pair else 0)
+
+
+@triton.constexpr_function
 def passed_slot(cx, cy, pair, of_x):
     """The first channel of r.s of a unit in the tensor of the gradients before the gates."""
     return gate_channels(cx, cy, pair) + (0 if of_x else cy)
@@ -134,7 +140,7 @@ def passed_slot(cx, cy, pair, of_x):
 @triton.constexpr_function
 def pre_channels(cx, cy, pair):
     """Channels of the tensor of the gradients before the gates: as the gates, then r.s of both units."""
-    return gate_channels(cx, cy, pair) + cy + (cx if pair else 0)
+    return gate_channels(cx, cy, pair) + reset_channels(cx, cy, pair)
 
 
 @triton.jit
@@ -166,14 +172,23 @@ def mix(t, h, z, KEEP: tl.constexpr):
 
 @triton.jit
 def pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP: tl.constexpr):
-    """a_h and a_z, in float32, from the gradient g of t'; grad_h, grad_z come from outside, or are None."""
+    """a_h, a_z and the part of the gradient g of t' that goes to h, in float32; the rest of g goes to t.
+
+    grad_h and grad_z come from outside, or are None.
+    """
     g = g.to(tl.float32)
     t = t.to(tl.float32)
     h = h.to(tl.float32)
     z = z.to(tl.float32)
-    a_h = g * (1 - z) if KEEP else g * z
-    a_z = g * (t - h) if KEEP else g * (h - t)
+    if KEEP:
+        to_h = g * (1 - z)
+        a_h = to_h
+        a_z = to_h * z * (t - h)
+    else:
+        to_h = g * z
+        a_h = to_h
+        a_z = to_h * (1 - z) * (h - t)
     if grad_h is not None:
         a_h += grad_h.to(tl.float32)
-        a_z += grad_z.to(tl.float32)
-    return a_h * (1 - h * h), a_z * z * (1 - z)
+        a_z += grad_z.to(tl.float32) * z * (1 - z)
+    return a_h * (1 - h * h), a_z, to_h

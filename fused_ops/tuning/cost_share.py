@@ -1,6 +1,6 @@
 """The launches of ``selective_share`` (a 1x1 pair) on a GPU, in each of its ways; see :mod:`.cost_model`.
 
-Triton's ways are named as in the launch tables ("pair", "unit", "products"), the CUDA C++ library's is
+Triton's ways are named as in the launch tables ("resident" or "pair", "unit", "products"), the CUDA C++ library's is
 "cuda". What a kernel reads and writes is told in elements per pixel; B = Cx + Cy, the gates have 3 B.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fused_ops.triton_support import ceil_div, next_power_of_two
+from fused_ops.triton_support import ceil_div, resident_programs
 from fused_ops.tuning.cost_model import Kernel
 
-FORWARD_WAYS = ("pair", "unit", "products", "cuda")
+FORWARD_WAYS = ("resident", "unit", "products", "cuda")
 BACKWARD_WAYS = ("pair", "unit", "products", "cuda")
 
 
@@ -25,7 +25,8 @@ class ShareCall:
         pixels: of all images, N x H x W.
         itemsize: bytes of an element.
         channels_last: the memory format; the CUDA C++ library copies what comes otherwise.
-        gates: whether the forward also writes the gates (training, unless recomputed).
+        gates: whether the forward also writes the gates (training, unless recomputed) and the backward
+            reads them.
         outside: whether a gradient reaches the gates from outside.
         chunks: parts of the weights' gradients, that is programs side by side.
     """
@@ -62,7 +63,7 @@ def forward(call: ShareCall, way: str) -> list[Kernel]:
     if way == "cuda":
         return _cuda_forward(call)
     both = call.both
-    if way in ("pair", "unit"):
+    if way in ("resident", "unit"):
         elements = 2 * both + (3 * both if call.gates else 0)
         return [call.kernel(f"forward_{way}", elements, call.weights, call.weights)]
     update = 2 * both * both
@@ -76,45 +77,41 @@ def forward(call: ShareCall, way: str) -> list[Kernel]:
     ]  # fmt: skip
 
 
-def backward(call: ShareCall, way: str, weights_way: str = "products") -> list[Kernel]:
-    """The launches of a backward whose gates were kept; ``weights_way`` is of the weights' gradients.
-
-    "pair" is of one whose gates were not: it makes them again on chip, and so do the weights' gradients.
-    """
+def backward(call: ShareCall, way: str) -> list[Kernel]:
+    """The launches of a backward; without ``call.gates`` "pair" makes them again on chip, twice."""
     if way == "cuda":
         return _cuda_backward(call)
-    both, cx, cy = call.both, call.cx, call.cy
+    both, cx, cy, parts = call.both, call.cx, call.cy, call.chunks * call.weights
+    outside = 1 if call.outside else 0
+    if way == "pair" and not call.gates:
+        return [
+            call.kernel("input_gradients_pair", (3 + 3 * outside) * both, 2 * call.weights, call.weights),
+            call.kernel(
+                "weight_gradients_unit", (2 + 3 * outside) * both, 2 * call.weights + 2 * cx * cy,
+                call.weights, parts=parts,
+            ),  # fmt: skip
+            _sum_of_parts(call),
+        ]
     if way == "pair":
         return [
-            call.kernel("input_gradients_pair", 3 * both, 2 * call.weights, call.weights),
-            call.kernel(
-                "weight_gradients_unit", 2 * both, 2 * call.weights + 2 * cx * cy, call.weights,
-                parts=call.chunks * call.weights,
-            ),
+            call.kernel("input_gradients_pair", (7 + 3 * outside) * both, call.weights, call.weights),
+            call.kernel("weight_gradients_unit", (6 + 2 * outside) * both, call.weights, parts=parts),
             _sum_of_parts(call),
-        ]  # fmt: skip
-    outside = call.outside
+        ]
     if way == "unit":
-        leaves = weights_way == "products"
-        elements = (6 + (4 if leaves else 0) + (3 if outside else 0)) * both
+        elements = (10 + 3 * outside) * both
         # a_h W is computed twice: for the unit's target, and for its source.
         launches = [call.kernel("input_gradients_unit", elements, call.weights + 2 * cx * cy, call.weights)]
-        if not leaves:
-            parts = call.kernel(
-                "weight_gradients_unit", (5 + (3 if outside else 0)) * both, call.weights + 2 * cx * cy,
-                2 * cx * cy, parts=call.chunks * call.weights,
-            )  # fmt: skip
-            return [*launches, parts, _sum_of_parts(call)]
     else:
         launches = [
-            call.kernel("gate_gradients", (6 + (2 if outside else 0)) * both),
-            call.kernel("reset_gradients", (6 + (1 if outside else 0)) * both, 2 * cx * cy, 2 * cx * cy),
+            call.kernel("gate_gradients", (6 + 2 * outside) * both),
+            call.kernel("reset_gradients", (6 + outside) * both, 2 * cx * cy, 2 * cx * cy),
             call.kernel(
                 "input_gradients", 7 * both, call.weights - 2 * cx * cy, call.weights - 2 * cx * cy
             ),
         ]  # fmt: skip
-    parts = call.kernel("weight_gradients", 5 * both, call.weights, parts=call.chunks * call.weights)
-    return [*launches, parts, _sum_of_parts(call)]
+    products = call.kernel("weight_gradients", 5 * both, call.weights, parts=parts)
+    return [*launches, products, _sum_of_parts(call)]
 
 
 def _sum_of_parts(call: ShareCall) -> Kernel:
@@ -122,14 +119,16 @@ def _sum_of_parts(call: ShareCall) -> Kernel:
 
 
 def chunks(call: ShareCall, choice: Mapping[str, int | str], processors: int) -> int:
-    """Into how many parts ``triton_launch`` cuts the pixels for the gradients of the weights."""
-    programs = 2
+    """Into how many parts ``triton_launch`` cuts the pixels for the gradients of the weights.
+
+    ``choice`` is the row of the backward's "pair", or that of the weights' products.
+    """
+    parts, prefix = 2, "weight_"
     if choice["kernel"] == "products":
         x, y = (ceil_div(channels, int(choice["block"])) for channels in (call.cx, call.cy))
-        programs = 3 * (x + y) ** 2
-    steps = ceil_div(call.pixels, int(choice["pixels"]))
-    wanted = ceil_div(steps * programs, 2 * processors)
-    return ceil_div(steps, min(next_power_of_two(wanted), next_power_of_two(steps)))
+        parts, prefix = 3 * (x + y) ** 2, ""
+    tiles = ceil_div(call.pixels, int(choice[f"{prefix}pixels"]))
+    return resident_programs(tiles, int(choice[f"{prefix}programs"]), processors, parts) // parts
 
 
 # --- CUDA C++: kernels around the library's products; csrc/selective_share/cuda.cu --------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -83,21 +83,24 @@ def share_kernels(
 
     if not backward:
         return forward()
-    outside = int(call.outside)
 
-    def of_backward(gates: int) -> dict[str, list[Kernel]]:
-        way, of_weights = (row(family, outside=outside, gates=gates) for family in ("backward", "weights"))
-        parts = cost_share.chunks(call, of_weights, card.processors)
-        split = ShareCall(**{**vars(call), "chunks": parts})
-        # After the backward's products only those of the weights serve.
-        return {"triton": cost_share.backward(split, way["kernel"], of_weights["kernel"])}
+    def of_backward(gates: bool) -> list[Kernel] | None:
+        """None for gates that no kernel makes again on chip."""
+        choice = row("backward", outside=int(call.outside), gates=int(gates))
+        way = choice["kernel"]
+        if way != "pair":
+            if not gates:
+                return None
+            choice = row("weights", outside=int(call.outside), gates=1)
+        parts = cost_share.chunks(call, choice, card.processors)
+        return cost_share.backward(replace(call, gates=gates, chunks=parts), way)
 
-    found = {**of_backward(1), "cuda": cost_share.backward(call, "cuda")}
+    found = {"triton": of_backward(True) or [], "cuda": cost_share.backward(call, "cuda")}
     if not recompute:
         return found
     found = {name: [*again, *found[name]] for name, again in forward().items()}
-    on_chip = [row(family, outside=outside, gates=0)["kernel"] for family in ("backward", "weights")]
-    return found if outside or on_chip != ["pair", "unit"] else {**found, **of_backward(0)}
+    on_chip = of_backward(False)
+    return {**found, "triton": on_chip} if on_chip else found
 
 
 def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[Kernel]]:

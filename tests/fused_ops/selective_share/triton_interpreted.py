@@ -39,13 +39,15 @@ __all__ = [  # what holds for every backend
 # Every kernel, whatever the launch tables choose for tensors as small as those of these tests.
 SMALL = {"warps": 4, "stages": 2}
 PRODUCTS = {
-    **SMALL, "kernel": "products", "pixels": 32, "columns": 32, "reset_columns": 16, "depth": 16, "block": 32,
+    **SMALL, "kernel": "products", "pixels": 32, "columns": 32, "reset_columns": 16, "depth": 16, "block": 32, "programs": 2,
 }  # fmt: skip
 KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "pair": {
-        "forward": {**SMALL, "kernel": "pair", "pixels": 32, "programs": 1},
-        "backward": {**SMALL, "kernel": "unit", "pixels": 64, "depth": 32},
-        "weights": {**SMALL, "kernel": "unit", "pixels": 32},
+    "resident": {
+        "forward": {**SMALL, "kernel": "resident", "pixels": 32, "programs": 2},
+        "backward": {
+            **SMALL, "kernel": "pair", "pixels": 32, "programs": 1,
+            **{f"weight_{name}": value for name, value in {**SMALL, "pixels": 64, "programs": 2}.items()},
+        },
     },
     "unit": {
         "forward": {**SMALL, "kernel": "unit", "pixels": 64, "columns": 32},
@@ -54,19 +56,11 @@ KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "products": {"forward": PRODUCTS, "backward": PRODUCTS, "weights": PRODUCTS},
 }
-# Of "pair" in a backward that has no gates.
-ON_CHIP: Mapping[str, Mapping[str, Any]] = {
-    "backward": {**SMALL, "kernel": "pair", "pixels": 32, "programs": 1},
-    "weights": {**SMALL, "kernel": "unit", "pixels": 32},
-}
 
 
-def row_of(kernels: str, family: str, facts: Mapping[str, int]) -> Mapping[str, Any]:
+def row_of(kernels: str, family: str) -> Mapping[str, Any]:
     """What is launched with a set of kernels."""
-    name = family.rpartition(".")[2]
-    if kernels == "pair" and name in ON_CHIP and not facts["gates"] and not facts["outside"]:
-        return ON_CHIP[name]
-    return KERNELS[kernels][name]
+    return KERNELS[kernels][family.rpartition(".")[2]]
 
 
 SHAPES = [  # x channels, y channels, images, height, width
@@ -85,8 +79,8 @@ def backend() -> str:
 @pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """One set of kernels for all calls, on a card so small that its programs go through several tiles."""
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(request.param, family, facts))
-    monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(request.param, family))
+    monkeypatch.setattr(triton_plan, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
     return str(request.param)
 
 
@@ -207,18 +201,18 @@ def test_gates_that_were_not_kept_are_made_again_on_chip(monkeypatch: pytest.Mon
         started.clear()
         tensors = cast(pair(channels, 16, 1, 5, 6), torch.float16, "channels_last")
         Options(recompute=True, gates=gates).check(tensors)
-        assert started[0] == "forward_pair" and started[-1] == "add_weight_parts"
+        assert started[0] == "forward_resident" and started[-1] == "add_weight_parts"
         assert started[1:-1] == (
             ["input_gradients_pair", "weight_gradients_unit"]
             if on_chip
-            else ["forward_pair", "input_gradients_unit", "weight_gradients_unit"]
+            else ["forward_resident", "input_gradients_pair", "weight_gradients_unit"]
         )
 
 
 @pytest.mark.usefixtures("kernels")
 def test_weights_gradients_from_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a card that is far from full: more parts than are added in one step."""
-    monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("large", (9, 0), 1000, 0))
+    monkeypatch.setattr(triton_plan, "card_for", lambda tensor: Card("large", (9, 0), 1000, 0))
     Options().check(cast(pair(3, 2, 1, 12, 25), torch.float32))
 
 
@@ -371,5 +365,5 @@ def test_explain_names_kernels_and_rows_of_the_launch_tables() -> None:
     with use("triton"):
         (decision,) = explain(fused_ops.selective_share, x, y, weights[:4], weights[4:])
     assert decision.how[0].startswith("selective_share.forward: row 1 of sm_90.json (for cards with wgmma")
-    assert decision.how[1:] == ("kernel forward_pair",)
-    assert "by kernel forward_pair" in str(decision)
+    assert decision.how[1:] == ("kernel forward_resident",)
+    assert "by kernel forward_resident" in str(decision)

@@ -20,12 +20,13 @@ from fused_ops import triton_support, tuning, use
 from fused_ops.norm_act import triton_launch as norm_launch
 from fused_ops.norm_act import triton_pool
 from fused_ops.selective_share import triton_launch as share_launch
+from fused_ops.selective_share import triton_plan
 from fused_ops.triton_support import Card
 from fused_ops.tuning import cost_norm, cost_share
 from fused_ops.tuning.cost_model import Kernel
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
-from tests.fused_ops.selective_share.triton_interpreted import KERNELS, ON_CHIP, row_of
+from tests.fused_ops.selective_share.triton_interpreted import KERNELS, row_of
 
 TINY = Card("tiny", (9, 0), 1, 0)
 
@@ -108,8 +109,8 @@ def test_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = KERNELS[way]
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(way, family, facts))
-    monkeypatch.setattr(share_launch, "card_for", lambda tensor: TINY)
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(way, family))
+    monkeypatch.setattr(triton_plan, "card_for", lambda tensor: TINY)
     cx, cy = channels
     shape = (2, 8, 8)  # 128 pixels fill all tiles
 
@@ -125,28 +126,27 @@ def test_share(
     call = ShareCall(cx, cy, 128, 2, outside=outside)
     with use("triton"):
         x_out, y_out, gates = fused_ops.selective_share(x, y, x_weights, y_weights, return_gates=True)
-        assert_as_predicted(launches, cost_share.forward(call, way))
+        assert_as_predicted(launches, cost_share.forward(call, rows["forward"]["kernel"]))
         launches.clear()
         loss = x_out.sum() + y_out.sum()
         if outside:
             loss = loss + sum(gate.sum() for one in gates for gate in one)
         loss.backward()
-    weights_way = rows["weights"]["kernel"]
-    call = ShareCall(cx, cy, 128, 2, outside=outside, chunks=cost_share.chunks(call, rows["weights"], 1))
-    expected = cost_share.backward(call, rows["backward"]["kernel"], weights_way)
-    assert_as_predicted(launches, expected)
+    on_chip = rows["backward"]["kernel"] == "pair"
+    chunks = cost_share.chunks(call, rows["backward" if on_chip else "weights"], 1)
+    call = ShareCall(cx, cy, 128, 2, outside=outside, chunks=chunks)
+    assert_as_predicted(launches, cost_share.backward(call, rows["backward"]["kernel"]))
     launches.clear()
-    without = cost_share.forward(ShareCall(cx, cy, 128, 2, gates=False), way)
+    without = cost_share.forward(ShareCall(cx, cy, 128, 2, gates=False), rows["forward"]["kernel"])
     with use("triton"), torch.no_grad():
         fused_ops.selective_share(x, y, x_weights, y_weights)
     assert_as_predicted(launches, without)
-    if way == "pair" and not outside:
+    if on_chip and not outside:
         launches.clear()
         with use("triton"):
             x_out, y_out = fused_ops.selective_share(x, y, x_weights, y_weights, recompute=True)
             (x_out.sum() + y_out.sum()).backward()
-        chunks = cost_share.chunks(call, ON_CHIP["weights"], 1)
-        again = cost_share.backward(ShareCall(cx, cy, 128, 2, chunks=chunks), "pair")
+        again = cost_share.backward(ShareCall(cx, cy, 128, 2, gates=False, chunks=chunks), "pair")
         assert_as_predicted(launches, [*without, *again])
 
 

@@ -91,7 +91,7 @@ def test_a_backward_that_recomputes_on_chip_pays_for_no_forward() -> None:
     assert sum(kernel.bytes for kernel in again["triton"]) < sum(kernel.bytes for kernel in kept["triton"])
     outside = ShareCall(16, 16, 147456, 2, outside=True)
     names = [kernel.name for kernel in dispatch.share_kernels(H100, outside, "half", True, True)["triton"]]
-    assert names[:2] == ["forward_pair", "input_gradients_unit"]
+    assert names[:2] == ["forward_resident", "input_gradients_pair"]
 
 
 def test_where_only_one_holds_a_row_on_chip_it_goes_first() -> None:
