@@ -44,10 +44,10 @@ from fused_ops.selective_share.triton_tiles import (
 @triton.jit
 def before_reset(grad_passed, s, r, grad_r):
     """a_r, in s's dtype, from the gradient of r.s and, where it is there, of r from outside."""
-    a_r = grad_passed * r * (1 - r) * s.to(tl.float32)
+    a_r = grad_passed * s.to(tl.float32)
     if grad_r is not None:
-        a_r += grad_r.to(tl.float32) * r * (1 - r)
-    return a_r.to(s.dtype)
+        a_r += grad_r.to(tl.float32)
+    return (a_r * r * (1 - r)).to(s.dtype)
 
 
 @triton.jit
@@ -55,7 +55,8 @@ def add_of_unit(
     grad_t, grad_s, t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, slots, before_r,
     weights, back, place, inside, T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr,
     G_OF: tl.constexpr, R_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr, KEEP: tl.constexpr,
-    LAST: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    LAST: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a unit's target and source, added to what they are so far, which may be None.
 
@@ -135,8 +136,8 @@ def input_gradients_pair(
         if PAIR:
             grad_y, grad_x = add_of_unit(
                 grad_y, grad_x, y_ptr, x_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr,
-                slots_of_y(CX, CY), CY, y_weights, y_back, place, inside, Y_OF, X_OF, GY_OF, G_OF, R_OF, CY, CX,
-                KEEP, LAST, PRECISION, FAST, BLOCK_Y, BLOCK_X,
+                slots_of_y(CX, CY), CY, y_weights, y_back, place, inside, Y_OF, X_OF, GY_OF, G_OF, R_OF,
+                CY, CX, KEEP, LAST, PRECISION, FAST, BLOCK_Y, BLOCK_X,
             )  # fmt: skip
         store_tile(grad_x_ptr, grad_x, place, inside, 0, CX, CX, BLOCK_X, LAST)
         store_tile(grad_y_ptr, grad_y, place, inside, 0, CY, CY, BLOCK_Y, LAST)

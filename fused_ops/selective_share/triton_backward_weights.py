@@ -7,8 +7,8 @@
     weight_gradients        any number: products over pixels of the gradients before the gates (a_), which the
                             kernels for x and y left, with t, s and r.s
 
-Both split the pixels into chunks, one program each; add_weight_parts adds the chunks in a fixed order, so the
-same call gives the same bits. Names and layouts as in :mod:`.triton_tiles`.
+Both deal the tiles of pixels out to chunks, one program each; add_weight_parts adds the chunks in a fixed
+order, so the same call gives the same bits. Names and layouts as in :mod:`.triton_tiles`.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs

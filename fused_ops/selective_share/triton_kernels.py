@@ -105,14 +105,14 @@ def forward_resident(
         )  # fmt: skip
     elif of_x:
         resident_unit(
-            x_ptr, y_ptr, x_out_ptr, gates_ptr, W_r_x, W_x, U_x, W_z_x, slots_of_x(CX, CY), first, step, tiles,
-            pixels, plane,
+            x_ptr, y_ptr, x_out_ptr, gates_ptr, W_r_x, W_x, U_x, W_z_x, slots_of_x(CX, CY), first, step,
+            tiles, pixels, plane,
             X_OF, Y_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
         )  # fmt: skip
     elif PAIR:
         resident_unit(
-            y_ptr, x_ptr, y_out_ptr, gates_ptr, W_r_y, W_y, U_y, W_z_y, slots_of_y(CX, CY), first, step, tiles,
-            pixels, plane,
+            y_ptr, x_ptr, y_out_ptr, gates_ptr, W_r_y, W_y, U_y, W_z_y, slots_of_y(CX, CY), first, step,
+            tiles, pixels, plane,
             Y_OF, X_OF, G_OF, CY, CX, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_Y, BLOCK_X, STAGES,
         )  # fmt: skip
 

@@ -6,7 +6,8 @@ families ``selective_share.forward``, ``.backward`` and ``.weights``; ``kernel``
     forward     "resident", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
     backward    "pair" (:mod:`.triton_backward_kernels` and, for the weights, with parameters that begin with
                 weight_, :mod:`.triton_backward_weights`), "unit" (:mod:`.triton_backward_kernels`) or
-                "products" (:mod:`.triton_backward_products`); after these two the family ``.weights`` is asked
+                "products" (:mod:`.triton_backward_products`)
+    weights     "products" (:mod:`.triton_backward_weights`), after the backward's "unit" or "products"
 
 Where no gates were kept (the fact ``gates`` is 0) "pair" makes them again on chip; before any other kernels
 the forward makes them, in memory.
@@ -239,7 +240,8 @@ def _weight_parts_by_products(call: Call, choice: Mapping[str, Any], pre: Tensor
     programs = call.programs(steps, choice["programs"], products)
     parts = call.weight_parts(programs // products)
     launch(
-        backward_weights.weight_gradients, (programs,), call.x, call.y, pre, parts, *call.sizes, parts.size(0), steps,
+        backward_weights.weight_gradients, (programs,),
+        call.x, call.y, pre, parts, *call.sizes, parts.size(0), steps,
         **call.constants(), **call.arithmetic(), BLOCK_P=choice["pixels"], BLOCK=choice["block"],
         STAGES=choice["stages"], num_stages=choice["stages"], num_warps=choice["warps"],
     )  # fmt: skip

@@ -183,12 +183,12 @@ def pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP: tl.constexpr):
     if KEEP:
         to_h = g * (1 - z)
         a_h = to_h
-        a_z = to_h * z * (t - h)
+        a_z = g * (t - h)
     else:
         to_h = g * z
         a_h = to_h
-        a_z = to_h * (1 - z) * (h - t)
+        a_z = g * (h - t)
     if grad_h is not None:
         a_h += grad_h.to(tl.float32)
-        a_z += grad_z.to(tl.float32) * z * (1 - z)
-    return a_h * (1 - h * h), a_z, to_h
+        a_z += grad_z.to(tl.float32)
+    return a_h * (1 - h * h), a_z * z * (1 - z), to_h

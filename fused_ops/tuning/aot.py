@@ -6,6 +6,8 @@ For each one the report has
 
 * registers per thread, and the bytes and instructions of local memory (spills),
 * shared memory of a program against what the card has,
+* how often the warps of a program compute the same product (``repeats``: 1, unless a tile is too small for
+  them: a product whose result goes into another one gets 16 rows for each warp),
 * tensor-core instructions (HGMMA is wgmma of sm_90, HMMA the warp's mma, UTC*MMA tcgen05 of sm_100),
 * the width of global memory accesses.
 
@@ -46,6 +48,12 @@ _TYPES = {
 }
 # One instruction of the disassembly: "  /*0120*/  @!P0 LDG.E.128 R4, ...".
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+# "#mma1 = #ttg.nvidia_mma<{..., warpsPerCTA = [4, 2], instrShape = [16, 32, 16]}>": warps along the rows and
+# the columns of a result, and the columns of an instruction of a warp, which has 16 rows.
+_MMA_LAYOUT = re.compile(
+    r"^(#mma\d*) = #ttg\.nvidia_mma<.*warpsPerCTA = \[(\d+), (\d+)\].*instrShape = \[16, (\d+)", re.MULTILINE
+)
+_PRODUCT = re.compile(r"(?:tt\.dot|warp_group_dot) .*-> tensor<(\d+)x(\d+)xf32, (#mma\d*)>")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Report:
     stack_bytes: int
     shared_bytes: int
     shared_limit: int
+    repeats: int
     instructions: dict[str, int]
 
     def count(self, *prefixes: str) -> int:
@@ -122,6 +131,7 @@ def compile_launch(case: str, launch: Launch, card: Card) -> Report:
         stack_bytes=int(stack),
         shared_bytes=compiled.metadata.shared,
         shared_limit=card.shared_bytes,
+        repeats=_repeats(compiled.asm["ttgir"]),
         instructions=dict(Counter(_INSTRUCTION.findall(assembly))),
     )
 
@@ -147,6 +157,19 @@ def _specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tu
         if aligned:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
+
+
+def _repeats(code: str) -> int:
+    """The most warps that compute the same part of a product, in Triton's code for GPUs (mma.sync, wgmma)."""
+    layouts = {
+        name: (int(of_rows) * 16, int(of_columns) * int(width))
+        for name, of_rows, of_columns, width in _MMA_LAYOUT.findall(code)
+    }
+    most = 1
+    for rows, columns, name in _PRODUCT.findall(code):
+        covered = layouts[name]
+        most = max(most, max(1, covered[0] // int(rows)) * max(1, covered[1] // int(columns)))
+    return most
 
 
 def _disassemble(binary: bytes) -> tuple[str, str]:
@@ -235,6 +258,15 @@ def main(arguments: list[str] | None = None) -> int:
         print("spills or asks for too much shared memory:", *row.values())
     print(f"{len(rows)} kernels in the table, {len(bad)} bad")
     return bool(bad)
+
+
+def resident(row: Row) -> int:
+    """How many programs of a kernel a processor of the architecture's card holds at once."""
+    warps, shared = int(row["num_warps"]), int(row["shared_bytes"])
+    of_warp = 32 * -(-int(row["registers"]) // 8) * 8  # registers are given out by the eight
+    # Beside what it asks for, a program takes 1 KiB; the most that one may ask for leaves that.
+    of_card = CARDS[row["architecture"]].shared_bytes + 1024
+    return min(65536 // (of_warp * warps), 64 // warps, of_card // (shared + 1024))
 
 
 def limit(row: Row) -> int:

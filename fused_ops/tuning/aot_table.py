@@ -19,7 +19,7 @@ from typing import Any
 
 COLUMNS = (
     "architecture", "case", "kernel", "num_warps", "num_stages", "registers", "spills", "shared_bytes",
-    "tensor_core", "access_bits", "triton", "fingerprint",
+    "repeats", "tensor_core", "access_bits", "triton", "fingerprint",
 )  # fmt: skip
 Row = Mapping[str, str]
 

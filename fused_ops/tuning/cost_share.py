@@ -1,7 +1,8 @@
 """The launches of ``selective_share`` (a 1x1 pair) on a GPU, in each of its ways; see :mod:`.cost_model`.
 
-Triton's ways are named as in the launch tables ("resident" or "pair", "unit", "products"), the CUDA C++ library's is
-"cuda". What a kernel reads and writes is told in elements per pixel; B = Cx + Cy, the gates have 3 B.
+Triton's ways are named as in the launch tables ("resident" or "pair", "unit", "products"), the CUDA C++
+library's is "cuda". What a kernel reads and writes is told in elements per pixel; B = Cx + Cy, the gates have
+3 B.
 """
 
 from __future__ import annotations
@@ -84,12 +85,10 @@ def backward(call: ShareCall, way: str) -> list[Kernel]:
     both, cx, cy, parts = call.both, call.cx, call.cy, call.chunks * call.weights
     outside = 1 if call.outside else 0
     if way == "pair" and not call.gates:
+        again = 2 * call.weights + 2 * cx * cy
         return [
             call.kernel("input_gradients_pair", (3 + 3 * outside) * both, 2 * call.weights, call.weights),
-            call.kernel(
-                "weight_gradients_unit", (2 + 3 * outside) * both, 2 * call.weights + 2 * cx * cy,
-                call.weights, parts=parts,
-            ),  # fmt: skip
+            call.kernel("weight_gradients_unit", (2 + 3 * outside) * both, again, call.weights, parts=parts),
             _sum_of_parts(call),
         ]
     if way == "pair":

@@ -35,7 +35,7 @@ STEPS: Mapping[str, tuple[int, ...]] = {
     "depth": (16, 32, 64, 128), "block": (32, 64, 128), "warps": (2, 4, 8, 16), "stages": (1, 2, 3, 4, 5),
     "programs": (1, 2, 3, 4, 6, 8), "row": (4096, 8192, 16384, 32768), "wanted": (1024, 2048, 4096, 8192),
     "tile": (1024, 2048, 4096, 8192), "tiles": (2, 4, 8, 16), "per_thread": (4, 8, 16, 32),
-    "weight_pixels": (16, 32, 64, 128), "weight_warps": (2, 4, 8, 16), "weight_stages": (1, 2, 3, 4),
+    "weight_pixels": (16, 32, 64, 128), "weight_warps": (1, 2, 4, 8, 16), "weight_stages": (1, 2, 3, 4),
     "weight_programs": (1, 2, 3, 4, 6, 8),
 }  # fmt: skip
 

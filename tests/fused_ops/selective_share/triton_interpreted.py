@@ -39,13 +39,17 @@ __all__ = [  # what holds for every backend
 # Every kernel, whatever the launch tables choose for tensors as small as those of these tests.
 SMALL = {"warps": 4, "stages": 2}
 PRODUCTS = {
-    **SMALL, "kernel": "products", "pixels": 32, "columns": 32, "reset_columns": 16, "depth": 16, "block": 32, "programs": 2,
+    **SMALL, "kernel": "products", "pixels": 32, "columns": 32, "reset_columns": 16, "depth": 16,
+    "block": 32, "programs": 2,
 }  # fmt: skip
 KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "resident": {
         "forward": {**SMALL, "kernel": "resident", "pixels": 32, "programs": 2},
         "backward": {
-            **SMALL, "kernel": "pair", "pixels": 32, "programs": 1,
+            **SMALL,
+            "kernel": "pair",
+            "pixels": 32,
+            "programs": 1,
             **{f"weight_{name}": value for name, value in {**SMALL, "pixels": 64, "programs": 2}.items()},
         },
     },

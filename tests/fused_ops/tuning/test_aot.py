@@ -126,6 +126,26 @@ def test_products_of_many_channels_use_each_cards_own_instructions(
 
 
 @pytest.mark.parametrize("architecture", CARDS)
+def test_programs_that_go_through_many_tiles_run_all_at_once(
+    architecture: str, table: dict[str, aot_table.Row]
+) -> None:
+    """By the compiled kernel's registers and shared memory; one that waits would double the time."""
+    seen = set()
+    for key, (name, launch) in aot.wanted(CARDS[architecture], "selective_share").items():
+        kernel = launch.kernel.__name__
+        if kernel in (
+            "forward_resident",
+            "input_gradients_pair",
+            "weight_gradients_unit",
+            "weight_gradients",
+        ):
+            at_once = aot.resident(table[key]) * CARDS[architecture].processors
+            assert math.prod(launch.grid) <= at_once, f"{kernel} of {name}: {launch.grid}, {at_once} at once"
+            seen.add(kernel)
+    assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("architecture", CARDS)
 def test_norm_act_moves_16_bytes_at_a_time(architecture: str, table: dict[str, aot_table.Row]) -> None:
     """All kernels that see large tensors, wherever channels are adjacent or whole planes are so wide."""
     seen = set()
