@@ -118,6 +118,10 @@ def derivative_from_input(z, slope, ACTIVATION: tl.constexpr):
         d = 0.5 * (1 + tl.erf(z * SQRT_HALF)) + z * density
     elif ACTIVATION == HARDSWISH:
         d = tl.where(z <= -3, 0.0, tl.where(z < 3, z / 3 + 0.5, 1.0))
+    elif ACTIVATION == RELU:
+        d = derivative_from_output(z, slope, ACTIVATION)  # which asks for the sign alone
+    elif ACTIVATION == LEAKY_RELU:
+        d = derivative_from_output(z, slope, ACTIVATION)
     else:
         d = derivative_from_output(activate(z, slope, ACTIVATION), slope, ACTIVATION)
     return d

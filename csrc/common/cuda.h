@@ -10,15 +10,18 @@
 #ifdef __CUDACC__
 #include <stdexcept>
 #include <string>
-#define FUSED_OPS_KERNEL(most_threads) __global__ void __launch_bounds__(most_threads, 1)
+// `blocks`: as many at least are to fit on a processor at once, which bounds the registers.
+#define FUSED_OPS_RESIDENT_KERNEL(most_threads, blocks) __global__ void __launch_bounds__(most_threads, blocks)
 #define FUSED_OPS_DEVICE __device__ __forceinline__
 #define FUSED_OPS_BOTH __host__ __device__ __forceinline__
 #else
 #include "common/cuda_emulation.h"
-#define FUSED_OPS_KERNEL(most_threads) void
+#define FUSED_OPS_RESIDENT_KERNEL(most_threads, blocks) void
 #define FUSED_OPS_DEVICE inline
 #define FUSED_OPS_BOTH inline
 #endif
+
+#define FUSED_OPS_KERNEL(most_threads) FUSED_OPS_RESIDENT_KERNEL(most_threads, 1)
 
 namespace fused_ops {
 

@@ -51,6 +51,7 @@ struct Arguments {
   int64_t partials = 0;  // of one kind
   int regions = 1, parts = 1;
   int64_t region_step = 0, channel_step = 0, part_step = 0;
+  int merging = kWarp;  // threads that merge the partial results of a row: a warp, or all of a block
   Global<float> row_means;
 
   // Pooling: the plane's sides, and which place of each square was the largest.

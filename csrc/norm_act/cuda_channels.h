@@ -67,11 +67,15 @@ FUSED_OPS_KERNEL(kRowThreads) channel_rows_backward(Arguments<T> a) {
   const KeptCoefficients<T> kept(a, tile, shared_floats());
   float* scratch = scratch_of(a, shared_floats());
   kept.load(a, tile);
+  Quad loaded[kSlots];
   float centred[kSlots][V], grad[kSlots][V], sums[2][V] = {};
   tile.each_slot(a, [&](int slot, int64_t pixel, const Chunk& chunk) {
     tile.load(a, pixel, chunk, centred[slot]);
+    loaded[slot] = chunk.load(a.grad);
+  });
+  tile.each_slot(a, [&](int slot, int64_t, const Chunk& chunk) {
     centre<T>(chunk, kept.mean, centred[slot]);
-    gradient_of_z<T, Kept>(a, chunk, kept, centred[slot], grad[slot]);
+    gradient_of_z<T, Kept>(a, chunk, kept, centred[slot], loaded[slot], grad[slot]);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       sums[0][i] += grad[slot][i];
@@ -122,7 +126,7 @@ FUSED_OPS_DEVICE int64_t partial_at(const Arguments<T>& a, const ChannelTile<T>&
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) channel_parts_moments(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_moments(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
   float* scratch = scratch_of(a, shared_floats());
@@ -183,7 +187,7 @@ FUSED_OPS_KERNEL(kPartThreads) channel_parts_moments(Arguments<T> a) {
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) channel_parts_forward(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_forward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
   const KeptCoefficients<T> kept(a, tile, shared_floats());
@@ -202,21 +206,25 @@ FUSED_OPS_KERNEL(kPartThreads) channel_parts_forward(Arguments<T> a) {
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) channel_parts_sums(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_sums(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
   const KeptCoefficients<T> kept(a, tile, shared_floats());
   kept.load(a, tile);
   float sums[2][V] = {};
   tile.template each<2>(a, [&](const int64_t(&pixels)[2], const Chunk(&chunks)[2]) {
+    Quad loaded[2];
     float centred[2][V];
 #pragma unroll
-    for (int slot = 0; slot < 2; ++slot) tile.load(a, pixels[slot], chunks[slot], centred[slot]);
+    for (int slot = 0; slot < 2; ++slot) {
+      tile.load(a, pixels[slot], chunks[slot], centred[slot]);
+      loaded[slot] = chunks[slot].load(a.grad);
+    }
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
       float grad[V];
       centre<T>(chunks[slot], kept.mean, centred[slot]);
-      gradient_of_z<T, Kept>(a, chunks[slot], kept, centred[slot], grad);
+      gradient_of_z<T, Kept>(a, chunks[slot], kept, centred[slot], loaded[slot], grad);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         sums[0][i] += grad[i];
@@ -236,22 +244,26 @@ FUSED_OPS_KERNEL(kPartThreads) channel_parts_sums(Arguments<T> a) {
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) channel_parts_backward(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_backward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
   const KeptCoefficients<T> kept(a, tile, shared_floats());
   kept.load(a, tile);
   float noise_sum = 0;
   tile.template each<2>(a, [&](const int64_t(&pixels)[2], const Chunk(&chunks)[2]) {
+    Quad loaded[2];
     float centred[2][V];
 #pragma unroll
-    for (int slot = 0; slot < 2; ++slot) tile.load(a, pixels[slot], chunks[slot], centred[slot]);
+    for (int slot = 0; slot < 2; ++slot) {
+      tile.load(a, pixels[slot], chunks[slot], centred[slot]);
+      loaded[slot] = chunks[slot].load(a.grad);
+    }
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
       if (chunks[slot].mask == 0) continue;
       float grad[V];
       centre<T>(chunks[slot], kept.mean, centred[slot]);
-      gradient_of_z<T, Kept>(a, chunks[slot], kept, centred[slot], grad);
+      gradient_of_z<T, Kept>(a, chunks[slot], kept, centred[slot], loaded[slot], grad);
       store_gradients<T, Kept>(a, chunks[slot], kept, centred[slot], grad);
       noise_sum += tile.noise_product(a, pixels[slot], chunks[slot], centred[slot]);
     }

@@ -80,11 +80,12 @@ FUSED_OPS_DEVICE void store_output(const Arguments<T>& a, const Chunk& chunk, co
   chunk.store(a.y, z);
 }
 
-// grad * f'(z), 0 beyond the chunk.
+// grad * f'(z), 0 beyond the chunk, of the loaded gradient. Callers load those of all their chunks first, so that they
+// are under way together.
 template <typename T, typename C>
 FUSED_OPS_DEVICE void gradient_of_z(const Arguments<T>& a, const Chunk& chunk, const Coefficients<C>& c,
-                                    const float (&centred)[kVector<T>], float (&grad)[kVector<T>]) {
-  chunk.load(a.grad, grad);
+                                    const float (&centred)[kVector<T>], const Quad& loaded, float (&grad)[kVector<T>]) {
+  unpack<T>(loaded, grad);
   if (a.evidence == Evidence::nothing) return;
   float evidence[kVector<T>];
   if (a.evidence == Evidence::output) {

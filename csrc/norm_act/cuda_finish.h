@@ -1,21 +1,24 @@
-// The kernels that merge what the parts of rows have left in `partial`: a warp for each row, in a fixed order.
+// The kernels that merge what the parts of rows have left in `partial`: a warp for each row, or a block where there is
+// much to merge, in a fixed order. Several loads are under way at once, since each takes some hundred cycles.
 #pragma once
 
 #include "norm_act/cuda_elements.h"
 
 namespace fused_ops::norm_act {
 
-inline constexpr int kFinishThreads = 128;
+inline constexpr int kFinishThreads = 256, kFinishAhead = 4;
 
-// The row of this warp, and where the partial results of one of its channels lie.
+// The row of this team, and where the partial results of one of its channels lie.
 template <typename T>
 struct FinishedRow {
-  int lane = int(threadIdx.x) % kWarp;
-  int64_t row = int64_t(blockIdx.x) * (int(blockDim.x) / kWarp) + int(threadIdx.x) / kWarp;
+  int team, lane;
+  int64_t row;
   bool inside;
   int sample = 0, channel = 0, channels, entries;
 
-  FUSED_OPS_DEVICE explicit FinishedRow(const Arguments<T>& a) {
+  FUSED_OPS_DEVICE explicit FinishedRow(const Arguments<T>& a)
+      : team(a.merging), lane(int(threadIdx.x) % team),
+        row(int64_t(blockIdx.x) * (int(blockDim.x) / team) + int(threadIdx.x) / team) {
     inside = row < a.rows();
     if (!inside) row = 0;
     sample = a.batch ? 0 : int(row / a.rows_per_sample());
@@ -34,14 +37,35 @@ FUSED_OPS_KERNEL(kFinishThreads) finish_moments(Arguments<T> a) {
   const FinishedRow<T> mine(a);
   Moments moments;
   const int count = mine.channels * mine.entries;
-  for (int i = mine.lane; i < count; i += kWarp) {
-    const int64_t at = mine.at(a, i / mine.entries, i % mine.entries);
-    moments.merge({a.partial.get(at), a.partial.get(a.partials + at), a.partial.get(2 * a.partials + at)});
+  for (int first = mine.lane; first < count; first += kFinishAhead * mine.team) {
+    Moments found[kFinishAhead];
+#pragma unroll
+    for (int ahead = 0; ahead < kFinishAhead; ++ahead) {
+      const int i = first + ahead * mine.team;
+      if (i >= count) continue;
+      const int64_t at = mine.at(a, i / mine.entries, i % mine.entries);
+      found[ahead] = {a.partial.get(at), a.partial.get(a.partials + at), a.partial.get(2 * a.partials + at)};
+    }
+#pragma unroll
+    for (int ahead = 0; ahead < kFinishAhead; ++ahead) moments.merge(found[ahead]);
   }
-  moments.merge_over_lanes(kWarp);
+  merge_over(moments, mine.team, shared_floats());
   if (mine.inside && mine.lane == 0) {
     a.mean.put(mine.row, a.origin(mine.sample, mine.channel) + moments.mean);
     a.var.put(mine.row, moments.m2 / moments.count);
+  }
+}
+
+// Adds up what the warps of a team that is a whole block hold, lane by lane; the first warp gets the sums.
+FUSED_OPS_DEVICE void add_over_warps(float (&sums)[2], int lane, int team, float* shared) {
+  if (team <= kWarp) return;
+  sync_threads();  // what was here before has been read
+  shared[2 * lane] = sums[0];
+  shared[2 * lane + 1] = sums[1];
+  sync_threads();
+  for (int other = lane + kWarp; other < team; other += kWarp) {
+    sums[0] += shared[2 * other];
+    sums[1] += shared[2 * other + 1];
   }
 }
 
@@ -56,16 +80,28 @@ FUSED_OPS_KERNEL(kFinishThreads) finish_sums(Arguments<T> a) {
   for (int first = 0; first < mine.channels; first += width) {
     const int further = first + mine.lane % width;
     const bool exists = further < mine.channels;
+    const int step = mine.team / width, end = exists ? mine.entries : 0;
     float sums[2] = {};
-    for (int entry = mine.lane / width; exists && entry < mine.entries; entry += kWarp / width) {
-      const int64_t at = mine.at(a, further, entry);
-      sums[0] += a.partial.get(at);
-      sums[1] += a.partial.get(a.partials + at);
+    for (int entry = mine.lane / width; entry < end; entry += kFinishAhead * step) {
+      float found[kFinishAhead][2] = {};
+#pragma unroll
+      for (int ahead = 0; ahead < kFinishAhead; ++ahead) {
+        if (entry + ahead * step >= end) continue;
+        const int64_t at = mine.at(a, further, entry + ahead * step);
+        found[ahead][0] = a.partial.get(at);
+        found[ahead][1] = a.partial.get(a.partials + at);
+      }
+#pragma unroll
+      for (int ahead = 0; ahead < kFinishAhead; ++ahead) {
+        sums[0] += found[ahead][0];
+        sums[1] += found[ahead][1];
+      }
     }
     for (int mask = kWarp / 2; mask >= width; mask /= 2) {
       sums[0] += shuffle_xor(sums[0], mask);
       sums[1] += shuffle_xor(sums[1], mask);
     }
+    add_over_warps(sums, mine.lane, mine.team, shared_floats());
     if (!mine.inside || !exists || mine.lane >= width) continue;
     const int channel = mine.channel + further;
     a.put_affine(mine.sample, channel, sums[1], sums[0]);

@@ -137,10 +137,12 @@ void start(const Device& device, void (*kernel)(Arguments<T>), const Grid& grid,
   launch(device, kernel, grid.blocks, grid.threads, grid.shared, a);
 }
 
+// Starts a kernel that merges partial results.
 template <typename T>
-Grid finish_grid(const Arguments<T>& a) {
-  const int warps = kFinishThreads / kWarp;
-  return {divide_up(a.rows(), warps), kFinishThreads};
+void finish(const Device& device, void (*kernel)(Arguments<T>), Arguments<T> a) {
+  const int64_t results = int64_t(a.batch ? a.regions : a.span) * a.parts;  // of a row
+  a.merging = results > kFinishAhead * kWarp ? kFinishThreads : kWarp;
+  start(device, kernel, {divide_up(a.rows() * a.merging, kFinishThreads), kFinishThreads, 2 * kFinishThreads}, a);
 }
 
 // `memory(n)` gives n floats of device memory that last until the kernels started here have ended.
@@ -149,7 +151,7 @@ template <typename T, typename Memory>
 void measure(Arguments<T>& a, const Device& device, const Grid& grid, Memory&& memory) {
   a.partial = memory(3 * a.partials);
   start(device, a.channels_last ? channel_parts_moments<T> : plane_parts_moments<T>, grid, a);
-  start(device, finish_moments<T>, finish_grid(a), a);
+  finish(device, finish_moments<T>, a);
 }
 
 template <typename T, typename Memory>
@@ -220,7 +222,7 @@ void backward(Arguments<T> a, const Device& device, bool given, const Wanted& wa
       a.partial = memory(2 * a.partials);
       if (needs_means) a.row_means = memory(2 * a.rows());
       start(device, a.channels_last ? channel_parts_sums<T> : plane_parts_sums<T>, grid, a);
-      start(device, finish_sums<T>, finish_grid(a), a);
+      finish(device, finish_sums<T>, a);
     }
     if (a.grad_x || a.grad_residual || wanted.noise_scale) {
       gradients(a.channels_last ? channel_parts_backward<T> : plane_parts_backward<T>, grid);
@@ -232,7 +234,7 @@ void backward(Arguments<T> a, const Device& device, bool given, const Wanted& wa
     sum.regions = 1, sum.parts = a.samples, sum.part_step = a.channels, sum.channel_step = 1, sum.region_step = 0;
     sum.partial = of_samples, sum.partials = affine;
     sum.grad_gamma = grad_gamma, sum.grad_beta = grad_beta;
-    start(device, finish_sums<T>, finish_grid(sum), sum);
+    finish(device, finish_sums<T>, sum);
   }
 }
 

@@ -153,17 +153,20 @@ FUSED_OPS_KERNEL(kRowThreads) plane_rows_backward(Arguments<T> a) {
   const bool apart = !a.batch && a.span > 1;  // the planes of a row are different channels
   const float mean = row.inside ? a.mean.get(row.row) : 0;
   const float rstd = row.inside ? inverse_deviation(a.var.get(row.row), a.eps) : 0;
+  Quad loaded[kSlots];
   float centred[kSlots][V], grad[kSlots][V];
   float plane_sums[2] = {}, row_sums[2] = {};  // of grad_z and grad_z * (x' - mean); of a row, times gamma / deviation
+  row.each_slot(a, [&](int slot, const Plane<T>& plane, const Chunk& chunk) {
+    plane.load(a, chunk, centred[slot]);
+    loaded[slot] = chunk.load(a.grad);
+  });
   row.each_slot(
       a,
       [&](int slot, const Plane<T>& plane, const Chunk& chunk) {
-#pragma unroll
-        for (int i = 0; i < V; ++i) centred[slot][i] = grad[slot][i] = 0;
+        unpack<T>(loaded[slot], grad[slot]);
         if (chunk.mask == 0) return;
-        plane.load(a, chunk, centred[slot]);
         centre<T>(chunk, Same{mean}, centred[slot]);
-        gradient_of_z(a, chunk, plane.coefficients(a, mean, rstd), centred[slot], grad[slot]);
+        gradient_of_z(a, chunk, plane.coefficients(a, mean, rstd), centred[slot], loaded[slot], grad[slot]);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           plane_sums[0] += grad[slot][i];
@@ -241,7 +244,7 @@ struct PlanePart {
 };
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) plane_parts_moments(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_moments(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlanePart<T> mine(a);
   const Same origin{a.origin(mine.plane.sample, mine.plane.channel)};
@@ -279,7 +282,7 @@ FUSED_OPS_KERNEL(kPartThreads) plane_parts_moments(Arguments<T> a) {
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) plane_parts_forward(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_forward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlanePart<T> mine(a);
   if (!mine.inside) return;
@@ -299,7 +302,7 @@ FUSED_OPS_KERNEL(kPartThreads) plane_parts_forward(Arguments<T> a) {
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) plane_parts_sums(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_sums(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlanePart<T> mine(a);
   const int64_t row = mine.row(a);
@@ -307,14 +310,18 @@ FUSED_OPS_KERNEL(kPartThreads) plane_parts_sums(Arguments<T> a) {
   const Coefficients<Same> c = mine.plane.coefficients(a, a.mean.get(row), rstd);
   float sums[2] = {};
   mine.template each<2>(a, [&](const Chunk(&chunks)[2]) {
+    Quad loaded[2];
     float centred[2][V];
 #pragma unroll
-    for (int slot = 0; slot < 2; ++slot) mine.plane.load(a, chunks[slot], centred[slot]);
+    for (int slot = 0; slot < 2; ++slot) {
+      mine.plane.load(a, chunks[slot], centred[slot]);
+      loaded[slot] = chunks[slot].load(a.grad);
+    }
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
       float grad[V];
       centre<T>(chunks[slot], c.mean, centred[slot]);
-      gradient_of_z(a, chunks[slot], c, centred[slot], grad);
+      gradient_of_z(a, chunks[slot], c, centred[slot], loaded[slot], grad);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         sums[0] += grad[i];
@@ -330,7 +337,7 @@ FUSED_OPS_KERNEL(kPartThreads) plane_parts_sums(Arguments<T> a) {
 }
 
 template <typename T>
-FUSED_OPS_KERNEL(kPartThreads) plane_parts_backward(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_backward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlanePart<T> mine(a);
   const int64_t row = mine.row(a);
@@ -342,15 +349,19 @@ FUSED_OPS_KERNEL(kPartThreads) plane_parts_backward(Arguments<T> a) {
   }
   float noise_sum = 0;
   mine.template each<2>(a, [&](const Chunk(&chunks)[2]) {
+    Quad loaded[2];
     float centred[2][V];
 #pragma unroll
-    for (int slot = 0; slot < 2; ++slot) mine.plane.load(a, chunks[slot], centred[slot]);
+    for (int slot = 0; slot < 2; ++slot) {
+      mine.plane.load(a, chunks[slot], centred[slot]);
+      loaded[slot] = chunks[slot].load(a.grad);
+    }
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
       if (chunks[slot].mask == 0) continue;
       float grad[V];
       centre<T>(chunks[slot], c.mean, centred[slot]);
-      gradient_of_z(a, chunks[slot], c, centred[slot], grad);
+      gradient_of_z(a, chunks[slot], c, centred[slot], loaded[slot], grad);
       store_gradients(a, chunks[slot], c, centred[slot], grad);
       noise_sum += mine.plane.noise_product(a, chunks[slot], centred[slot]);
     }

@@ -24,7 +24,9 @@ from fused_ops.norm_act.triton_kernels import (
     add_noise,
     add_over,
     channels_of_program,
+    elements_of_tile,
     inverse_deviation,
+    last_first,
     load_affine,
     load_tile,
     locate,
@@ -60,20 +62,26 @@ def gradient_of_z(
     sample, channel, pixel, plane, inside_k, mask, grad_step, x_step, y_step, residual_step, slope,
     CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, EVIDENCE: tl.constexpr,
 ):  # fmt: skip
-    """grad * f'(z), 0 beyond the mask, and xhat; both [C, K]."""
+    """grad * f'(z), 0 beyond the mask, and x - mean; both [C, K]."""
     x = load_tile(x_ptr, offsets(sample, channel, pixel, plane, x_step, CHANNELS_LAST), mask)
     grad = load_tile(grad_ptr, offsets(sample, channel, pixel, plane, grad_step, CHANNELS_LAST), mask)
-    xhat = (add_noise(x, noise_ptr, noise_scale_ptr, sample, pixel, plane, inside_k) - mean) * rstd
+    deviation = add_noise(x, noise_ptr, noise_scale_ptr, sample, pixel, plane, inside_k) - mean
     if EVIDENCE == OUTPUT:
         y = load_tile(y_ptr, offsets(sample, channel, pixel, plane, y_step, CHANNELS_LAST), mask)
         grad *= derivative_from_output(y, slope, ACTIVATION)
     elif EVIDENCE == INPUT:
-        z = xhat * gamma + beta
+        z = deviation * (gamma * rstd) + beta
         if residual_ptr is not None:
             at = offsets(sample, channel, pixel, plane, residual_step, CHANNELS_LAST)
             z += load_tile(residual_ptr, at, mask)
         grad *= derivative_from_input(z, slope, ACTIVATION)
-    return grad, xhat
+    return grad, deviation
+
+
+@triton.jit
+def gradient_of_x(grad_z, deviation, gamma, rstd, mean, mean_with_xhat):
+    """rstd * (grad_z * gamma - mean - xhat * mean_with_xhat), in two multiplications for each element"""
+    return grad_z * (gamma * rstd) - mean * rstd - deviation * (mean_with_xhat * rstd * rstd)
 
 
 @triton.jit
@@ -122,28 +130,28 @@ def backward_row(
     k = tl.arange(0, BLOCK_K)
     inside_k = k < count
     mask = inside_c[:, None] & inside_k[None, :]
-    of_sample, pixel = locate(sample, k, plane, BATCH)
+    of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
     mean, rstd, gamma, beta = load_row_values(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c,
         gamma_step, beta_step, eps, SPAN, BATCH, WHOLE,
     )  # fmt: skip
-    grad_z, xhat = gradient_of_z(
+    grad_z, deviation = gradient_of_z(
         grad_ptr, x_ptr, y_ptr, residual_ptr, noise_ptr, noise_scale_ptr, mean, rstd, gamma, beta,
         of_sample, channel, pixel, plane, inside_k, mask, grad_step, x_step, y_step, residual_step, slope,
         CHANNELS_LAST, ACTIVATION, EVIDENCE,
     )  # fmt: skip
     plain = tl.sum(grad_z, 1, keep_dims=True)  # [C, 1]
-    with_xhat = tl.sum(grad_z * xhat, 1, keep_dims=True)
+    with_xhat = tl.sum(grad_z * deviation, 1, keep_dims=True) * rstd
     affine_at = sample * affine_step + channel[:, None]
     store_affine(grad_gamma_ptr, grad_beta_ptr, with_xhat, plain, affine_at, inside_c[:, None])
 
-    size = tl.cast(count * SPAN if WHOLE else count, tl.float32)
-    plain *= gamma
-    with_xhat *= gamma
+    share = 1.0 / tl.cast(count * SPAN if WHOLE else count, tl.float32)
+    plain *= gamma * share
+    with_xhat *= gamma * share
     if WHOLE:
         plain = tl.sum(plain, 0, keep_dims=True)
         with_xhat = tl.sum(with_xhat, 0, keep_dims=True)
-    grad_x = (grad_z * gamma - plain / size - xhat * (with_xhat / size)) * rstd
+    grad_x = gradient_of_x(grad_z, deviation, gamma, rstd, plain, with_xhat)
     store_gradients(
         grad_z, grad_x, grad_x_ptr, grad_residual_ptr, noise_ptr, noise_sum_ptr,
         of_sample, pixel, plane, offsets(of_sample, channel, pixel, plane, out_step, CHANNELS_LAST),
@@ -154,11 +162,11 @@ def backward_row(
 @triton.jit
 def partial_sums(
     grad_ptr, x_ptr, y_ptr, residual_ptr, noise_ptr, noise_scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
-    partial_ptr, partial_rows, chunks,
+    partial_ptr, partial_rows, chunks, tiles,
     samples, channels, units, grad_step, x_step, y_step, residual_step, gamma_step, beta_step, eps, slope,
     UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, EVIDENCE: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums of g_z and g_z * xhat over a chunk of each channel, partial [2, partial_rows, channels].
 
@@ -173,23 +181,25 @@ def partial_sums(
         gamma_step, beta_step, eps, SPAN, BATCH, WHOLE,
     )  # fmt: skip
     plain = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
-    with_xhat = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
-    for tile in tl.static_range(TILES):
-        k = (chunk * TILES + tile) * BLOCK_K + tl.arange(0, BLOCK_K)
-        inside_k = k < count
+    with_deviation = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
+    start = chunk * tiles
+    end = tl.minimum(start + tiles, tl.cdiv(count, BLOCK_K))
+    for tile in tl.range(start, end, num_stages=STAGES):
+        k, inside_k = elements_of_tile(tile, count, BLOCK_K, EVEN_K)
         mask = inside_c[:, None] & inside_k[None, :]
-        of_sample, pixel = locate(sample, k, plane, BATCH)
-        grad_z, xhat = gradient_of_z(
+        of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
+        grad_z, deviation = gradient_of_z(
             grad_ptr, x_ptr, y_ptr, residual_ptr, noise_ptr, noise_scale_ptr, mean, rstd, gamma, beta,
             of_sample, channel, pixel, plane, inside_k, mask, grad_step, x_step, y_step, residual_step, slope,
             CHANNELS_LAST, ACTIVATION, EVIDENCE,
         )  # fmt: skip
         plain += grad_z
-        with_xhat += grad_z * xhat
+        with_deviation += grad_z * deviation
+    with_xhat = tl.sum(with_deviation, 1, keep_dims=True) * rstd
     partial_at = row.to(tl.int64) * channels + channel[:, None]
     tl.store(partial_ptr + partial_at, tl.sum(plain, 1, keep_dims=True), mask=inside_c[:, None])
     partial_at += tl.cast(partial_rows, tl.int64) * channels
-    tl.store(partial_ptr + partial_at, tl.sum(with_xhat, 1, keep_dims=True), mask=inside_c[:, None])
+    tl.store(partial_ptr + partial_at, with_xhat, mask=inside_c[:, None])
 
 
 @triton.jit
@@ -197,7 +207,7 @@ def finish_sums(
     partial_ptr, gamma_ptr, grad_gamma_ptr, grad_beta_ptr, means_ptr,
     partial_rows, chunks, size, samples, channels, gamma_step, affine_step,
     BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOOPS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Add up the chunks: gradients of gamma and beta, and where means_ptr is there the two means of each row.
 
@@ -209,8 +219,8 @@ def finish_sums(
     size = tl.cast(size, tl.float32)
     plain = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
     with_xhat = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
-    for loop in range(LOOPS):
-        chunk = loop * BLOCK_R + tl.arange(0, BLOCK_R)
+    for begin in range(0, chunks, BLOCK_R):
+        chunk = begin + tl.arange(0, BLOCK_R)
         mask = inside_c[:, None] & (chunk < chunks)[None, :]
         at = start + chunk.to(tl.int64)[None, :] * channels + channel[:, None]
         plain += tl.load(partial_ptr + at, mask=mask, other=0.0)
@@ -235,7 +245,7 @@ def backward_apply(
     gamma_step, beta_step, eps, slope,
     UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, EVIDENCE: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x, residual and noise_scale from the means [2, rows], None where statistics are given.
 
@@ -243,28 +253,28 @@ def backward_apply(
     """
     plane = units * UNIT
     count = samples * plane if BATCH else plane
-    channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    channel, inside_c, row = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
     sample, chunk = row // chunks, row % chunks
-    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
-    inside_k = k < count
+    k, inside_k = elements_of_tile(chunk, count, BLOCK_K, EVEN_K)
     mask = inside_c[:, None] & inside_k[None, :]
-    of_sample, pixel = locate(sample, k, plane, BATCH)
+    of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
     mean, rstd, gamma, beta = load_row_values(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c,
         gamma_step, beta_step, eps, SPAN, BATCH, WHOLE,
     )  # fmt: skip
-    grad_z, xhat = gradient_of_z(
+    grad_z, deviation = gradient_of_z(
         grad_ptr, x_ptr, y_ptr, residual_ptr, noise_ptr, noise_scale_ptr, mean, rstd, gamma, beta,
         of_sample, channel, pixel, plane, inside_k, mask, grad_step, x_step, y_step, residual_step, slope,
         CHANNELS_LAST, ACTIVATION, EVIDENCE,
     )  # fmt: skip
-    grad_x = grad_z * gamma
     if means_ptr is not None:
         rows = channels if BATCH else samples * (channels // SPAN if WHOLE else channels)
         at = statistic_offsets(sample, channel, channels, SPAN, BATCH, WHOLE)
-        grad_x -= tl.load(means_ptr + at, mask=inside_c, other=0.0)[:, None]
-        grad_x -= xhat * tl.load(means_ptr + rows + at, mask=inside_c, other=0.0)[:, None]
-    grad_x *= rstd
+        of_plain = tl.load(means_ptr + at, mask=inside_c, other=0.0)[:, None]
+        with_xhat = tl.load(means_ptr + rows + at, mask=inside_c, other=0.0)[:, None]
+        grad_x = gradient_of_x(grad_z, deviation, gamma, rstd, of_plain, with_xhat)
+    else:
+        grad_x = grad_z * (gamma * rstd)
     store_gradients(
         grad_z, grad_x, grad_x_ptr, grad_residual_ptr, noise_ptr, noise_sum_ptr,
         of_sample, pixel, plane, offsets(of_sample, channel, pixel, plane, out_step, CHANNELS_LAST),

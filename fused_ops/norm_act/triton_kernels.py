@@ -44,9 +44,19 @@ def channels_of_program(index, channels, SPAN: tl.constexpr, BLOCK_C: tl.constex
 
 
 @triton.jit
-def locate(sample, k, plane, BATCH: tl.constexpr):
-    """Sample and pixel of the elements k of a row."""
-    if BATCH:
+def last_first():
+    """The program's number, from the end: what the launch before read last may still be in the cache."""
+    return tl.num_programs(0) - 1 - tl.program_id(0)
+
+
+@triton.jit
+def locate(sample, k, plane, BATCH: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Sample and pixel of the elements k of a row.
+
+    With channels last all pixels of a batch lie in one sequence, so no division tells which sample they are
+    of: they are counted on from the first (``sample`` is 0).
+    """
+    if BATCH and not CHANNELS_LAST:
         return k // plane, k % plane
     else:
         return sample, k
@@ -61,6 +71,13 @@ def offsets(sample, channel, pixel, plane, step, CHANNELS_LAST: tl.constexpr):
     else:
         start = tl.cast(sample, tl.int64) * step + pixel  # [K]
         return start[None, :] + channel.to(tl.int64)[:, None] * plane
+
+
+@triton.jit
+def elements_of_tile(tile, count, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):
+    """The elements of a row that the tile-th tile sees, and their mask; EVEN_K: tiles fill the row."""
+    k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+    return k, tl.full((BLOCK_K,), True, tl.int1) if EVEN_K else k < count
 
 
 @triton.jit
@@ -98,6 +115,22 @@ def add_over(values, WHOLE: tl.constexpr):
 
 
 @triton.jit
+def merge(mean, squares, weight, inside, size, WHOLE: tl.constexpr):
+    """Mean and sum of squared deviations of parts [C, K] of ``weight`` elements each, ``size`` in all.
+
+    The parts' means, 0 beyond ``inside``, are set against their rough mean first, the error of which is taken
+    out at the end: so both are as exact as float32 can hold them, however large the mean is.
+    """
+    share = 1.0 / size  # once: exact quotients are long code, too
+    rough = add_over(mean * weight, WHOLE) * share
+    apart = tl.where(inside, mean - rough, 0.0)
+    both = tl.join(apart * weight, squares + apart * apart * weight)  # one sum: none waits for the other
+    shift, squares = tl.split(add_over(both, WHOLE))
+    shift *= share
+    return rough + shift, squares - shift * shift * size
+
+
+@triton.jit
 def statistic_offsets(
     sample, channel, channels, SPAN: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr
 ):  # fmt: skip
@@ -122,13 +155,14 @@ def store_statistic(pointer, value, at, inside, WHOLE: tl.constexpr):
 
 @triton.jit
 def inverse_deviation(variance, eps):
-    return 1.0 / tl.sqrt_rn(variance + tl.cast(eps, tl.float32))
+    """To two roundings, as torch's own kernels on a GPU take it: exact roots and quotients are long code."""
+    return tl.rsqrt(variance + tl.cast(eps, tl.float32))
 
 
 @triton.jit
-def finish(xhat, residual_ptr, residual_at, gamma, beta, mask, slope, ACTIVATION: tl.constexpr):
-    """activation(xhat * gamma + beta + residual)"""
-    z = xhat * gamma + beta
+def finish(deviation, residual_ptr, residual_at, scale, beta, mask, slope, ACTIVATION: tl.constexpr):
+    """activation(deviation * scale + beta + residual), where scale is gamma / standard deviation"""
+    z = deviation * scale + beta
     if residual_ptr is not None:
         z += load_tile(residual_ptr, residual_at, mask)
     return activate(z, slope, ACTIVATION)
@@ -152,24 +186,22 @@ def forward_row(
     k = tl.arange(0, BLOCK_K)
     inside_k = k < count
     mask = inside_c[:, None] & inside_k[None, :]
-    of_sample, pixel = locate(sample, k, plane, BATCH)
+    of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
 
     x = load_tile(x_ptr, offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST), mask)
     x = add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k)
     size = tl.cast(count * SPAN if WHOLE else count, tl.float32)
-    rough = add_over(tl.where(mask, x, 0.0), WHOLE) / size
-    mean = rough + add_over(tl.where(mask, x - rough, 0.0), WHOLE) / size  # as exact as float32 can hold it
-    deviation = x - mean
-    variance = add_over(tl.where(mask, deviation * deviation, 0.0), WHOLE) / size
+    mean, squares = merge(x, 0.0, 1.0, mask, size, WHOLE)
+    variance = squares / size
 
     at = statistic_offsets(sample, channel, channels, SPAN, BATCH, WHOLE)
     store_statistic(mean_ptr, mean, at, inside_c, WHOLE)
     store_statistic(var_ptr, variance, at, inside_c, WHOLE)
     y = finish(
-        deviation * inverse_deviation(variance, eps),
+        x - mean,
         residual_ptr,
         offsets(of_sample, channel, pixel, plane, residual_step, CHANNELS_LAST),
-        load_affine(gamma_ptr, sample, gamma_step, channel, inside_c, 1.0),
+        load_affine(gamma_ptr, sample, gamma_step, channel, inside_c, 1.0) * inverse_deviation(variance, eps),
         load_affine(beta_ptr, sample, beta_step, channel, inside_c, 0.0),
         mask, slope, ACTIVATION,
     )  # fmt: skip
@@ -178,82 +210,115 @@ def forward_row(
 
 
 @triton.jit
+def load_part(
+    x_ptr, noise_ptr, noise_scale_ptr, sample, channel, tile, count, plane, inside_c, x_step,
+    BATCH: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr,
+):  # fmt: skip
+    """A tile of x with its noise, 0 beyond the row, and the mask [K] of its elements."""
+    k, inside_k = elements_of_tile(tile, count, BLOCK_K, EVEN_K)
+    of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
+    at = offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST)
+    x = load_tile(x_ptr, at, inside_c[:, None] & inside_k[None, :])
+    return add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k), inside_k
+
+
+@triton.jit
 def partial_statistics(
-    x_ptr, noise_ptr, noise_scale_ptr, partial_ptr, partial_rows, chunks,
+    x_ptr, noise_ptr, noise_scale_ptr, partial_ptr, partial_rows, chunks, tiles,
     samples, channels, units, x_step,
     UNIT: tl.constexpr, BATCH: tl.constexpr, EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared deviations of a chunk of TILES * BLOCK_K elements of each channel.
+    """Mean and sum of squared deviations of a chunk of ``tiles`` tiles of BLOCK_K elements of each channel.
 
     Grid: chunks over all samples x blocks of channels. Writes partial [2, partial_rows, channels], the
-    chunks of a sample one after the other. Each lane keeps its own running mean (Welford, 1962); the lanes
-    are merged at the end (Chan et al., 1979), so nothing waits for anything while x is read.
+    chunks of a sample one after the other. Each lane counts from its own first element, which is as far from
+    its others as they may be from each other: so the few that it sees cost no accuracy, and nothing waits for
+    anything while x is read. The lanes are merged at the end (Chan et al., 1979).
     """
     plane = units * UNIT
     count = samples * plane if BATCH else plane
     channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
     sample, chunk = row // chunks, row % chunks
-    seen = tl.zeros((BLOCK_K,), tl.float32)
-    mean = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
+    start = chunk * tiles
+    end = tl.minimum(start + tiles, tl.cdiv(count, BLOCK_K))
+    first, inside_k = load_part(
+        x_ptr, noise_ptr, noise_scale_ptr, sample, channel, start, count, plane, inside_c, x_step,
+        BATCH, CHANNELS_LAST, BLOCK_K, EVEN_K,
+    )  # fmt: skip
+    seen = tl.where(inside_k, 1.0, 0.0)
+    total = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
     squares = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
-    for tile in tl.static_range(TILES):
-        k = (chunk * TILES + tile) * BLOCK_K + tl.arange(0, BLOCK_K)
-        inside_k = k < count
-        of_sample, pixel = locate(sample, k, plane, BATCH)
-        at = offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST)
-        x = load_tile(x_ptr, at, inside_c[:, None] & inside_k[None, :])
-        x = add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k)
+    for tile in tl.range(start + 1, end, num_stages=STAGES):
+        x, inside_k = load_part(
+            x_ptr, noise_ptr, noise_scale_ptr, sample, channel, tile, count, plane, inside_c, x_step,
+            BATCH, CHANNELS_LAST, BLOCK_K, EVEN_K,
+        )  # fmt: skip
+        apart = tl.where(inside_k[None, :], x - first, 0.0)
         seen += tl.where(inside_k, 1.0, 0.0)
-        delta = tl.where(inside_k[None, :], x - mean, 0.0)
-        mean += delta * (1.0 / (tile + 1))  # lanes beyond the end keep what they have
-        squares += delta * tl.where(inside_k[None, :], x - mean, 0.0)
+        total += apart
+        squares += apart * apart
 
-    total = tl.sum(seen, 0)
-    first = tl.sum(tl.where((tl.arange(0, BLOCK_K) == 0)[None, :], mean, 0.0), 1, keep_dims=True)
-    center = first + tl.sum((mean - first) * seen[None, :], 1, keep_dims=True) / total
-    apart = mean - center
-    squares = tl.sum(squares + apart * apart * seen[None, :], 1, keep_dims=True)
+    mean = total * (1.0 / tl.maximum(seen, 1.0))[None, :]
+    size = (tl.minimum(end * BLOCK_K, count) - start * BLOCK_K).to(tl.float32)
+    mean, squares = merge(
+        first + mean, squares - mean * total, seen[None, :], (seen > 0)[None, :], size, False
+    )  # fmt: skip
     at = row.to(tl.int64) * channels + channel[:, None]
-    tl.store(partial_ptr + at, center, mask=inside_c[:, None])
+    tl.store(partial_ptr + at, mean, mask=inside_c[:, None])
     tl.store(partial_ptr + tl.cast(partial_rows, tl.int64) * channels + at, squares, mask=inside_c[:, None])
+
+
+@triton.jit
+def load_chunks(
+    partial_ptr, second, begin, chunks, chunk_size, count, channel, channels, inside_c, BLOCK_R: tl.constexpr
+):  # fmt: skip
+    """Means and sums of squared deviations [C, R], elements [R] of BLOCK_R chunks; 0 beyond the last."""
+    chunk = begin + tl.arange(0, BLOCK_R)
+    inside = chunk < chunks
+    mask = inside_c[:, None] & inside[None, :]
+    at = chunk.to(tl.int64)[None, :] * channels + channel[:, None]
+    mean = tl.load(partial_ptr + at, mask=mask, other=0.0)
+    squares = tl.load(partial_ptr + second + at, mask=mask, other=0.0)
+    size = tl.minimum(count - chunk * chunk_size, chunk_size)
+    return mean, squares, tl.where(inside, size, 0).to(tl.float32)
 
 
 @triton.jit
 def finish_statistics(
     partial_ptr, mean_ptr, var_ptr, partial_rows, chunks, chunk_size, samples, channels, units,
     UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, LOOPS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Merge the chunks of each row into its mean and biased variance. Grid as in forward_row."""
+    """Merge the chunks of each row into its mean and biased variance. Grid as in forward_row.
+
+    The chunks are read once, and counted from each lane's first, as elements are in partial_statistics.
+    """
     count = samples * units * UNIT if BATCH else units * UNIT
     channel, inside_c, sample = channels_of_program(tl.program_id(0), channels, SPAN, BLOCK_C, EVEN_C)
     start = tl.cast(sample * chunks, tl.int64) * channels
-    squares_ptr = partial_ptr + tl.cast(partial_rows, tl.int64) * channels
+    second = tl.cast(partial_rows, tl.int64) * channels
+    first, squares, seen = load_chunks(
+        partial_ptr + start, second, 0, chunks, chunk_size, count, channel, channels, inside_c, BLOCK_R
+    )  # fmt: skip
+    total = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
+    for begin in range(BLOCK_R, chunks, BLOCK_R):
+        mean, more, size = load_chunks(
+            partial_ptr + start, second, begin, chunks, chunk_size, count, channel, channels, inside_c,
+            BLOCK_R,
+        )  # fmt: skip
+        apart = tl.where(size[None, :] > 0, mean - first, 0.0)
+        seen += size
+        total += apart * size[None, :]
+        squares += more + apart * apart * size[None, :]
+
+    mean = total * (1.0 / tl.maximum(seen, 1.0))[None, :]
     size = tl.cast(count, tl.float32) * (SPAN if WHOLE else 1)  # an integer might need over 31 bits
-    own_first = tl.load(partial_ptr + start + channel, mask=inside_c, other=0.0)[:, None]
-    first = tl.sum(own_first, 0, keep_dims=True) / SPAN if WHOLE else own_first
-
-    shift = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
-    for loop in range(LOOPS):
-        chunk = loop * BLOCK_R + tl.arange(0, BLOCK_R)
-        weight = tl.minimum(tl.maximum(count - chunk * chunk_size, 0), chunk_size).to(tl.float32)[None, :]
-        mask = inside_c[:, None] & (chunk < chunks)[None, :]
-        at = start + chunk[None, :] * channels + channel[:, None]
-        shift += tl.where(mask, tl.load(partial_ptr + at, mask=mask, other=0.0) - first, 0.0) * weight
-    mean = first + add_over(shift, WHOLE) / size
-
-    squares = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
-    for loop in range(LOOPS):
-        chunk = loop * BLOCK_R + tl.arange(0, BLOCK_R)
-        weight = tl.minimum(tl.maximum(count - chunk * chunk_size, 0), chunk_size).to(tl.float32)[None, :]
-        mask = inside_c[:, None] & (chunk < chunks)[None, :]
-        at = start + chunk[None, :] * channels + channel[:, None]
-        apart = tl.where(mask, tl.load(partial_ptr + at, mask=mask, other=0.0) - mean, 0.0)
-        squares += tl.load(squares_ptr + at, mask=mask, other=0.0) + apart * apart * weight
+    inside = inside_c[:, None] & (seen > 0)[None, :]
+    mean, squares = merge(first + mean, squares - mean * total, seen[None, :], inside, size, WHOLE)
     at = statistic_offsets(sample, channel, channels, SPAN, BATCH, WHOLE)
     store_statistic(mean_ptr, mean, at, inside_c, WHOLE)
-    store_statistic(var_ptr, add_over(squares, WHOLE) / size, at, inside_c, WHOLE)
+    store_statistic(var_ptr, squares / size, at, inside_c, WHOLE)
 
 
 @triton.jit
@@ -262,16 +327,16 @@ def forward_apply(
     chunks, samples, channels, units, x_step, residual_step, y_step, gamma_step, beta_step, eps, slope,
     UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
 ):  # fmt: skip
     """The result from mean and variance. Grid: chunks of BLOCK_K over all samples x blocks of channels."""
     plane = units * UNIT
     count = samples * plane if BATCH else plane
-    channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    channel, inside_c, row = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
     sample, chunk = row // chunks, row % chunks
-    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
-    inside_k = k < count
+    k, inside_k = elements_of_tile(chunk, count, BLOCK_K, EVEN_K)
     mask = inside_c[:, None] & inside_k[None, :]
-    of_sample, pixel = locate(sample, k, plane, BATCH)
+    of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
 
     x = load_tile(x_ptr, offsets(of_sample, channel, pixel, plane, x_step, CHANNELS_LAST), mask)
     x = add_noise(x, noise_ptr, noise_scale_ptr, of_sample, pixel, plane, inside_k)
@@ -279,10 +344,10 @@ def forward_apply(
     mean = tl.load(mean_ptr + at, mask=inside_c, other=0.0).to(tl.float32)[:, None]
     variance = tl.load(var_ptr + at, mask=inside_c, other=0.0).to(tl.float32)[:, None]
     y = finish(
-        (x - mean) * inverse_deviation(variance, eps),
+        x - mean,
         residual_ptr,
         offsets(of_sample, channel, pixel, plane, residual_step, CHANNELS_LAST),
-        load_affine(gamma_ptr, sample, gamma_step, channel, inside_c, 1.0),
+        load_affine(gamma_ptr, sample, gamma_step, channel, inside_c, 1.0) * inverse_deviation(variance, eps),
         load_affine(beta_ptr, sample, beta_step, channel, inside_c, 0.0),
         mask, slope, ACTIVATION,
     )  # fmt: skip

@@ -6,6 +6,7 @@ Imported when the backend is first used. The kernels are in :mod:`.triton_kernel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from fused_ops.norm_act.triton_plan import (
     Geometry,
     Plan,
     finish_constants,
+    partial_chunks,
     row_grid,
     row_plan,
     tile_plan,
@@ -81,29 +83,30 @@ def forward(
                 **common, SPAN=plan.span, **plan.constants(),
             )  # fmt: skip
             return y, used_mean, used_var
-        plan = tile_plan(g, x.element_size(), limits, card.processors)
+        plan = tile_plan(g, x.element_size(), limits)
         if not given:
-            statistics(g, plan, x, x_step, noise, noise_scale, used_mean, used_var)
-        chunks = Chunks.of(g, plan, 1)
+            statistics(g, plan, limits, x, x_step, noise, noise_scale, used_mean, used_var)
+        chunks = Chunks.of(g, plan)
         launch(
             kernels.forward_apply, chunks.grid,
             x, residual, noise, noise_scale, gamma, beta, y, used_mean, used_var, chunks.per_sample,
             *g.sizes(), *steps, eps, slope,
-            **common, SPAN=g.span, **plan.constants(),
+            **common, SPAN=g.span, **plan.constants_of_tiles(g),
         )  # fmt: skip
     return (y, nothing, torch.empty_like(nothing)) if given else (y, used_mean, used_var)
 
 
 def statistics(
-    g: Geometry, plan: Plan, x: Tensor, x_step: int, noise: Tensor | None, noise_scale: Tensor | None,
-    mean: Tensor, var: Tensor,
+    g: Geometry, plan: Plan, limits: Mapping[str, int], x: Tensor, x_step: int,
+    noise: Tensor | None, noise_scale: Tensor | None, mean: Tensor, var: Tensor,
 ) -> None:  # fmt: skip
-    chunks = Chunks.of(g, plan, plan.tiles)
+    chunks = partial_chunks(g, plan, limits, card_for(x).processors)
     partial = torch.empty((2, chunks.rows, g.channels), dtype=torch.float32, device=x.device)
     launch(
         kernels.partial_statistics, chunks.grid,
-        x, noise, noise_scale, partial, chunks.rows, chunks.per_sample, *g.sizes(), x_step,
-        UNIT=g.unit, BATCH=g.batch, CHANNELS_LAST=g.channels_last, TILES=plan.tiles, **plan.constants(),
+        x, noise, noise_scale, partial, chunks.rows, chunks.per_sample, chunks.tiles, *g.sizes(), x_step,
+        UNIT=g.unit, BATCH=g.batch, CHANNELS_LAST=g.channels_last, STAGES=limits["stages"],
+        **plan.constants_of_tiles(g),
     )  # fmt: skip
     constants = finish_constants(g, chunks.per_sample)
     launch(
@@ -174,30 +177,30 @@ def backward(
             )  # fmt: skip
             affine.finish()
         else:
-            plan = tile_plan(g, x.element_size(), limits, card.processors)
+            plan = tile_plan(g, x.element_size(), limits)
             means = None
             wants_means = not given and (grad_x is not None or need_noise_scale)
             if wants_means or affine.wanted:
-                chunks = Chunks.of(g, plan, plan.tiles)
+                chunks = partial_chunks(g, plan, limits, card.processors)
                 partial = torch.empty((2, chunks.rows, g.channels), dtype=torch.float32, device=x.device)
                 launch(
                     backward_kernels.partial_sums, chunks.grid,
-                    *inputs, partial, chunks.rows, chunks.per_sample,
+                    *inputs, partial, chunks.rows, chunks.per_sample, chunks.tiles,
                     *g.sizes(), *steps, *row_values, eps, slope,
-                    **common, SPAN=g.span, TILES=plan.tiles, **plan.constants(),
+                    **common, SPAN=g.span, STAGES=limits["stages"], **plan.constants_of_tiles(g),
                 )  # fmt: skip
                 if wants_means:
                     means = torch.empty((2, g.statistics), dtype=torch.float32, device=x.device)
                 _finish_sums(g, partial, chunks.per_sample, gamma, gamma_step, affine, means)
                 affine.finish()
             if grad_x is not None or grad_residual is not None or need_noise_scale:
-                chunks = Chunks.of(g, plan, 1)
+                chunks = Chunks.of(g, plan)
                 noise_sums = noise_sums_for(chunks.grid)
                 launch(
                     backward_kernels.backward_apply, chunks.grid,
                     *inputs, means, grad_x, grad_residual, noise_sums, chunks.per_sample,
                     *g.sizes(), *steps, g.dense_step, *row_values, eps, slope,
-                    **common, SPAN=g.span, **plan.constants(),
+                    **common, SPAN=g.span, **plan.constants_of_tiles(g),
                 )  # fmt: skip
     grad_noise = grad_noise_scale = None
     if noise is not None and noise_scale is not None:

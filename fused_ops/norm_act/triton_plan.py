@@ -85,11 +85,14 @@ class Plan:
     span: int
     warps: int
     even: bool
-    tiles: int = 1
 
     def constants(self) -> dict[str, Any]:
         blocks = {"BLOCK_C": self.block_c, "BLOCK_K": self.block_k, "EVEN_C": self.even}
         return {**blocks, "num_warps": self.warps}
+
+    def constants_of_tiles(self, g: Geometry) -> dict[str, Any]:
+        """For the kernels that see a part of each row."""
+        return {**self.constants(), "EVEN_K": g.count % self.block_k == 0}
 
 
 def row_plan(g: Geometry, itemsize: int, limits: Mapping[str, int]) -> Plan | None:
@@ -102,27 +105,29 @@ def row_plan(g: Geometry, itemsize: int, limits: Mapping[str, int]) -> Plan | No
         least, most = (32 // itemsize, 128 // itemsize) if g.channels_last else (1, 64)
         wanted = min(max(least, limits["wanted"] // block_k), most)
         block_c = span = min(wanted, next_power_of_two(g.channels))
-    if block_c * block_k > limits["row"]:
+    if block_c * block_k > limits["row_last" if g.channels_last else "row"]:
         return None
     even = span == block_c and g.channels % span == 0
-    return Plan(block_c, block_k, span, _warps(block_c * block_k, limits), even)
+    return Plan(block_c, block_k, span, _warps(block_c * block_k, limits["row_per_thread"]), even)
 
 
-def tile_plan(g: Geometry, itemsize: int, limits: Mapping[str, int], processors: int) -> Plan:
-    """Tiles of part of a row, of full memory transactions; ``tiles`` of them make a program's chunk."""
-    most = 128 // itemsize if g.channels_last else max(1, 512 // next_power_of_two(g.count))
-    block_c = min(next_power_of_two(g.channels), most)
-    block_k = min(limits["tile"] // block_c, next_power_of_two(g.count))
-    programs = ceil_div(g.count, block_k) * g.repeats * ceil_div(g.channels, block_c)
-    tiles = 1
-    while tiles < limits["tiles"] and programs > 8 * tiles * processors:  # four rounds on the whole card
-        tiles *= 2
+def tile_plan(g: Geometry, itemsize: int, limits: Mapping[str, int]) -> Plan:
+    """Tiles of part of a row, of full memory transactions."""
+    line = 128 // itemsize
+    if g.channels_last:
+        block_c = min(next_power_of_two(g.channels), line)
+        block_k = min(limits["tile"] // block_c, next_power_of_two(g.count))
+    else:
+        block_k = min(limits["tile"], next_power_of_two(g.count))
+        while block_k > line and -g.count % block_k > g.count // 8:  # so many elements would lie beyond
+            block_k //= 2
+        block_c = min(next_power_of_two(g.channels), limits["tile"] // block_k)
     even = g.channels % block_c == 0
-    return Plan(block_c, block_k, block_c, _warps(block_c * block_k, limits), even, tiles)
+    return Plan(block_c, block_k, block_c, _warps(block_c * block_k, limits["per_thread"]), even)
 
 
-def _warps(elements: int, limits: Mapping[str, int]) -> int:
-    return max(1, min(16, elements // (32 * limits["per_thread"])))
+def _warps(elements: int, per_thread: int) -> int:
+    return max(1, min(16, elements // (32 * per_thread)))
 
 
 def row_grid(g: Geometry, span: int) -> tuple[int]:
@@ -135,25 +140,35 @@ class Chunks:
 
     per_sample: int
     rows: int  # of the partial results
+    tiles: int
     size: int
     grid: tuple[int]
 
     @classmethod
-    def of(cls, g: Geometry, plan: Plan, tiles: int) -> Chunks:
-        size = plan.block_k * tiles
-        per_sample = ceil_div(g.count, size)
-        rows = per_sample * g.repeats
-        return cls(per_sample, rows, size, (rows * ceil_div(g.channels, plan.block_c),))
+    def of(cls, g: Geometry, plan: Plan, programs: int | None = None) -> Chunks:
+        """Chunks of one tile, or of as many as leave no more than so many programs where there are more."""
+        tiles_of_row = ceil_div(g.count, plan.block_k)
+        blocks = g.repeats * ceil_div(g.channels, plan.block_c)
+        tiles = 1 if programs is None else ceil_div(tiles_of_row, max(1, programs // blocks))
+        per_sample = ceil_div(tiles_of_row, tiles)
+        return cls(per_sample, per_sample * g.repeats, tiles, plan.block_k * tiles, (per_sample * blocks,))
+
+
+def partial_chunks(g: Geometry, plan: Plan, limits: Mapping[str, int], processors: int) -> Chunks:
+    """Chunks for the kernels that make partial results: programs for every processor, and few results."""
+    return Chunks.of(g, plan, limits["per_processor"] * processors)
 
 
 def finish_constants(g: Geometry, rows: int) -> dict[str, Any]:
     """Tiles for the kernels that merge ``rows`` partial results of each row."""
-    span = g.span if g.whole else min(16, next_power_of_two(g.channels))
+    if g.whole:
+        span = g.span
+    else:  # 8 channels fill a memory sector: many programs, each of which waits for few loads
+        span = min(next_power_of_two(g.channels), min(64, max(8, 256 // next_power_of_two(rows))))
     block_c = next_power_of_two(span)
-    block_r = max(1, min(next_power_of_two(rows), 4096 // block_c, 256))
+    block_r = max(1, min(next_power_of_two(rows), 4096 // block_c, 512))
     even = span == block_c and g.channels % span == 0
     return {
         "BATCH": g.batch, "WHOLE": g.whole, "SPAN": span, "EVEN_C": even, "BLOCK_C": block_c,
-        "BLOCK_R": block_r, "LOOPS": next_power_of_two(ceil_div(rows, block_r)),
-        "num_warps": max(1, min(8, block_c * block_r // 512)),
+        "BLOCK_R": block_r, "num_warps": max(1, min(8, block_c * block_r // 256)),
     }  # fmt: skip

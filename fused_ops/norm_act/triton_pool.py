@@ -21,7 +21,7 @@ from fused_ops import tuning
 from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
 from fused_ops.norm_act.triton_backward_kernels import load_row_values
-from fused_ops.norm_act.triton_kernels import channels_of_program, load_tile, locate, offsets
+from fused_ops.norm_act.triton_kernels import channels_of_program, last_first, load_tile, locate, offsets
 from fused_ops.norm_act.triton_launch import affine_of, statistics
 from fused_ops.norm_act.triton_plan import Chunks, Geometry, tile_plan
 from fused_ops.triton_math import activate, derivative_from_output
@@ -47,14 +47,14 @@ def offsets_of_places(
         pooled = (height // 2) * wide
         k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
         inside = k < (samples * pooled if BATCH else pooled)
-        of_sample, pixel = locate(sample, k, pooled, BATCH)
+        of_sample, pixel = locate(sample, k, pooled, BATCH, False)
         first = pixel // wide * 2 * width + pixel % wide * 2
     else:
         pairs = (height // 2) * units * UNIT
         k = chunk * (2 * BLOCK_K) + tl.arange(0, 2 * BLOCK_K)
         inside = k < (samples * pairs if BATCH else pairs)
         # From k at once, or the compiler loses sight of what is adjacent.
-        of_sample, line = locate(sample, k // (units * UNIT), height // 2, BATCH)
+        of_sample, line = locate(sample, k // (units * UNIT), height // 2, BATCH, False)
         first = line * 2 * width + k % (units * UNIT)
     at = offsets(of_sample, channel, first, height * width, step, CHANNELS_LAST)
     return at, inside_c[:, None] & inside[None, :]
@@ -95,7 +95,7 @@ def pool_apply(
     """y and the winners. Grid: chunks of BLOCK_K pooled pixels over all samples x blocks of channels."""
     width = units * UNIT + ODD
     pooled = (height // 2) * units * (UNIT // 2)
-    channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    channel, inside_c, row = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
     sample, chunk = row // chunks, row % chunks
     mean, rstd, gamma, beta = load_row_values(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c, gamma_step, beta_step,
@@ -107,10 +107,9 @@ def pool_apply(
     )  # fmt: skip
     line = tl.cast(width, tl.int64) * (x_step if CHANNELS_LAST else 1)
     a, b, c, d = load_places(x_ptr, at, inside, line, x_step, CHANNELS_LAST)
-    a = (a - mean) * rstd * gamma + beta
-    b = (b - mean) * rstd * gamma + beta
-    c = (c - mean) * rstd * gamma + beta
-    d = (d - mean) * rstd * gamma + beta
+    scale = rstd * gamma
+    a, b = (a - mean) * scale + beta, (b - mean) * scale + beta
+    c, d = (c - mean) * scale + beta, (d - mean) * scale + beta
     if residual_ptr is not None:
         at, inside = offsets_of_places(
             sample, chunk, samples, channel, inside_c, height, units, residual_step, UNIT, ODD, BATCH,
@@ -124,7 +123,7 @@ def pool_apply(
     best, winner = take_larger(best, winner, d, 3)
     k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
     mask = inside_c[:, None] & (k < (samples * pooled if BATCH else pooled))[None, :]
-    of_sample, pixel = locate(sample, k, pooled, BATCH)
+    of_sample, pixel = locate(sample, k, pooled, BATCH, CHANNELS_LAST)
     y_at = offsets(of_sample, channel, pixel, pooled, y_step, CHANNELS_LAST)
     tl.store(y_ptr + y_at, activate(best, slope, ACTIVATION).to(y_ptr.dtype.element_ty), mask=mask)
     if winner_ptr is not None:
@@ -144,7 +143,7 @@ def unpool_kernel(
     channel, inside_c, chunk = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
     k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
     mask = inside_c[:, None] & (k < samples * pooled)[None, :]
-    sample, pixel = locate(0, k, pooled, True)
+    sample, pixel = locate(0, k, pooled, True, CHANNELS_LAST)
     grad = load_tile(grad_ptr, offsets(sample, channel, pixel, pooled, grad_step, CHANNELS_LAST), mask)
     if y_ptr is not None:
         y = load_tile(y_ptr, offsets(sample, channel, pixel, pooled, y_step, CHANNELS_LAST), mask)
@@ -202,10 +201,10 @@ def forward(
     used_mean, used_var = (found[0], found[1]) if mean is None or var is None else (mean, var)
     with on_device(x):
         if not given:
-            plan = tile_plan(g, x.element_size(), limits, card.processors)
-            statistics(g, plan, x, x_step, None, None, used_mean, used_var)
-        plan = tile_plan(p, x.element_size(), limits, card.processors)
-        chunks = Chunks.of(p, plan, 1)
+            plan = tile_plan(g, x.element_size(), limits)
+            statistics(g, plan, limits, x, x_step, None, None, used_mean, used_var)
+        plan = tile_plan(p, x.element_size(), limits)
+        chunks = Chunks.of(p, plan)
         launch(
             pool_apply, chunks.grid,
             x, residual, gamma, beta, y, winner, used_mean, used_var, chunks.per_sample,
@@ -236,8 +235,8 @@ def unpool(
     limits = tuning.choose(card.architecture, "norm_act.backward", itemsize=grad.element_size())
     units, line = _line(width)
     with on_device(grad):
-        plan = tile_plan(p, grad.element_size(), limits, card.processors)
-        chunks = Chunks.of(p, plan, 1)
+        plan = tile_plan(p, grad.element_size(), limits)
+        chunks = Chunks.of(p, plan)
         launch(
             unpool_kernel, chunks.grid,
             grad, y, winner, grad_z, chunks.per_sample,

@@ -161,12 +161,12 @@ def partial_floats(
     call: NormCall, backend: str, card: Card, limits: Mapping[str, int], *, forward: bool
 ) -> int:
     """Floats of the partial results of split rows: two for each part of a row, three in CUDA's forward."""
-    from fused_ops.norm_act.triton_plan import Chunks, tile_plan
+    from fused_ops.norm_act.triton_plan import partial_chunks, tile_plan
 
     geometry = call.geometry
     if backend == "triton":
-        plan = tile_plan(geometry, call.itemsize, limits, card.processors)
-        return 2 * Chunks.of(geometry, plan, plan.tiles).rows * call.channels
+        plan = tile_plan(geometry, call.itemsize, limits)
+        return 2 * partial_chunks(geometry, plan, limits, card.processors).rows * call.channels
     wanted, vector, count = 8 * card.processors, 16 // call.itemsize, geometry.count
     if geometry.channels_last:
         columns = min(32, next_power_of_two(ceil_div(call.channels, vector)))

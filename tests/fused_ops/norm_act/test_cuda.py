@@ -88,6 +88,17 @@ def test_parts_of_several_warps(channels_last: bool, order: bool) -> None:
             check(case, (1, 260, 40, 5), channels_last, torch.float16)
 
 
+def test_rows_of_many_parts(order: bool) -> None:
+    """More than 128 parts, samples or channels of a row: a whole block merges them."""
+    with emulated.device(most_threads=32, processors=64, reversed_order=order):
+        for norm, shape, channels_last in (
+            ("batch", (3, 40, 20, 18), True),
+            ("batch", (140, 2, 5, 3), False),
+            ("group", (1, 260, 3, 5), False),
+        ):
+            check(Case(norm, "silu", residual=True), shape, channels_last, torch.float32)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_wide_groups(channels_last: bool, order: bool) -> None:
     """Groups of more channels than a warp has lanes, or a tile columns."""

@@ -21,7 +21,10 @@ from tests.fused_ops.norm_act import gpu_checks
 from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
 
-SMALL_TILES = {"row": 1, "wanted": 16, "tile": 256, "tiles": 4, "per_thread": 16}
+SMALL_TILES = {
+    "row": 1, "row_last": 1, "wanted": 16, "row_per_thread": 16,
+    "tile": 256, "per_thread": 16, "per_processor": 5, "stages": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +35,12 @@ def _triton() -> Iterator[None]:
 
 @pytest.fixture
 def split(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that do not fit on chip, in several tiles per program, as large tensors have them."""
+    """Rows that do not fit on chip: several tiles per program, merged in several steps, as of large ones."""
     monkeypatch.setattr(tuning, "choose", lambda *args, **facts: SMALL_TILES)
     monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
+    monkeypatch.setattr(
+        triton_launch, "finish_constants", lambda g, rows: {**finish_constants(g, rows), "BLOCK_R": 2}
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -161,14 +167,15 @@ def test_gradients_beyond_31_bits(pool: int, channels_last: bool) -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_row_of_more_elements_than_31_bits_count() -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_row_of_more_elements_than_31_bits_count(at_once: int) -> None:
     """Only its partial statistics are there: four means and sums of squares, each of 2^29 elements."""
     chunks, size = 2, 1 << 29
     g = Geometry(1, 2, chunks * size, False, torch.contiguous_format, False, 2)
     means = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     partial = torch.stack([means, torch.full_like(means, size)])
     mean, var = torch.empty(1), torch.empty(1)
-    constants = finish_constants(g, chunks)
+    constants = {**finish_constants(g, chunks), "BLOCK_R": at_once}
     triton_kernels.finish_statistics[(1,)](
         partial, mean, var, chunks, chunks, size, *g.sizes(), UNIT=g.unit, **constants
     )

@@ -164,7 +164,10 @@ NORMS = {
         2, 16, 64, 4, groups=16, channels_last=False, evidence="nothing", pooled=True
     ),
 }
-LIMITS = {"row": 4096, "wanted": 256, "tile": 512, "tiles": 2, "per_thread": 4}
+LIMITS = {
+    "row": 4096, "row_last": 4096, "wanted": 256, "row_per_thread": 4,
+    "tile": 512, "per_thread": 4, "per_processor": 4, "stages": 1,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NORMS)

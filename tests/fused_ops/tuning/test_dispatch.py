@@ -95,15 +95,16 @@ def test_a_backward_that_recomputes_on_chip_pays_for_no_forward() -> None:
 
 
 def test_where_only_one_holds_a_row_on_chip_it_goes_first() -> None:
-    # 8,192 elements of float32 in a plane: CUDA's threads keep them; Triton's backward would split the row.
-    call = NormCall(64, 64, 8192 - 64, 4, groups=64, channels_last=False)
-    kernels = dispatch.norm_kernels(H100, call, True)
-    single = {backend: len(launches) <= 2 for backend, launches in kernels.items()}
-    assert single == {"triton": True, "cuda": True}
-    large = NormCall(64, 64, 12_000, 2, groups=64, channels_last=False)
-    kernels = dispatch.norm_kernels(H100, large, True)
+    for plane, itemsize in ((8192 - 64, 4), (12_000, 2)):
+        both = NormCall(64, 64, plane, itemsize, groups=64, channels_last=False)
+        kernels = dispatch.norm_kernels(H100, both, True)
+        single = {backend: len(launches) <= 2 for backend, launches in kernels.items()}
+        assert single == {"triton": True, "cuda": True}
+    # Groups of 5 channels: Triton's tiles have room for 8.
+    one = NormCall(64, 60, 1500, 4, groups=12, channels_last=False)
+    kernels = dispatch.norm_kernels(H100, one, True)
     assert (len(kernels["cuda"]), len(kernels["triton"])) == (2, 4)
-    assert dispatch.choose_for_norm(H100, large, True).order == ("cuda", "triton")
+    assert dispatch.choose_for_norm(H100, one, True).order == ("cuda", "triton")
 
 
 def test_equal_ones_stay_in_order() -> None:
