@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fused_ops.selective_share.triton_products import add_product
+from fused_ops.selective_share.triton_products import sum_of_products
 from fused_ops.selective_share.triton_tiles import (
     gate_channels,
     load_part,
@@ -26,6 +26,8 @@ from fused_ops.selective_share.triton_tiles import (
     slots_of_x,
     slots_of_y,
     store_part,
+    strips,
+    strips_of,
     tiles_of,
 )
 
@@ -89,21 +91,24 @@ def unit_reset_gradients(
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     EVEN: tl.constexpr = S % BLOCK_N == 0 and T % BLOCK_K == 0
-    n = index * BLOCK_N + tl.arange(0, BLOCK_N)
-    grad_passed = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
-    grad_passed = add_product(
-        grad_passed, pre_ptr, place, inside, at_h, W, S, n,
-        PRE_OF, T, S, EVEN, LAST, False, PRECISION, BLOCK_K, STAGES,
+    total = sum_of_products(
+        ((pre_ptr, PRE_OF, at_h, T, W, S),), place, inside, index * BLOCK_N + tl.arange(0, BLOCK_N), S,
+        EVEN, LAST, False, PRECISION, BLOCK_P, BLOCK_N, BLOCK_K, STAGES,
     )  # fmt: skip
-    s = load_part(s_ptr, place, inside, n, S_OF, S, EVEN, LAST).to(tl.float32)
-    r = load_part(gates_ptr, place, inside, at_r + n, G_OF, at_r + S, EVEN, LAST).to(tl.float32)
-    grad_r = grad_passed * s
-    if grad_gates_ptr is not None:
-        outside = load_part(grad_gates_ptr, place, inside, at_r + n, G_OF, at_r + S, EVEN, LAST)
-        grad_r += outside.to(tl.float32)
-    store_part(pre_ptr, grad_r * r * (1 - r), place, inside, at_r, n, PRE_OF, S, EVEN, LAST)
-    store_part(pre_ptr, r * s, place, inside, passed, n, PRE_OF, S, EVEN, LAST)
-    store_part(grad_s_ptr, grad_passed * r, place, inside, 0, n, S, S, EVEN, LAST)
+    WIDTH: tl.constexpr = BLOCK_N // strips_of(BLOCK_N)
+    ends = strips(total, BLOCK_P, BLOCK_N)
+    for strip in tl.static_range(strips_of(BLOCK_N)):
+        n = index * BLOCK_N + strip * WIDTH + tl.arange(0, WIDTH)
+        grad_passed = ends[strip]
+        s = load_part(s_ptr, place, inside, n, S_OF, S, EVEN, LAST).to(tl.float32)
+        r = load_part(gates_ptr, place, inside, at_r + n, G_OF, at_r + S, EVEN, LAST).to(tl.float32)
+        grad_r = grad_passed * s
+        if grad_gates_ptr is not None:
+            outside = load_part(grad_gates_ptr, place, inside, at_r + n, G_OF, at_r + S, EVEN, LAST)
+            grad_r += outside.to(tl.float32)
+        store_part(pre_ptr, grad_r * r * (1 - r), place, inside, at_r, n, PRE_OF, S, EVEN, LAST)
+        store_part(pre_ptr, r * s, place, inside, passed, n, PRE_OF, S, EVEN, LAST)
+        store_part(grad_s_ptr, grad_passed * r, place, inside, 0, n, S, S, EVEN, LAST)
 
 
 @triton.jit
@@ -162,36 +167,34 @@ def input_gradient(
     SOURCE of the other, whose target has S channels and whose reset gate has T (V_r, V_z)."""
     EVEN: tl.constexpr = T % BLOCK_N == 0 and T % BLOCK_K == 0 and S % BLOCK_K == 0
     at_h, at_r, at_z = own
-    n = index * BLOCK_N + tl.arange(0, BLOCK_N)
-    grad = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
+    products = ()
     if TARGET:
-        grad = add_product(
-            grad, pre_ptr, place, inside, at_h, U, T, n,
-            PRE_OF, T, T, EVEN, LAST, False, PRECISION, BLOCK_K, STAGES,
-        )  # fmt: skip
-        grad = add_product(
-            grad, pre_ptr, place, inside, at_r, W_r, T + S, n,
-            PRE_OF, S, T, EVEN, LAST, False, PRECISION, BLOCK_K, STAGES,
-        )  # fmt: skip
-        grad = add_product(
-            grad, pre_ptr, place, inside, at_z, W_z, T + S, n,
-            PRE_OF, T, T, EVEN, LAST, False, PRECISION, BLOCK_K, STAGES,
-        )  # fmt: skip
+        products += (  # type: ignore[assignment]  # a tuple of Triton may grow
+            (pre_ptr, PRE_OF, at_h, T, U, T),
+            (pre_ptr, PRE_OF, at_r, S, W_r, T + S),
+            (pre_ptr, PRE_OF, at_z, T, W_z, T + S),
+        )
     if SOURCE:
-        grad = add_product(
-            grad, pre_ptr, place, inside, other_r, V_r + S, T + S, n,
-            PRE_OF, T, T, EVEN, LAST, False, PRECISION, BLOCK_K, STAGES,
-        )  # fmt: skip
-        grad = add_product(
-            grad, pre_ptr, place, inside, other_z, V_z + S, T + S, n,
-            PRE_OF, S, T, EVEN, LAST, False, PRECISION, BLOCK_K, STAGES,
-        )  # fmt: skip
-        grad += load_part(grad_t_ptr, place, inside, n, T, T, EVEN, LAST).to(tl.float32)
-    if TARGET:
-        z = load_part(gates_ptr, place, inside, at_z + n, G_OF, at_z + T, EVEN, LAST).to(tl.float32)
-        g = load_part(g_ptr, place, inside, n, GRAD_OF, T, EVEN, LAST).to(tl.float32)
-        grad += g * z if KEEP else g * (1 - z)
-    store_part(grad_t_ptr, grad, place, inside, 0, n, T, T, EVEN, LAST)
+        products += (  # type: ignore[assignment]  # a tuple of Triton may grow
+            (pre_ptr, PRE_OF, other_r, T, V_r + S, T + S),
+            (pre_ptr, PRE_OF, other_z, S, V_z + S, T + S),
+        )
+    total = sum_of_products(
+        products, place, inside, index * BLOCK_N + tl.arange(0, BLOCK_N), T, EVEN, LAST, False, PRECISION,
+        BLOCK_P, BLOCK_N, BLOCK_K, STAGES,
+    )  # fmt: skip
+    WIDTH: tl.constexpr = BLOCK_N // strips_of(BLOCK_N)
+    ends = strips(total, BLOCK_P, BLOCK_N)
+    for strip in tl.static_range(strips_of(BLOCK_N)):
+        n = index * BLOCK_N + strip * WIDTH + tl.arange(0, WIDTH)
+        grad = ends[strip]
+        if SOURCE:
+            grad += load_part(grad_t_ptr, place, inside, n, T, T, EVEN, LAST).to(tl.float32)
+        if TARGET:
+            z = load_part(gates_ptr, place, inside, at_z + n, G_OF, at_z + T, EVEN, LAST).to(tl.float32)
+            g = load_part(g_ptr, place, inside, n, GRAD_OF, T, EVEN, LAST).to(tl.float32)
+            grad += g * z if KEEP else g * (1 - z)
+        store_part(grad_t_ptr, grad, place, inside, 0, n, T, T, EVEN, LAST)
 
 
 @triton.jit

@@ -81,21 +81,22 @@ def _forward_by_products(
     call: Call, choice: Mapping[str, Any], common: Mapping[str, Any], weights: Weights, gates: Tensor | None,
     x_out: Tensor | None, y_out: Tensor | None,
 ) -> None:  # fmt: skip
-    with_h = gates is not None
     cx, cy = call.channels
-    if gates is None:  # r and z, on their way from one kernel to the next
-        gates = call.empty(2 * (cx + cy) if call.pair else cx + cy)
+    kept = gates is not None
+    if gates is None:  # z, on its way from one kernel to the next, as r.s in passed
+        gates = call.empty(cx + cy if call.pair else cx)
+    passed = call.empty(cx + cy if call.pair else cy)
     W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y = weights
-    tiles = ceil_div(call.pixels, choice["pixels"])
-    of_x, of_y = ceil_div(cx, choice["columns"]), ceil_div(cy, choice["columns"])
-    blocks = {"BLOCK_N": choice["columns"], "BLOCK_K": choice["depth"], "WITH_H": with_h}
+    columns = call.columns(choice["columns"])
+    tiles, of_x, of_y = _tiles(call, choice["pixels"], columns)
+    blocks = {"BLOCK_N": columns, "BLOCK_K": choice["depth"], "KEPT": kept}
     launch(
         triton_products.update_gates, (tiles * (of_x + of_y) * (2 if call.pair else 1),),
-        call.x, call.y, gates, W_r_x, W_z_x, W_r_y, W_z_y, *call.sizes, **common, **blocks,
+        call.x, call.y, gates, passed, W_r_x, W_z_x, W_r_y, W_z_y, *call.sizes, **common, **blocks,
     )  # fmt: skip
     launch(
         triton_products.candidate_and_mix, (tiles * (of_x + (of_y if call.pair else 0)),),
-        call.x, call.y, x_out, y_out, gates, W_x, U_x, W_y, U_y, *call.sizes,
+        call.x, call.y, x_out, y_out, gates, passed, W_x, U_x, W_y, U_y, *call.sizes,
         **common, **blocks, KEEP=call.keep,
     )  # fmt: skip
 
@@ -195,15 +196,15 @@ def _input_gradients_by_products(
     grad_x, grad_y = grads
     W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y = weights
     shapes = call.shape_constants()
-    # Per element: tiles of 4096, longest where memory is contiguous; a warp has 512.
+    # Per element: tiles of 2048, longest where memory is contiguous; a warp has 256.
     columns = min(128 if shapes["LAST"] else 32, next_power_of_two(max(call.channels)))
-    pixels = min(LARGEST_TILE, 4096 // columns)
+    pixels = min(LARGEST_TILE, 2048 // columns)
     tiles, of_x, of_y = _tiles(call, pixels, columns)
     launch(
         backward_products.gate_gradients, (tiles * (of_x + (of_y if call.pair else 0)),),
         call.x, call.y, grad_x_out, grad_y_out, gates, grad_gates, pre, *call.sizes,
         **call.constants(), **grads_of, KEEP=call.keep, BLOCK_P=pixels, BLOCK_N=columns,
-        num_warps=max(1, pixels * columns // 512),
+        num_warps=max(1, pixels * columns // 256),
     )  # fmt: skip
 
     def blocks(columns: int) -> dict[str, Any]:
@@ -213,17 +214,19 @@ def _input_gradients_by_products(
             "num_warps": choice["warps"],
         }  # fmt: skip
 
-    tiles, of_x, of_y = _tiles(call, choice["pixels"], choice["reset_columns"])
+    columns = call.columns(choice["reset_columns"])
+    tiles, of_x, of_y = _tiles(call, choice["pixels"], columns)
     launch(
         backward_products.reset_gradients, (tiles * (of_y + (of_x if call.pair else 0)),),
         call.x, call.y, gates, grad_gates, pre, grad_x, grad_y, W_x, W_y, *call.sizes,
-        **blocks(choice["reset_columns"]), X_OF=call.x_of, Y_OF=call.y_of,
+        **blocks(columns), X_OF=call.x_of, Y_OF=call.y_of,
     )  # fmt: skip
-    tiles, of_x, of_y = _tiles(call, choice["pixels"], choice["columns"])
+    columns = call.columns(choice["columns"])
+    tiles, of_x, of_y = _tiles(call, choice["pixels"], columns)
     launch(
         backward_products.input_gradients, (tiles * (of_x + of_y),),
         grad_x_out, grad_y_out, gates, pre, grad_x, grad_y, W_r_x, U_x, W_z_x, W_r_y, U_y, W_z_y, *call.sizes,
-        **blocks(choice["columns"]), **grads_of, KEEP=call.keep,
+        **blocks(columns), **grads_of, KEEP=call.keep,
     )  # fmt: skip
 
 

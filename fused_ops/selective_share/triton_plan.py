@@ -14,6 +14,7 @@ from fused_ops import tuning
 from fused_ops.selective_share import reference
 from fused_ops.triton_support import (
     card_for,
+    ceil_div,
     interpreting,
     lay_out,
     next_power_of_two,
@@ -34,6 +35,18 @@ def is_even(channels: tuple[int, int]) -> int:
     """Whether all channels fill tiles, a fact of the launch tables."""
     most = max(channels)
     return int(all(c >= 16 and (c % 128 == 0 if most > 128 else c.bit_count() == 1) for c in channels))
+
+
+def filled(channels: tuple[int, int], pixels: int, processors: int) -> int:
+    """How much of a card tiles of 128 pixels x 128 channels of x and y fill, a fact of the launch tables.
+
+    0: at most a quarter of its processors, 1: at most all, 2: more than that. Always 1 for up to 128
+    channels, of which a tile has all.
+    """
+    if max(channels) <= 128:
+        return 1
+    tiles = ceil_div(pixels, 128) * sum(ceil_div(c, 128) for c in channels)
+    return int(4 * tiles > processors) + int(tiles > processors)
 
 
 @dataclass(frozen=True)
@@ -96,10 +109,12 @@ class Call:
 
     def choose(self, family: str, *grads_of: int, **facts: int) -> Mapping[str, Any]:
         """The row of the launch tables for this call; ``grads_of``: as x_of, of the gradients."""
+        card = card_for(self.x)
         return tuning.choose(
-            card_for(self.x).architecture, f"selective_share.{family}", channels=max(self.channels),
+            card.architecture, f"selective_share.{family}", channels=max(self.channels),
             itemsize=self.x.element_size(), precision=precision_of(self.x.dtype), even=self.is_even,
-            alike=self._is_alike(family, grads_of), sliced=self._is_sliced(grads_of), **facts,
+            alike=self._is_alike(family, grads_of), sliced=self._is_sliced(grads_of),
+            filled=filled(self.channels, self.pixels, card.processors), **facts,
         )  # fmt: skip
 
     def _is_alike(self, family: str, grads_of: tuple[int, ...]) -> int:
@@ -144,6 +159,10 @@ class Call:
     def step(self, wanted: int) -> int:
         """How many channels a step of the kernels of few channels takes: no more than any tile has."""
         return min(wanted, *self.channel_blocks().values())
+
+    def columns(self, wanted: int) -> int:
+        """How many channels a tile of a product has: fewer where those of an even call would not fill it."""
+        return math.gcd(wanted, *self.channels) if self.is_even else wanted
 
     def empty(self, channels: int) -> Tensor:
         """An empty tensor of so many channels, of x's kind."""

@@ -119,10 +119,10 @@ def tiles_of(channels, block):
 
 
 @triton.constexpr_function
-def gate_channels(cx, cy, pair, with_h=True):
-    """Channels of all gates."""
-    without = 2 * (cx + cy) if pair else cx + cy
-    return without + (cx + cy if pair else cx) if with_h else without
+def gate_channels(cx, cy, pair, kept=True):
+    """Channels of all gates; where they are not kept, of the update gates."""
+    of_x = 2 * cx + cy if kept else cx
+    return of_x + (2 * cy + cx if kept else cy) if pair else of_x
 
 
 @triton.constexpr_function
@@ -144,21 +144,45 @@ def pre_channels(cx, cy, pair):
 
 
 @triton.jit
-def slots_of_x(CX: tl.constexpr, CY: tl.constexpr, WITH_H: tl.constexpr = True):
-    """The first channels of h, r and z of x's unit; without WITH_H there are no h, and the others move up."""
-    if WITH_H:
+def slots_of_x(CX: tl.constexpr, CY: tl.constexpr, KEPT: tl.constexpr = True):
+    """The first channels of h, r and z of x's unit; where gates are not KEPT there are only z."""
+    if KEPT:
         return 0, CX, CX + CY
     else:
-        return 0, 0, CY
+        return 0, 0, 0
 
 
 @triton.jit
-def slots_of_y(CX: tl.constexpr, CY: tl.constexpr, WITH_H: tl.constexpr = True):
+def slots_of_y(CX: tl.constexpr, CY: tl.constexpr, KEPT: tl.constexpr = True):
     """As slots_of_x, of y's unit. GATE_ORDER is h, r, z of x's unit, then r, z, h of y's."""
-    if WITH_H:
+    if KEPT:
         return 3 * CX + 2 * CY, 2 * CX + CY, 3 * CX + CY
     else:
-        return 0, CX + CY, 2 * CX + CY
+        return 0, 0, CX
+
+
+@triton.jit
+def halves(value, P: tl.constexpr, N: tl.constexpr):
+    """The left and the right columns of [P, N]."""
+    return tl.split(tl.permute(tl.reshape(value, (P, 2, N // 2)), (0, 2, 1)))
+
+
+@triton.constexpr_function
+def strips_of(columns):
+    """Into how many strips a tile of so many columns is cut."""
+    return 4 if columns > 128 else 2
+
+
+@triton.jit
+def strips(value, P: tl.constexpr, N: tl.constexpr):
+    """[P, N] cut along the columns: a kernel's end needs fewer registers for one after the other."""
+    left, right = halves(value, P, N)
+    if strips_of(N) == 2:
+        return left, right
+    else:
+        first, second = halves(left, P, N // 2)
+        third, fourth = halves(right, P, N // 2)
+        return first, second, third, fourth
 
 
 @triton.jit

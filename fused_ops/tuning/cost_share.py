@@ -69,8 +69,8 @@ def forward(call: ShareCall, way: str) -> list[Kernel]:
         return [call.kernel(f"forward_{way}", elements, call.weights, call.weights)]
     update = 2 * both * both
     return [
-        call.kernel("update_gates", both + 2 * both, update, update),
-        # x, y, r and z in; x', y' and, if they are kept, h out
+        call.kernel("update_gates", (4 if call.gates else 3) * both, update, update),
+        # x, y, r.s and z in; x', y' and, if they are kept, h out
         call.kernel(
             "candidate_and_mix", 4 * both + (both if call.gates else 0),
             call.weights - update, call.weights - update,

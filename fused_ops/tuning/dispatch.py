@@ -66,12 +66,14 @@ def share_kernels(
     card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
 ) -> dict[str, list[Kernel]]:
     """The launches of a pair by each backend; ``recompute``: the backward makes the gates again."""
-    from fused_ops.selective_share.triton_plan import is_even
+    from fused_ops.selective_share.triton_plan import filled, is_even
 
+    channels = (call.cx, call.cy)
     facts: dict[str, int | str] = {
         "channels": max(call.cx, call.cy), "itemsize": call.itemsize,
-        "precision": "ieee" if precision == "ieee" else "tf32", "even": is_even((call.cx, call.cy)),
+        "precision": "ieee" if precision == "ieee" else "tf32", "even": is_even(channels),
         "alike": int(call.cx == call.cy), "sliced": 0,
+        "filled": filled(channels, call.pixels, card.processors),
     }  # fmt: skip
 
     def row(family: str, **more: int) -> Any:

@@ -31,7 +31,7 @@ GAIN = 0.97  # of the best time so far: what is no better than that is noise
 SAMPLES = 15
 # The values that a parameter may take, in order; the neighbours of the present one are tried.
 STEPS: Mapping[str, tuple[int, ...]] = {
-    "pixels": (16, 32, 64, 128, 256), "columns": (16, 32, 64, 128), "reset_columns": (16, 32, 64, 128),
+    "pixels": (16, 32, 64, 128, 256), "columns": (16, 32, 64, 128, 256), "reset_columns": (16, 32, 64, 128),
     "depth": (16, 32, 64, 128), "block": (32, 64, 128), "warps": (2, 4, 8, 16), "stages": (1, 2, 3, 4, 5),
     "programs": (1, 2, 3, 4, 6, 8), "weight_pixels": (16, 32, 64, 128), "weight_warps": (1, 2, 4, 8, 16),
     "weight_stages": (1, 2, 3, 4), "weight_programs": (1, 2, 3, 4, 6, 8),

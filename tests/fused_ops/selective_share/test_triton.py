@@ -68,6 +68,42 @@ def test_the_launch_tables_are_told_where_one_stretch_of_code_serves_and_of_slic
         assert {family.split(".")[1] for family, facts, _ in rows if facts[fact]} == families
 
 
+@pytest.mark.parametrize(
+    ("channels", "images", "expected"),
+    [
+        ((256, 256), 4, 0),  # 20 tiles of 128 pixels x 128 channels, a card of 132 processors
+        ((256, 256), 16, 1),  # 72
+        ((256, 512), 16, 1),  # 108
+        ((512, 512), 16, 2),  # 144
+        ((130, 20), 16, 1),  # 54: parts of tiles count
+        ((128, 128), 1, 1),
+        ((64, 64), 1000, 1),
+    ],
+)
+def test_the_launch_tables_are_told_how_much_of_the_card_is_filled(
+    channels: tuple[int, int], images: int, expected: int
+) -> None:
+    x, y = (torch.empty(images, c, 12, 12, device="meta") for c in channels)
+    call = Call.of(x, y, True, False, torch.contiguous_format)
+    with tuning.asked() as rows:
+        call.choose("forward", gates=1)
+    assert [facts["filled"] for _, facts, _ in rows] == [expected]
+
+
+@needs_triton
+def test_tiles_of_products_are_no_wider_than_channels_fill_them() -> None:
+    from fused_ops.selective_share import triton_launch
+
+    for channels, columns in ((512, 256), (384, 128), (320, 64)):
+        x, y = (torch.empty(64, channels, 12, 12, dtype=torch.bfloat16, device="meta") for _ in range(2))
+        weights = [torch.empty(channels, c, 1, 1, device="meta") for c in (2 * channels, channels)]
+        r_or_z, w_or_u = weights
+        unit = [r_or_z, w_or_u, w_or_u, r_or_z]
+        with rehearse(CARDS["sm_90"]) as launches:
+            triton_launch.forward(x, y, [*unit, *unit], False, None, (x, y), torch.contiguous_format)
+        assert [launch.constants["BLOCK_N"] for launch in launches] == [columns, columns]
+
+
 @needs_triton
 def test_gradients_that_are_slices_are_told_to_the_launch_tables() -> None:
     from fused_ops.selective_share import triton_launch

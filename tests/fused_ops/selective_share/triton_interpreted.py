@@ -191,6 +191,13 @@ def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.d
     Options(gates=gates).check(cast(pair(*channels, 1, 5, 6), dtype, "channels_last"))
 
 
+def test_wide_tiles_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the launch tables have them for many channels: the ends of kernels in four strips."""
+    wide = {**PRODUCTS, "columns": 256, "reset_columns": 256, "depth": 64, "block": 128}
+    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: wide)
+    Options(gates=True).check(cast(pair(256, 70, 1, 5, 6), torch.float32, "channels_last"))
+
+
 def test_gates_that_were_not_kept_are_made_again_on_chip(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the launch tables say: not of many channels, nor where a gradient reaches the gates from outside."""
     started: list[str] = []

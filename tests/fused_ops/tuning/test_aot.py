@@ -125,6 +125,21 @@ def test_products_of_many_channels_use_each_cards_own_instructions(
         assert instruction in row["tensor_core"].split(), row
 
 
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_two_programs_of_every_product_fit_on_a_processor(mode: str, table: dict[str, aot_table.Row]) -> None:
+    """So that one computes while the other waits, in tiles of 128 x 128; of 65,536 registers and 228 KiB."""
+    case = f"selective_share 256 batch 16 bfloat16 last {mode}"
+    seen = set()
+    for key, (_, launch) in aot.wanted(CARDS["sm_90"], case).items():
+        if "BLOCK_K" in launch.constants:
+            registers = -(-int(table[key]["registers"]) // 8) * 8  # as they are handed out
+            assert 2 * registers * 32 * launch.num_warps <= 65536, table[key]
+            assert 2 * (int(table[key]["shared_bytes"]) + 1024) <= 228 << 10, table[key]
+            seen.add(launch.kernel.__name__)
+    backward = {"reset_gradients", "input_gradients"} if mode == "train" else set()
+    assert seen == {"update_gates", "candidate_and_mix", *backward}
+
+
 @pytest.mark.parametrize("architecture", CARDS)
 def test_programs_that_go_through_many_tiles_run_all_at_once(
     architecture: str, table: dict[str, aot_table.Row]

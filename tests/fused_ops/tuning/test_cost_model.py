@@ -50,7 +50,7 @@ def test_a_backward_takes_48_c_squared_or_recomputes_some(way: str) -> None:
 
 @pytest.mark.parametrize(
     ("way", "elements", "with_gates", "launches"),
-    [("resident", 4, 6, 1), ("unit", 4, 6, 1), ("products", 14, 2, 2), ("cuda", 32, 6, 6)],
+    [("resident", 4, 6, 1), ("unit", 4, 6, 1), ("products", 14, 4, 2), ("cuda", 32, 6, 6)],
 )
 def test_forward_traffic_is_that_of_the_readme(
     way: str, elements: int, with_gates: int, launches: int
