@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ CARDS = {
         Card("NVIDIA B200", (10, 0), 148, 232_448),
     )
 }
+
+
+class Planned(NamedTuple):
+    """One kernel launch but for its tensors, which come before ``sizes``, and their steps, which follow."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    sizes: tuple[int | float, ...]
+    constants: dict[str, Any]  # num_warps and num_stages among them
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,12 @@ def launch(
     )  # fused multiply-add: said so, since Triton 3.10 changes the default
 
 
-def visibly(run: Callable[..., Any]) -> Callable[..., Any] | None:
+def run(planned: Planned, *tensors: Tensor | None, after: tuple[int | float, ...] = ()) -> None:
+    """Start a planned launch on these tensors; ``after`` follows its sizes."""
+    launch(planned.kernel, planned.grid, *tensors, *planned.sizes, *after, **planned.constants)
+
+
+def visibly(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """The same backend's function with launches that torch.compile sees; None where it can see none."""
     if interpreting():  # the interpreter's kernels are plain Python
         return None
@@ -162,7 +176,7 @@ def visibly(run: Callable[..., Any]) -> Callable[..., Any] | None:
         global _visible
         before, _visible = _visible, True
         try:
-            return run(*args)
+            return function(*args)
         finally:
             _visible = before
 
@@ -205,23 +219,23 @@ def lay_out(tensor: Tensor, channels_last: bool, layout: torch.memory_format) ->
     With channels last the channels of a pixel are adjacent and the step leads to the next pixel; else pixels
     are adjacent, then channels, and the step leads to the next sample.
     """
-    step = _step(tensor, channels_last)
+    step = _step(tensor.shape, tensor.stride(), channels_last)
     if step is None:
         tensor = tensor.contiguous(memory_format=layout)
-        step = _step(tensor, channels_last)
+        step = _step(tensor.shape, tensor.stride(), channels_last)
         assert step is not None
     return tensor, step
 
 
-def _step(tensor: Tensor, channels_last: bool) -> int | None:
-    sizes, strides = tensor.shape, tensor.stride()
+@functools.lru_cache(maxsize=4096)
+def _step(sizes: tuple[int, ...], strides: tuple[int, ...], channels_last: bool) -> int | None:
     if channels_last:
         if sizes[1] > 1 and strides[1] != 1:
             return None
-        order = [*range(tensor.dim() - 1, 1, -1), 0]  # from the innermost to the outermost
+        order = [*range(len(sizes) - 1, 1, -1), 0]  # from the innermost to the outermost
         step = expected = next((strides[dim] for dim in order if sizes[dim] > 1), sizes[1])
     else:
-        order, expected = [*range(tensor.dim() - 1, 0, -1)], 1
+        order, expected = [*range(len(sizes) - 1, 0, -1)], 1
         step = strides[0] if sizes[0] > 1 else math.prod(sizes[1:])
     for dim in order:
         if sizes[dim] > 1 and strides[dim] != expected:

@@ -6,8 +6,8 @@ Imported when the backend is first used. The kernels are in :mod:`.triton_kernel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +20,13 @@ from fused_ops.norm_act.layout import statistics_dtype, statistics_size
 from fused_ops.norm_act.triton_plan import (
     Chunks,
     Geometry,
-    Plan,
     finish_constants,
     partial_chunks,
     row_grid,
     row_plan,
     tile_plan,
 )
-from fused_ops.triton_support import card_for, launch, on_device
+from fused_ops.triton_support import Card, Planned, card_for, on_device, run
 
 
 def affine_of(parameter: Tensor | None) -> tuple[Tensor | None, int]:
@@ -59,60 +58,80 @@ def forward(
     """``reference.norm_act`` in Triton."""
     given = mean is not None and var is not None
     g = Geometry.of(x, groups, given)
-    card = card_for(x)
+    final, measuring = _forward_launches(card_for(x), x.element_size(), g, given, activation)
     y = torch.empty_like(x, memory_format=g.format)
     (x, x_step), (residual, residual_step) = g.rows(x), g.rows(residual)  # type: ignore[assignment]
     (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
     noise = None if noise is None else noise.contiguous()
-    nothing = x.new_empty(0, dtype=statistics_dtype(x.dtype))
-    limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=x.element_size())
-    plan = None if given else row_plan(g, x.element_size(), limits)
     used_mean, used_var = mean, var
     if used_mean is None or used_var is None:
         used_mean, used_var = (
             x.new_empty(statistics_size(x, groups), dtype=statistics_dtype(x.dtype)) for _ in range(2)
         )
-    steps = (x_step, residual_step, g.dense_step, gamma_step, beta_step)
-    common = {**g.constants(), "CHANNELS_LAST": g.channels_last, "ACTIVATION": activation}
     with on_device(x):
-        if plan is not None:
-            launch(
-                kernels.forward_row, row_grid(g, plan.span),
-                x, residual, noise, noise_scale, gamma, beta, y, used_mean, used_var,
-                *g.sizes(), *steps, eps, slope,
-                **common, SPAN=plan.span, **plan.constants(),
-            )  # fmt: skip
-            return y, used_mean, used_var
-        plan = tile_plan(g, x.element_size(), limits)
-        if not given:
-            statistics(g, plan, limits, x, x_step, noise, noise_scale, used_mean, used_var)
-        chunks = Chunks.of(g, plan)
-        launch(
-            kernels.forward_apply, chunks.grid,
-            x, residual, noise, noise_scale, gamma, beta, y, used_mean, used_var, chunks.per_sample,
-            *g.sizes(), *steps, eps, slope,
-            **common, SPAN=g.span, **plan.constants_of_tiles(g),
+        if measuring is not None:
+            measure(measuring, x, x_step, noise, noise_scale, used_mean, used_var)
+        run(
+            final, x, residual, noise, noise_scale, gamma, beta, y, used_mean, used_var,
+            after=(x_step, residual_step, g.dense_step, gamma_step, beta_step, eps, slope),
         )  # fmt: skip
-    return (y, nothing, torch.empty_like(nothing)) if given else (y, used_mean, used_var)
+    if given:
+        nothing = x.new_empty(0, dtype=statistics_dtype(x.dtype))
+        return y, nothing, torch.empty_like(nothing)
+    return y, used_mean, used_var
 
 
-def statistics(
-    g: Geometry, plan: Plan, limits: Mapping[str, int], x: Tensor, x_step: int,
-    noise: Tensor | None, noise_scale: Tensor | None, mean: Tensor, var: Tensor,
+@tuning.remembered
+def _forward_launches(
+    card: Card, itemsize: int, g: Geometry, given: bool, activation: int
+) -> tuple[Planned, Measuring | None]:
+    """What normalizes, and what measures first where rows are not on chip."""
+    limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=itemsize)
+    common = {**g.constants(), "CHANNELS_LAST": g.channels_last, "ACTIVATION": activation}
+    plan = None if given else row_plan(g, itemsize, limits)
+    if plan is not None:
+        constants = {**common, "SPAN": plan.span, **plan.constants()}
+        return Planned(kernels.forward_row, row_grid(g, plan.span), g.sizes(), constants), None
+    plan = tile_plan(g, itemsize, limits)
+    chunks = Chunks.of(g, plan)
+    constants = {**common, "SPAN": g.span, **plan.constants_of_tiles(g)}
+    final = Planned(kernels.forward_apply, chunks.grid, (chunks.per_sample, *g.sizes()), constants)
+    return final, None if given else measuring_launches(card, itemsize, g)
+
+
+class Measuring(NamedTuple):
+    """The launches that give the statistics of split rows, and the rows of the partial results."""
+
+    parts: Planned
+    rows: int
+    finish: Planned
+
+
+@tuning.remembered
+def measuring_launches(card: Card, itemsize: int, g: Geometry) -> Measuring:
+    limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=itemsize)
+    plan = tile_plan(g, itemsize, limits)
+    chunks = partial_chunks(g, plan, limits, card.processors)
+    parts = Planned(
+        kernels.partial_statistics, chunks.grid, (chunks.rows, chunks.per_sample, chunks.tiles, *g.sizes()),
+        {
+            "UNIT": g.unit, "BATCH": g.batch, "CHANNELS_LAST": g.channels_last, "STAGES": limits["stages"],
+            **plan.constants_of_tiles(g),
+        },
+    )  # fmt: skip
+    constants = {"UNIT": g.unit, **finish_constants(g, chunks.per_sample)}
+    sizes = (chunks.rows, chunks.per_sample, chunks.size, *g.sizes())
+    finish = Planned(kernels.finish_statistics, row_grid(g, constants["SPAN"]), sizes, constants)
+    return Measuring(parts, chunks.rows, finish)
+
+
+def measure(
+    measuring: Measuring, x: Tensor, x_step: int, noise: Tensor | None, noise_scale: Tensor | None,
+    mean: Tensor, var: Tensor,
 ) -> None:  # fmt: skip
-    chunks = partial_chunks(g, plan, limits, card_for(x).processors)
-    partial = torch.empty((2, chunks.rows, g.channels), dtype=torch.float32, device=x.device)
-    launch(
-        kernels.partial_statistics, chunks.grid,
-        x, noise, noise_scale, partial, chunks.rows, chunks.per_sample, chunks.tiles, *g.sizes(), x_step,
-        UNIT=g.unit, BATCH=g.batch, CHANNELS_LAST=g.channels_last, STAGES=limits["stages"],
-        **plan.constants_of_tiles(g),
-    )  # fmt: skip
-    constants = finish_constants(g, chunks.per_sample)
-    launch(
-        kernels.finish_statistics, row_grid(g, constants["SPAN"]),
-        partial, mean, var, chunks.rows, chunks.per_sample, chunks.size, *g.sizes(), UNIT=g.unit, **constants,
-    )  # fmt: skip
+    partial = torch.empty((2, measuring.rows, x.size(1)), dtype=torch.float32, device=x.device)
+    run(measuring.parts, x, noise, noise_scale, partial, after=(x_step,))
+    run(measuring.finish, partial, mean, var)
 
 
 # --- backward -----------------------------------------------------------------------------------------------
@@ -142,10 +161,9 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """``reference.norm_act_backward`` in Triton."""
     g = Geometry.of(x, groups, given)
-    card = card_for(x)
-    limits = tuning.choose(card.architecture, "norm_act.backward", itemsize=x.element_size())
     needs = BY_INDEX[activation].backward_needs
     evidence = {"nothing": 0, "output": 1 if y is not None else 2, "input": 2}[needs]
+    launches = _backward_launches(card_for(x), x.element_size(), g, given, activation, evidence)
     grad_x = torch.empty_like(x, memory_format=g.format) if need_x or need_noise else None
     grad_residual = torch.empty_like(x, memory_format=g.format) if need_residual else None
     affine = _AffineGradients.of(g, gamma, beta, need_affine)
@@ -156,51 +174,34 @@ def backward(
     inputs = (grad, x, y, residual, noise, noise_scale, gamma, beta, mean, var)
     steps = (grad_step, x_step, y_step, residual_step)
     row_values = (gamma_step, beta_step)
-    common = {
-        **g.constants(), "CHANNELS_LAST": g.channels_last, "ACTIVATION": activation, "EVIDENCE": evidence,
-    }  # fmt: skip
     noise_sums = None
 
-    def noise_sums_for(grid: tuple[int]) -> Tensor | None:
+    def noise_sums_for(grid: tuple[int, ...]) -> Tensor | None:
         return torch.empty(grid, dtype=torch.float32, device=x.device) if need_noise_scale else None
 
     with on_device(x):
-        plan = None if given else row_plan(g, x.element_size(), limits)
-        if plan is not None:
-            grid = row_grid(g, plan.span)
-            noise_sums = noise_sums_for(grid)
-            launch(
-                backward_kernels.backward_row, grid,
-                *inputs, grad_x, grad_residual, *affine.targets, noise_sums,
-                *g.sizes(), *steps, g.dense_step, *row_values, affine.step, eps, slope,
-                **common, SPAN=plan.span, **plan.constants(),
+        if launches.row is not None:
+            noise_sums = noise_sums_for(launches.row.grid)
+            run(
+                launches.row, *inputs, grad_x, grad_residual, *affine.targets, noise_sums,
+                after=(*steps, g.dense_step, *row_values, affine.step, eps, slope),
             )  # fmt: skip
             affine.finish()
-        else:
-            plan = tile_plan(g, x.element_size(), limits)
+        elif launches.parts is not None and launches.apply is not None:
             means = None
             wants_means = not given and (grad_x is not None or need_noise_scale)
             if wants_means or affine.wanted:
-                chunks = partial_chunks(g, plan, limits, card.processors)
-                partial = torch.empty((2, chunks.rows, g.channels), dtype=torch.float32, device=x.device)
-                launch(
-                    backward_kernels.partial_sums, chunks.grid,
-                    *inputs, partial, chunks.rows, chunks.per_sample, chunks.tiles,
-                    *g.sizes(), *steps, *row_values, eps, slope,
-                    **common, SPAN=g.span, STAGES=limits["stages"], **plan.constants_of_tiles(g),
-                )  # fmt: skip
+                partial = torch.empty((2, launches.rows, g.channels), dtype=torch.float32, device=x.device)
+                run(launches.parts, *inputs, partial, after=(*steps, *row_values, eps, slope))
                 if wants_means:
                     means = torch.empty((2, g.statistics), dtype=torch.float32, device=x.device)
-                _finish_sums(g, partial, chunks.per_sample, gamma, gamma_step, affine, means)
+                _finish_sums(g, partial, launches.per_sample, gamma, gamma_step, affine, means)
                 affine.finish()
             if grad_x is not None or grad_residual is not None or need_noise_scale:
-                chunks = Chunks.of(g, plan)
-                noise_sums = noise_sums_for(chunks.grid)
-                launch(
-                    backward_kernels.backward_apply, chunks.grid,
-                    *inputs, means, grad_x, grad_residual, noise_sums, chunks.per_sample,
-                    *g.sizes(), *steps, g.dense_step, *row_values, eps, slope,
-                    **common, SPAN=g.span, **plan.constants_of_tiles(g),
+                noise_sums = noise_sums_for(launches.apply.grid)
+                run(
+                    launches.apply, *inputs, means, grad_x, grad_residual, noise_sums,
+                    after=(*steps, g.dense_step, *row_values, eps, slope),
                 )  # fmt: skip
     grad_noise = grad_noise_scale = None
     if noise is not None and noise_scale is not None:
@@ -212,6 +213,40 @@ def backward(
         grad_x if need_x else None, affine.gamma, affine.beta, grad_residual, grad_noise, grad_noise_scale,
     )  # fmt: skip
     return tuple(x.new_empty(0) if value is None else value for value in found)
+
+
+class _Backward(NamedTuple):
+    """The launch for rows on chip; else those for sums of parts, of so many rows, and for the gradients."""
+
+    row: Planned | None = None
+    parts: Planned | None = None
+    rows: int = 0
+    per_sample: int = 0
+    apply: Planned | None = None
+
+
+@tuning.remembered
+def _backward_launches(
+    card: Card, itemsize: int, g: Geometry, given: bool, activation: int, evidence: int
+) -> _Backward:  # fmt: skip
+    limits = tuning.choose(card.architecture, "norm_act.backward", itemsize=itemsize)
+    common = {
+        **g.constants(), "CHANNELS_LAST": g.channels_last, "ACTIVATION": activation, "EVIDENCE": evidence,
+    }  # fmt: skip
+    plan = None if given else row_plan(g, itemsize, limits)
+    if plan is not None:
+        constants = {**common, "SPAN": plan.span, **plan.constants()}
+        return _Backward(Planned(backward_kernels.backward_row, row_grid(g, plan.span), g.sizes(), constants))
+    plan = tile_plan(g, itemsize, limits)
+    constants = {**common, "SPAN": g.span, **plan.constants_of_tiles(g)}
+    chunks = partial_chunks(g, plan, limits, card.processors)
+    sizes: tuple[int, ...] = (chunks.rows, chunks.per_sample, chunks.tiles, *g.sizes())
+    of_parts = {**constants, "STAGES": limits["stages"]}
+    parts = Planned(backward_kernels.partial_sums, chunks.grid, sizes, of_parts)
+    single = Chunks.of(g, plan)
+    sizes = (single.per_sample, *g.sizes())
+    apply = Planned(backward_kernels.backward_apply, single.grid, sizes, constants)
+    return _Backward(None, parts, chunks.rows, chunks.per_sample, apply)
 
 
 @dataclass(frozen=True)
@@ -264,10 +299,14 @@ def _finish_sums(
     g: Geometry, partial: Tensor, per_sample: int, gamma: Tensor | None, gamma_step: int,
     affine: _AffineGradients, means: Tensor | None,
 ) -> None:  # fmt: skip
-    constants = finish_constants(g, per_sample)
-    launch(
-        backward_kernels.finish_sums, row_grid(g, constants["SPAN"]),
-        partial, gamma, *affine.targets, means,
-        partial.size(1), per_sample, float(g.count * g.span), g.samples, g.channels, gamma_step, affine.step,
-        **constants,
+    run(
+        _sums_launch(g, partial.size(1), per_sample), partial, gamma, *affine.targets, means,
+        after=(gamma_step, affine.step),
     )  # fmt: skip
+
+
+@tuning.remembered
+def _sums_launch(g: Geometry, rows: int, per_sample: int) -> Planned:
+    constants = finish_constants(g, per_sample)
+    sizes = (rows, per_sample, float(g.length * g.span), g.samples, g.channels)
+    return Planned(backward_kernels.finish_sums, row_grid(g, constants["SPAN"]), sizes, constants)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from fused_ops.norm_act.layout import memory_format
 from fused_ops.triton_support import ceil_div, lay_out, next_power_of_two
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """How a call sees its large tensors, and what one program normalizes together."""
 
     samples: int
@@ -37,7 +36,7 @@ class Geometry:
         return cls(x.size(0), x.size(1), plane, last, layout, batch, span)
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         """Elements of one channel of a row."""
         return self.plane * self.samples // self.repeats
 
@@ -92,12 +91,12 @@ class Plan:
 
     def constants_of_tiles(self, g: Geometry) -> dict[str, Any]:
         """For the kernels that see a part of each row."""
-        return {**self.constants(), "EVEN_K": g.count % self.block_k == 0}
+        return {**self.constants(), "EVEN_K": g.length % self.block_k == 0}
 
 
 def row_plan(g: Geometry, itemsize: int, limits: Mapping[str, int]) -> Plan | None:
     """Tiles that hold whole rows, or None where a row is too long for that."""
-    block_k = next_power_of_two(g.count)
+    block_k = next_power_of_two(g.length)
     if g.whole:
         block_c, span = next_power_of_two(g.span), g.span
     else:
@@ -116,10 +115,10 @@ def tile_plan(g: Geometry, itemsize: int, limits: Mapping[str, int]) -> Plan:
     line = 128 // itemsize
     if g.channels_last:
         block_c = min(next_power_of_two(g.channels), line)
-        block_k = min(limits["tile"] // block_c, next_power_of_two(g.count))
+        block_k = min(limits["tile"] // block_c, next_power_of_two(g.length))
     else:
-        block_k = min(limits["tile"], next_power_of_two(g.count))
-        while block_k > line and -g.count % block_k > g.count // 8:  # so many elements would lie beyond
+        block_k = min(limits["tile"], next_power_of_two(g.length))
+        while block_k > line and -g.length % block_k > g.length // 8:  # so many elements would lie beyond
             block_k //= 2
         block_c = min(next_power_of_two(g.channels), limits["tile"] // block_k)
     even = g.channels % block_c == 0
@@ -147,7 +146,7 @@ class Chunks:
     @classmethod
     def of(cls, g: Geometry, plan: Plan, programs: int | None = None) -> Chunks:
         """Chunks of one tile, or of as many as leave no more than so many programs where there are more."""
-        tiles_of_row = ceil_div(g.count, plan.block_k)
+        tiles_of_row = ceil_div(g.length, plan.block_k)
         blocks = g.repeats * ceil_div(g.channels, plan.block_c)
         tiles = 1 if programs is None else ceil_div(tiles_of_row, max(1, programs // blocks))
         per_sample = ceil_div(tiles_of_row, tiles)

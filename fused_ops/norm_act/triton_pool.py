@@ -22,10 +22,10 @@ from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
 from fused_ops.norm_act.triton_backward_kernels import load_row_values
 from fused_ops.norm_act.triton_kernels import channels_of_program, last_first, load_tile, locate, offsets
-from fused_ops.norm_act.triton_launch import affine_of, statistics
+from fused_ops.norm_act.triton_launch import affine_of, measure, measuring_launches
 from fused_ops.norm_act.triton_plan import Chunks, Geometry, tile_plan
 from fused_ops.triton_math import activate, derivative_from_output
-from fused_ops.triton_support import card_for, launch, on_device
+from fused_ops.triton_support import Card, Planned, card_for, on_device, run
 
 # --- kernels ------------------------------------------------------------------------------------------------
 
@@ -190,10 +190,9 @@ def forward(
     shape = (*x.shape[:2], x.size(2) // 2, x.size(3) // 2)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=g.format)
     winner = torch.empty_like(y, dtype=torch.uint8) if need_winner else None
-    height, (units, line) = x.size(2), _line(x.size(3))
+    height, width = x.size(2), x.size(3)
     (x, x_step), (residual, residual_step) = g.rows(x), g.rows(residual)  # type: ignore[assignment]
     (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
-    limits = tuning.choose(card.architecture, "norm_act.forward", itemsize=x.element_size())
     found = [
         x.new_empty(0 if given else statistics_size(x, groups), dtype=statistics_dtype(x.dtype))
         for _ in range(2)
@@ -201,19 +200,30 @@ def forward(
     used_mean, used_var = (found[0], found[1]) if mean is None or var is None else (mean, var)
     with on_device(x):
         if not given:
-            plan = tile_plan(g, x.element_size(), limits)
-            statistics(g, plan, limits, x, x_step, None, None, used_mean, used_var)
-        plan = tile_plan(p, x.element_size(), limits)
-        chunks = Chunks.of(p, plan)
-        launch(
-            pool_apply, chunks.grid,
-            x, residual, gamma, beta, y, winner, used_mean, used_var, chunks.per_sample,
-            g.samples, g.channels, height, units, x_step, residual_step, p.dense_step, gamma_step, beta_step,
-            eps, slope,
-            **line, BATCH=g.batch, WHOLE=g.whole, SPAN=g.span, CHANNELS_LAST=g.channels_last,
-            ACTIVATION=activation, **plan.constants(),
+            measuring = measuring_launches(card, x.element_size(), g)
+            measure(measuring, x, x_step, None, None, used_mean, used_var)
+        run(
+            _pool_launch(card, x.element_size(), g, p, height, width, activation),
+            x, residual, gamma, beta, y, winner, used_mean, used_var,
+            after=(x_step, residual_step, p.dense_step, gamma_step, beta_step, eps, slope),
         )  # fmt: skip
     return y, found[0], found[1], x.new_empty(0, dtype=torch.uint8) if winner is None else winner
+
+
+@tuning.remembered
+def _pool_launch(
+    card: Card, itemsize: int, g: Geometry, p: Geometry, height: int, width: int, activation: int
+) -> Planned:  # fmt: skip
+    plan = tile_plan(p, itemsize, tuning.choose(card.architecture, "norm_act.forward", itemsize=itemsize))
+    chunks = Chunks.of(p, plan)
+    units, line = _line(width)
+    constants = {
+        **line, "BATCH": g.batch, "WHOLE": g.whole, "SPAN": g.span, "CHANNELS_LAST": g.channels_last,
+        "ACTIVATION": activation, **plan.constants(),
+    }  # fmt: skip
+    return Planned(
+        pool_apply, chunks.grid, (chunks.per_sample, g.samples, g.channels, height, units), constants
+    )
 
 
 def unpool(
@@ -225,25 +235,30 @@ def unpool(
     last = layout == torch.channels_last or height * width == 1
     full = Geometry(grad.size(0), grad.size(1), height * width, last, layout, True, 1)
     p = _pooled(full, grad.size(2) * grad.size(3))
-    card = card_for(grad)
     grad_z = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
     if height % 2 or width % 2:
         grad_z.zero_()
     if BY_INDEX[activation].backward_needs == "nothing":
         y = None
     (grad, grad_step), (y, y_step), (winner, winner_step) = p.rows(grad), p.rows(y), p.rows(winner)  # type: ignore[assignment]
-    limits = tuning.choose(card.architecture, "norm_act.backward", itemsize=grad.element_size())
-    units, line = _line(width)
     with on_device(grad):
-        plan = tile_plan(p, grad.element_size(), limits)
-        chunks = Chunks.of(p, plan)
-        launch(
-            unpool_kernel, chunks.grid,
-            grad, y, winner, grad_z, chunks.per_sample,
-            p.samples, p.channels, height, units, grad_step, y_step, winner_step, full.dense_step, slope,
-            **line, CHANNELS_LAST=p.channels_last, ACTIVATION=activation, **plan.constants(),
+        run(
+            _unpool_launch(card_for(grad), grad.element_size(), p, height, width, activation),
+            grad, y, winner, grad_z, after=(grad_step, y_step, winner_step, full.dense_step, slope),
         )  # fmt: skip
     return grad_z
+
+
+@tuning.remembered
+def _unpool_launch(
+    card: Card, itemsize: int, p: Geometry, height: int, width: int, activation: int
+) -> Planned:  # fmt: skip
+    plan = tile_plan(p, itemsize, tuning.choose(card.architecture, "norm_act.backward", itemsize=itemsize))
+    chunks = Chunks.of(p, plan)
+    units, line = _line(width)
+    constants = {**line, "CHANNELS_LAST": p.channels_last, "ACTIVATION": activation, **plan.constants()}
+    sizes = (chunks.per_sample, p.samples, p.channels, height, units)
+    return Planned(unpool_kernel, chunks.grid, sizes, constants)
 
 
 def _line(width: int) -> tuple[int, dict[str, int]]:

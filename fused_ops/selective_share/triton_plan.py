@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from fused_ops import tuning
 from fused_ops.selective_share import reference
 from fused_ops.triton_support import (
+    Card,
     card_for,
     ceil_div,
     interpreting,
@@ -49,72 +49,79 @@ def filled(channels: tuple[int, int], pixels: int, processors: int) -> int:
     return int(4 * tiles > processors) + int(tiles > processors)
 
 
-@dataclass(frozen=True)
-class Call:
-    """What the kernels of a call are told of its tensors."""
+class Call(NamedTuple):
+    """What the kernels of a call are told of its tensors: plain values, by which launches are remembered."""
 
-    x: Tensor
-    y: Tensor
+    card: Card
+    itemsize: int
+    precision: str
+    samples: int
+    plane: int
+    cx: int
+    cy: int
     x_of: int  # channels of the memory that x is a slice of
     y_of: int
     pair: bool
     keep: bool
-    layout: torch.memory_format
+    last: bool  # the channels of a pixel are adjacent
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, pair: bool, keep: bool, layout: torch.memory_format) -> Call:
+    def of(
+        cls, x: Tensor, y: Tensor, pair: bool, keep: bool, layout: torch.memory_format
+    ) -> tuple[Call, Tensor, Tensor]:
+        """The call, and x and y as its kernels can address them."""
         x, x_of = slice_of(x, layout)
         y, y_of = slice_of(y, layout)
-        return cls(x, y, x_of, y_of, pair, keep, layout)
+        samples, cx, height, width = x.shape
+        call = cls(
+            card_for(x), x.element_size(), precision_of(x.dtype), samples, height * width, cx, y.size(1),
+            x_of, y_of, pair, keep, is_last(x, layout),
+        )  # fmt: skip
+        return call, x, y
 
     @property
     def channels(self) -> tuple[int, int]:
-        return self.x.size(1), self.y.size(1)
+        return self.cx, self.cy
 
     @property
     def gate_channels(self) -> int:
-        return sum(reference.gate_sizes(*self.channels, self.pair))
+        return sum(reference.gate_sizes(self.cx, self.cy, self.pair))
 
     @property
     def reset_channels(self) -> int:
         """Channels of the sources of all units, and so of what passes their reset gates."""
-        return self.x.size(1) + self.y.size(1) if self.pair else self.y.size(1)
+        return self.cx + self.cy if self.pair else self.cy
 
     @property
     def units(self) -> int:
         return 2 if self.pair else 1
 
     @property
-    def plane(self) -> int:
-        return self.x.size(2) * self.x.size(3)
-
-    @property
     def pixels(self) -> int:
-        return self.x.size(0) * self.plane
+        return self.samples * self.plane
 
     @property
     def sizes(self) -> tuple[int, int]:
         """pixels and units as the kernels take them."""
         return self.pixels, self.plane // math.gcd(self.plane, 16)
 
+    @property
+    def weights(self) -> int:
+        """Elements of all weights."""
+        cx, cy = self.channels
+        return (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if self.pair else 0)
+
     def programs(self, tiles: int, resident: int, parts: int = 1) -> int:
         """The grid of a kernel whose programs go through many tiles."""
-        return resident_programs(tiles, resident, card_for(self.x).processors, parts)
-
-    def weight_parts(self, chunks: int) -> Tensor:
-        """Empty: the gradients of all weights, one after the other, of so many chunks of pixels."""
-        cx, cy = self.channels
-        elements = (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if self.pair else 0)
-        return torch.empty((chunks, elements), dtype=torch.float32, device=self.x.device)
+        return resident_programs(tiles, resident, self.card.processors, parts)
 
     def choose(self, family: str, *grads_of: int, **facts: int) -> Mapping[str, Any]:
         """The row of the launch tables for this call; ``grads_of``: as x_of, of the gradients."""
-        card = card_for(self.x)
         return tuning.choose(
-            card.architecture, f"selective_share.{family}", channels=max(self.channels),
-            itemsize=self.x.element_size(), precision=precision_of(self.x.dtype), even=self.is_even,
+            self.card.architecture, f"selective_share.{family}", channels=max(self.channels),
+            itemsize=self.itemsize, precision=self.precision, even=self.is_even,
             alike=self._is_alike(family, grads_of), sliced=self._is_sliced(grads_of),
-            filled=filled(self.channels, self.pixels, card.processors), **facts,
+            filled=filled(self.channels, self.pixels, self.card.processors), **facts,
         )  # fmt: skip
 
     def _is_alike(self, family: str, grads_of: tuple[int, ...]) -> int:
@@ -140,17 +147,16 @@ class Call:
         return {**self.shape_constants(), "X_OF": self.x_of, "Y_OF": self.y_of}
 
     def shape_constants(self) -> dict[str, Any]:
-        cx, cy = self.channels
         return {
-            "UNIT": math.gcd(self.plane, 16), "CX": cx, "CY": cy, "PAIR": self.pair,
-            "LAST": is_last(self.x, self.layout),
+            "UNIT": math.gcd(self.plane, 16), "CX": self.cx, "CY": self.cy, "PAIR": self.pair,
+            "LAST": self.last,
         }  # fmt: skip
 
     def arithmetic(self) -> dict[str, Any]:
-        return {"PRECISION": precision_of(self.x.dtype)}
+        return {"PRECISION": self.precision}
 
     def gate_arithmetic(self) -> dict[str, Any]:
-        return {**self.arithmetic(), "FAST": self.x.element_size() == 2 and not interpreting()}
+        return {**self.arithmetic(), "FAST": self.itemsize == 2 and not interpreting()}
 
     def channel_blocks(self) -> dict[str, int]:
         cx, cy = self.channels
@@ -164,10 +170,24 @@ class Call:
         """How many channels a tile of a product has: fewer where those of an even call would not fill it."""
         return math.gcd(wanted, *self.channels) if self.is_even else wanted
 
-    def empty(self, channels: int) -> Tensor:
-        """An empty tensor of so many channels, of x's kind."""
-        shape = (self.x.size(0), channels, *self.x.shape[2:])
-        return torch.empty(shape, dtype=self.x.dtype, device=self.x.device, memory_format=self.layout)
+    def tiles(self, pixels: int, columns: int) -> tuple[int, int, int]:
+        """Tiles of pixels, of x's channels, of y's channels."""
+        return ceil_div(self.pixels, pixels), ceil_div(self.cx, columns), ceil_div(self.cy, columns)
+
+
+def tile_constants(choice: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The tiles of pixels, warps and stages of a row of the launch tables."""
+    stages = choice[f"{prefix}stages"]
+    return {
+        "BLOCK_P": choice[f"{prefix}pixels"], "STAGES": stages, "num_stages": stages,
+        "num_warps": choice[f"{prefix}warps"],
+    }  # fmt: skip
+
+
+def empty_like(x: Tensor, channels: int, layout: torch.memory_format) -> Tensor:
+    """An empty tensor of so many channels, of x's kind."""
+    shape = (x.size(0), channels, *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def is_last(tensor: Tensor, layout: torch.memory_format) -> bool:

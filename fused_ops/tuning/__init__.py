@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fused_ops.tuning.notes import note
+from fused_ops.tuning.notes import is_listening, note
 
 FOLDER = Path(__file__).parent
 DEFAULTS = "default"
@@ -45,6 +45,8 @@ Table = Mapping[str, list[dict[str, Any]]]
 _trials: dict[str, Mapping[str, Any]] = {}
 _asked: list[tuple[str, dict[str, int | str], Row]] | None = None
 _given: dict[str, Table] = {}
+_remembered: list[Any] = []
+Result = TypeVar("Result")
 
 
 @functools.cache
@@ -59,8 +61,8 @@ def table(name: str) -> Table:
 
 def forget_tables() -> None:
     """Read the tables again when they are next asked for: one was written."""
-    table.cache_clear()
-    _choose.cache_clear()
+    for kept in (table, _choose, *_remembered):
+        kept.cache_clear()
 
 
 @contextlib.contextmanager
@@ -114,6 +116,23 @@ def choose(architecture: str, family: str, **facts: int | str) -> Mapping[str, A
     if _asked is not None:
         _asked.append((family, facts, row))
     return row.launch
+
+
+def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Keep what a function of plain values makes of the launch tables: a call has few microseconds for it.
+
+    It is called anew while rows are noted or on trial, and after the tables have changed.
+    """
+    kept = functools.lru_cache(maxsize=4096)(function)
+    _remembered.append(kept)
+
+    @functools.wraps(function)
+    def found(*args: Any) -> Result:
+        if _trials or _asked is not None or is_listening():
+            return function(*args)
+        return kept(*args)
+
+    return found
 
 
 @contextlib.contextmanager

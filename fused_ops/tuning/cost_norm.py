@@ -153,7 +153,7 @@ def is_single_pass(call: NormCall, backend: str, limits: Mapping[str, int]) -> b
     width = 32 // call.itemsize if geometry.batch else ceil_div(32 // call.itemsize, geometry.span)
     width = min(call.channels, width if geometry.batch else width * geometry.span)
     columns = next_power_of_two(ceil_div(width, vector))
-    height = max(1, 32 // columns, next_power_of_two(ceil_div(geometry.count, CUDA_SLOTS)))
+    height = max(1, 32 // columns, next_power_of_two(ceil_div(geometry.length, CUDA_SLOTS)))
     return columns * vector <= 512 and height * columns <= CUDA_ROW_THREADS
 
 
@@ -167,7 +167,7 @@ def partial_floats(
     if backend == "triton":
         plan = tile_plan(geometry, call.itemsize, limits)
         return 2 * partial_chunks(geometry, plan, limits, card.processors).rows * call.channels
-    wanted, vector, count = 8 * card.processors, 16 // call.itemsize, geometry.count
+    wanted, vector, count = 8 * card.processors, 16 // call.itemsize, geometry.length
     if geometry.channels_last:
         columns = min(32, next_power_of_two(ceil_div(call.channels, vector)))
         tiles, height = ceil_div(call.channels, columns * vector), CUDA_PART_THREADS // columns

@@ -130,7 +130,7 @@ def share_facts(
 def norm_facts(card: Card, call: NormCall, backward: bool) -> dict[str, int | str]:
     """What rows of measured choices may ask of a norm; ``count`` is of a row's elements in a channel."""
     return {
-        "elements": call.elements, "channels": call.channels, "count": call.geometry.count,
+        "elements": call.elements, "channels": call.channels, "count": call.geometry.length,
         "span": call.geometry.span, "itemsize": call.itemsize, "given": int(call.given),
         "noise": int(call.noise), "pooled": int(call.pooled), "last": int(call.channels_last),
         "pass": PASSES[backward], "card": card.name,

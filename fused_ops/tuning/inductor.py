@@ -61,7 +61,7 @@ def kernels(call: NormCall, backward: bool, loop: bool) -> list[Kernel]:
     statistics = 2 * call.geometry.statistics
     if loop:
         return [call.kernel("loop", reads + writes, statistics)]
-    row = call.geometry.count * call.geometry.span
+    row = call.geometry.length * call.geometry.span
     if row <= (ROW_APART if call.geometry.channels_last else ROW) and not call.given:
         return [call.kernel("row", reads + writes, statistics)]
     return [

@@ -34,13 +34,15 @@ def _triton() -> Iterator[None]:
 
 
 @pytest.fixture
-def split(monkeypatch: pytest.MonkeyPatch) -> None:
+def split(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Rows that do not fit on chip: several tiles per program, merged in several steps, as of large ones."""
-    monkeypatch.setattr(tuning, "choose", lambda *args, **facts: SMALL_TILES)
     monkeypatch.setattr(triton_launch, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
     monkeypatch.setattr(
         triton_launch, "finish_constants", lambda g, rows: {**finish_constants(g, rows), "BLOCK_R": 2}
     )
+    table = {f"norm_act.{way}": [{"when": {}, "launch": SMALL_TILES}] for way in ("forward", "backward")}
+    with tuning.table_given("sm_90", table):
+        yield
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -59,7 +59,7 @@ def test_the_launch_tables_are_told_where_one_stretch_of_code_serves_and_of_slic
     """Where one does not serve, a kernel has more, and each takes shared memory; slices take registers."""
     x = torch.empty(2, x_of, 4, 4, device="meta")[:, : channels[0]]
     y = torch.empty(2, channels[1], 4, 4, device="meta")
-    call = Call.of(x, y, pair, False, torch.contiguous_format)
+    call, *_ = Call.of(x, y, pair, False, torch.contiguous_format)
     with tuning.asked() as rows:
         call.choose("forward", gates=1)
         for family in ("backward", "weights"):
@@ -84,7 +84,7 @@ def test_the_launch_tables_are_told_how_much_of_the_card_is_filled(
     channels: tuple[int, int], images: int, expected: int
 ) -> None:
     x, y = (torch.empty(images, c, 12, 12, device="meta") for c in channels)
-    call = Call.of(x, y, True, False, torch.contiguous_format)
+    call, *_ = Call.of(x, y, True, False, torch.contiguous_format)
     with tuning.asked() as rows:
         call.choose("forward", gates=1)
     assert [facts["filled"] for _, facts, _ in rows] == [expected]

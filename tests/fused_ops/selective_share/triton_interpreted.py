@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import fused_ops
-from fused_ops import explain, tuning, use
-from fused_ops.selective_share import reference, triton_launch, triton_plan
+from fused_ops import explain, triton_support, tuning, use
+from fused_ops.selective_share import reference, triton_plan
 from fused_ops.triton_support import Card
 from tests.fused_ops.far_apart import far_apart
 from tests.fused_ops.selective_share.test_op import (
@@ -42,6 +42,7 @@ PRODUCTS = {
     **SMALL, "kernel": "products", "pixels": 32, "columns": 32, "reset_columns": 16, "depth": 16,
     "block": 32, "programs": 2,
 }  # fmt: skip
+PRODUCT_FAMILIES = ("forward", "backward", "weights")
 KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "resident": {
         "forward": {**SMALL, "kernel": "resident", "pixels": 32, "programs": 2},
@@ -58,13 +59,13 @@ KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "backward": {**SMALL, "kernel": "unit", "pixels": 32, "depth": 16},
         "weights": PRODUCTS,
     },
-    "products": {"forward": PRODUCTS, "backward": PRODUCTS, "weights": PRODUCTS},
+    "products": dict.fromkeys(PRODUCT_FAMILIES, PRODUCTS),
 }
 
 
-def row_of(kernels: str, family: str) -> Mapping[str, Any]:
-    """What is launched with a set of kernels."""
-    return KERNELS[kernels][family.rpartition(".")[2]]
+def launch_table(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """A launch table with one row for each family, whatever the call."""
+    return {f"selective_share.{family}": [{"when": {}, "launch": launch}] for family, launch in rows.items()}
 
 
 SHAPES = [  # x channels, y channels, images, height, width
@@ -81,11 +82,11 @@ def backend() -> str:
 
 
 @pytest.fixture(params=KERNELS)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """One set of kernels for all calls, on a card so small that its programs go through several tiles."""
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(request.param, family))
     monkeypatch.setattr(triton_plan, "card_for", lambda tensor: Card("tiny", (9, 0), 1, 0))
-    return str(request.param)
+    with tuning.table_given("sm_90", launch_table(KERNELS[request.param])):
+        yield str(request.param)
 
 
 @dataclass(frozen=True)
@@ -191,23 +192,23 @@ def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.d
     Options(gates=gates).check(cast(pair(*channels, 1, 5, 6), dtype, "channels_last"))
 
 
-def test_wide_tiles_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_tiles_of_products() -> None:
     """As the launch tables have them for many channels: the ends of kernels in four strips."""
     wide = {**PRODUCTS, "columns": 256, "reset_columns": 256, "depth": 64, "block": 128}
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: wide)
-    Options(gates=True).check(cast(pair(256, 70, 1, 5, 6), torch.float32, "channels_last"))
+    with tuning.table_given("sm_90", launch_table(dict.fromkeys(PRODUCT_FAMILIES, wide))):
+        Options(gates=True).check(cast(pair(256, 70, 1, 5, 6), torch.float32, "channels_last"))
 
 
 def test_gates_that_were_not_kept_are_made_again_on_chip(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the launch tables say: not of many channels, nor where a gradient reaches the gates from outside."""
     started: list[str] = []
-    launch = triton_launch.launch
+    launch = triton_support.launch
 
     def noted(kernel: Any, *args: Any, **how: Any) -> None:
         started.append(kernel.fn.__name__)
         launch(kernel, *args, **how)
 
-    monkeypatch.setattr(triton_launch, "launch", noted)
+    monkeypatch.setattr(triton_support, "launch", noted)
     for channels, gates, on_chip in ((16, False, True), (32, False, False), (16, True, False)):
         started.clear()
         tensors = cast(pair(channels, 16, 1, 5, 6), torch.float16, "channels_last")

@@ -6,8 +6,8 @@ what a launch reads several times counts once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ import fused_ops
 from fused_ops import triton_support, tuning, use
 from fused_ops.norm_act import triton_launch as norm_launch
 from fused_ops.norm_act import triton_pool
-from fused_ops.selective_share import triton_launch as share_launch
 from fused_ops.selective_share import triton_plan
 from fused_ops.triton_support import Card
 from fused_ops.tuning import cost_norm, cost_share
 from fused_ops.tuning.cost_model import Kernel
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
-from tests.fused_ops.selective_share.triton_interpreted import KERNELS, row_of
+from tests.fused_ops.selective_share.triton_interpreted import KERNELS, launch_table
 
 TINY = Card("tiny", (9, 0), 1, 0)
 
@@ -85,8 +84,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
     monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counted_load)
     monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted_store)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted_dot)
-    for module in (share_launch, norm_launch, triton_pool):
-        monkeypatch.setattr(module, "launch", counted_launch)
+    monkeypatch.setattr(triton_support, "launch", counted_launch)
     yield found
     found.clear()
 
@@ -109,10 +107,15 @@ def test_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = KERNELS[way]
-    monkeypatch.setattr(tuning, "choose", lambda _, family, **facts: row_of(way, family))
     monkeypatch.setattr(triton_plan, "card_for", lambda tensor: TINY)
-    cx, cy = channels
-    shape = (2, 8, 8)  # 128 pixels fill all tiles
+    with tuning.table_given("sm_90", launch_table(rows)):
+        check_share(rows, ShareCall(*channels, 128, 2, outside=outside), launches)
+
+
+def check_share(rows: Mapping[str, Mapping[str, Any]], call: ShareCall, launches: list[Counted]) -> None:
+    """128 pixels fill all tiles."""
+    cx, cy, outside = call.cx, call.cy, call.outside
+    shape = (2, 8, 8)
 
     def features(c: int) -> Tensor:
         x = torch.randn(shape[0], c, *shape[1:], dtype=torch.float16)
@@ -123,7 +126,6 @@ def test_share(
         return [torch.randn(*size, 1, 1, dtype=torch.float16).requires_grad_() for size in sizes]
 
     x, y, x_weights, y_weights = features(cx), features(cy), unit(cx, cy), unit(cy, cx)
-    call = ShareCall(cx, cy, 128, 2, outside=outside)
     with use("triton"):
         x_out, y_out, gates = fused_ops.selective_share(x, y, x_weights, y_weights, return_gates=True)
         assert_as_predicted(launches, cost_share.forward(call, rows["forward"]["kernel"]))
@@ -134,8 +136,9 @@ def test_share(
         loss.backward()
     on_chip = rows["backward"]["kernel"] == "pair"
     chunks = cost_share.chunks(call, rows["backward" if on_chip else "weights"], 1)
-    call = ShareCall(cx, cy, 128, 2, outside=outside, chunks=chunks)
-    assert_as_predicted(launches, cost_share.backward(call, rows["backward"]["kernel"]))
+    assert_as_predicted(
+        launches, cost_share.backward(replace(call, chunks=chunks), rows["backward"]["kernel"])
+    )
     launches.clear()
     without = cost_share.forward(ShareCall(cx, cy, 128, 2, gates=False), rows["forward"]["kernel"])
     with use("triton"), torch.no_grad():
@@ -172,10 +175,14 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", NORMS)
 def test_norm(name: str, launches: list[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
-    call = NORMS[name]
-    monkeypatch.setattr(tuning, "choose", lambda *args, **facts: LIMITS)
     for module in (norm_launch, triton_pool):
         monkeypatch.setattr(module, "card_for", lambda tensor: TINY)
+    table = {f"norm_act.{way}": [{"when": {}, "launch": LIMITS}] for way in ("forward", "backward")}
+    with tuning.table_given("sm_90", table):
+        check_norm(NORMS[name], launches)
+
+
+def check_norm(call: NormCall, launches: list[Counted]) -> None:
     side = int(call.plane**0.5)
     layout = torch.channels_last if call.channels_last else torch.contiguous_format
 
