@@ -175,24 +175,19 @@ def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, conventio
 def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], name: str) -> None:
     if len(weights) != 4:
         raise ValueError(f"{name} must hold the four weights W_r, W, U, W_z, got {len(weights)}")
-    t, s = target.shape[1], source.shape[1]
-    shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
+    t, s, dtype, device = target.shape[1], source.shape[1], target.dtype, target.device
     kernel = tuple(weights[0].shape[2:])
+    shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
     for field, weight, (outputs, inputs) in zip(ConvFLUWeights._fields, weights, shapes, strict=True):
-        if (
-            weight.dim() != 4
-            or weight.shape[0] != outputs
-            or weight.shape[1] != inputs
-            or weight.shape[2:] != kernel
-        ):
+        if len(kernel) != 2 or weight.shape != (outputs, inputs, *kernel):
             raise ValueError(
                 f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a "
                 f"source of {s} channels, k the same in all four, got {list(weight.shape)}"
             )
-        if weight.dtype != target.dtype and not _autocast_unites(target, weight):
-            raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {target.dtype}")
-        if weight.device != target.device:
-            raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {target.device}")
+        if weight.dtype != dtype and not _autocast_unites(target, weight):
+            raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {dtype}")
+        if weight.device != device:
+            raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {device}")
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(
             f"{name} has a kernel of {kernel[0]} x {kernel[1]}; only odd kernels keep the image's size"

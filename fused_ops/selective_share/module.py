@@ -28,7 +28,8 @@ def _weight(convolution: nn.Conv2d) -> Tensor:
     for hook in convolution._forward_pre_hooks.values():
         if isinstance(hook, _WEIGHT_HOOKS):
             hook(convolution, ())
-    return convolution.weight
+    weight = convolution._parameters.get("weight")  # past the search for attributes of a module
+    return convolution.weight if weight is None else weight
 
 
 class FusedConvFLU(nn.Module):

@@ -121,7 +121,7 @@ class Call(NamedTuple):
             self.card.architecture, f"selective_share.{family}", channels=max(self.channels),
             itemsize=self.itemsize, precision=self.precision, even=self.is_even,
             alike=self._is_alike(family, grads_of), sliced=self._is_sliced(grads_of),
-            filled=filled(self.channels, self.pixels, self.card.processors), **facts,
+            aligned=self._is_aligned, filled=filled(self.channels, self.pixels, self.card.processors), **facts,
         )  # fmt: skip
 
     def _is_alike(self, family: str, grads_of: tuple[int, ...]) -> int:
@@ -136,6 +136,11 @@ class Call(NamedTuple):
     def _is_sliced(self, grads_of: tuple[int, ...]) -> int:
         """Whether features or gradients are slices of wider memory: their addresses take registers."""
         return int((self.x_of, self.y_of) != self.channels or grads_of not in ((), self.channels))
+
+    @property
+    def _is_aligned(self) -> int:
+        """Whether pixels lie together in fours: those loaded one by one take registers for addresses."""
+        return int(self.last or self.plane % 4 == 0)
 
     @property
     def is_even(self) -> int:

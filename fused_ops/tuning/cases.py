@@ -189,6 +189,11 @@ def _share_cases() -> Iterator[tuple[str, Call]]:
             for mode in ("train", "outside", "infer"):
                 title = f"selective_share {name} bfloat16 {layout} {mode} of a slice"
                 yield title, partial(selective_share, *_SHARES[name], torch.bfloat16, layout, mode, x_of=x_of)
+    for name, size in (("64", 31), ("128", 25), ("256", 11)):  # planes of pixels that lie together one by one
+        n, cx, cy, _ = _SHARES[name]
+        for mode in ("train", "infer"):
+            call = partial(selective_share, n, cx, cy, size, torch.bfloat16, "planes", mode)
+            yield f"selective_share odd planes of {name} bfloat16 {mode}", call
     for name in ("64", "128", "256", "200 and 300"):
         yield case(name, torch.float32, "last", "train", tf32=True)
     for name in ("64", "128", "256"):

@@ -72,7 +72,7 @@ def share_kernels(
     facts: dict[str, int | str] = {
         "channels": max(call.cx, call.cy), "itemsize": call.itemsize,
         "precision": "ieee" if precision == "ieee" else "tf32", "even": is_even(channels),
-        "alike": int(call.cx == call.cy), "sliced": 0,
+        "alike": int(call.cx == call.cy), "sliced": 0, "aligned": 1,
         "filled": filled(channels, call.pixels, card.processors),
     }  # fmt: skip
 

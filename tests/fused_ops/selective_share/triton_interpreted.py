@@ -376,6 +376,6 @@ def test_explain_names_kernels_and_rows_of_the_launch_tables() -> None:
     x, y, *weights = cast(pair(16, 16, 1, 5, 4), torch.float16)
     with use("triton"):
         (decision,) = explain(fused_ops.selective_share, x, y, weights[:4], weights[4:])
-    assert decision.how[0].startswith("selective_share.forward: row 1 of sm_90.json (for cards with wgmma")
+    assert decision.how[0].startswith("selective_share.forward: row 3 of sm_90.json (for cards with wgmma")
     assert decision.how[1:] == ("kernel forward_resident",)
     assert "by kernel forward_resident" in str(decision)

@@ -155,7 +155,10 @@ def test_programs_that_go_through_many_tiles_run_all_at_once(
             "weight_gradients",
         ):
             at_once = aot.resident(table[key]) * CARDS[architecture].processors
-            assert math.prod(launch.grid) <= at_once, f"{kernel} of {name}: {launch.grid}, {at_once} at once"
+            parts = [arg.size(0) for arg in launch.args if isinstance(arg, Tensor) and arg.dim() == 2]
+            if parts != [1]:  # not cut at all: there are more products than that
+                where = f"{kernel} of {name}: {launch.grid}, {at_once} at once"
+                assert math.prod(launch.grid) <= at_once, where
             seen.add(kernel)
     assert len(seen) >= 3
 
