@@ -151,11 +151,14 @@ def add_through_gates(
     grad, grad_passed, t_ptr, g_ptr, gates_ptr, grad_gates_ptr, pre_ptr, U, W, W_z, at_h, at_z, place, inside,
     T_OF: tl.constexpr, GRAD_OF: tl.constexpr, G_OF: tl.constexpr, PRE_OF: tl.constexpr,
     C: tl.constexpr, T: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr, KEEP: tl.constexpr,
-    LAST: tl.constexpr, PRECISION: tl.constexpr,
+    LAST: tl.constexpr, PRECISION: tl.constexpr, APART: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """One pass over the T channels of a unit's target: the gradients a_h and a_z before h and z.
+
+    APART: no sum goes from one product into another, or Triton gives each warp 16 rows of wgmma's results,
+    and eight warps on 64 rows do all twice. That takes registers.
 
     grad_passed [P, S] + a_h W, and to grad [P, C] what comes through z (W_z points to C of its columns) and,
     if the unit is the gradient's OWN, through U. OWN stores a_h and a_z.
@@ -163,6 +166,7 @@ def add_through_gates(
     EVEN: tl.constexpr = BLOCK_C == C and BLOCK_T == T and BLOCK_S == S
     tl.static_assert(BLOCK_T % BLOCK_K == 0)  # a last step beyond the tile would have no mask if EVEN
     lane_c, lane_s = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_S)
+    through_u = tl.zeros_like(grad) if APART else None
     for start in tl.range(0, BLOCK_T, BLOCK_K, num_stages=STAGES):
         k = start + tl.arange(0, BLOCK_K)
         g = load_part(g_ptr, place, inside, k, GRAD_OF, T, EVEN, LAST)
@@ -183,9 +187,14 @@ def add_through_gates(
         grad = tl.dot(a_z, w_z, grad, input_precision=PRECISION)
         if OWN:
             u = load_weight(U, T, k, lane_c, T, C, EVEN, False)
-            grad = tl.dot(a_h, u, grad, input_precision=PRECISION)
+            if APART:
+                through_u = tl.dot(a_h, u, through_u, input_precision=PRECISION)
+            else:
+                grad = tl.dot(a_h, u, grad, input_precision=PRECISION)
             store_part(pre_ptr, a_h, place, inside, at_h, k, PRE_OF, T, EVEN, LAST)
             store_part(pre_ptr, a_z, place, inside, at_z, k, PRE_OF, T, EVEN, LAST)
+    if OWN and APART:
+        grad += through_u
     return grad, grad_passed
 
 
@@ -213,7 +222,7 @@ def stream_gradient(
     T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr, OTHER_OF: tl.constexpr,
     G_OF: tl.constexpr, PRE_OF: tl.constexpr, T: tl.constexpr, S: tl.constexpr,
     TARGET: tl.constexpr, SOURCE: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, APART: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -226,7 +235,7 @@ def stream_gradient(
         grad, grad_passed = add_through_gates(
             grad, grad_passed, t_ptr, g_ptr, gates_ptr, grad_gates_ptr, pre_ptr, U, W, W_z, at_h, at_z,
             place, inside, T_OF, GRAD_OF, G_OF, PRE_OF, T, T, S, True, KEEP, LAST, PRECISION,
-            BLOCK_T, BLOCK_T, BLOCK_S, BLOCK_K, STAGES,
+            APART, BLOCK_T, BLOCK_T, BLOCK_S, BLOCK_K, STAGES,
         )  # fmt: skip
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
         grad, r, a_r = through_reset(
@@ -239,12 +248,15 @@ def stream_gradient(
         z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST).to(tl.float32)
         grad += g * z if KEEP else g * (1 - z)
     if SOURCE:
+        as_target = grad
+        if APART:
+            grad = tl.zeros((BLOCK_P, BLOCK_T), tl.float32)
         other_h, other_r, other_z = other
         grad_passed = tl.zeros((BLOCK_P, BLOCK_T), tl.float32)
         grad, grad_passed = add_through_gates(
             grad, grad_passed, s_ptr, other_g_ptr, gates_ptr, grad_gates_ptr, pre_ptr, V, V, V_z + S,
             other_h, other_z, place, inside, S_OF, OTHER_OF, G_OF, PRE_OF, T, S, T, False, KEEP, LAST,
-            PRECISION, BLOCK_T, BLOCK_S, BLOCK_T, BLOCK_K, STAGES,
+            PRECISION, APART, BLOCK_T, BLOCK_S, BLOCK_T, BLOCK_K, STAGES,
         )  # fmt: skip
         t = load_tile(t_ptr, place, inside, 0, T_OF, T, BLOCK_T, LAST)
         grad, r, _ = through_reset(
@@ -252,6 +264,8 @@ def stream_gradient(
             G_OF, T, S, T, LAST, PRECISION, BLOCK_T, BLOCK_T,
         )  # fmt: skip
         grad += grad_passed * r
+        if APART:
+            grad += as_target
     store_tile(grad_ptr, grad, place, inside, 0, T, T, BLOCK_T, LAST)
 
 
@@ -261,7 +275,7 @@ def input_gradients_unit(
     W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, pixels, units,
     UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
     CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, APART: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -294,19 +308,19 @@ def input_gradients_unit(
             t_ptr, s_ptr, g_ptr, other_g_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_ptr,
             W_r, W, U, W_z, V_r, V, V_z, (at_h, at_r, at_z), (other_h, other_r, other_z), passed,
             place, inside, X_OF, Y_OF, GX_OF, GY_OF, G_OF, PRE_OF, CX, CY, True, True, KEEP, LAST, PRECISION,
-            BLOCK_P, BLOCK_X, BLOCK_Y, BLOCK_K, STAGES,
+            APART, BLOCK_P, BLOCK_X, BLOCK_Y, BLOCK_K, STAGES,
         )  # fmt: skip
     elif of_x:
         stream_gradient(
             x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_x_ptr,
             W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, W_z_y, (x_h, x_r, x_z), (y_h, y_r, y_z), x_passed,
             place, inside, X_OF, Y_OF, GX_OF, GY_OF, G_OF, PRE_OF, CX, CY, True, PAIR, KEEP, LAST, PRECISION,
-            BLOCK_P, BLOCK_X, BLOCK_Y, BLOCK_K, STAGES,
+            APART, BLOCK_P, BLOCK_X, BLOCK_Y, BLOCK_K, STAGES,
         )  # fmt: skip
     else:
         stream_gradient(
             y_ptr, x_ptr, grad_y_out_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_y_ptr,
             W_r_y, W_y, U_y, W_z_y, W_r_x, W_x, W_z_x, (y_h, y_r, y_z), (x_h, x_r, x_z), y_passed,
             place, inside, Y_OF, X_OF, GY_OF, GX_OF, G_OF, PRE_OF, CY, CX, PAIR, True, KEEP, LAST, PRECISION,
-            BLOCK_P, BLOCK_Y, BLOCK_X, BLOCK_K, STAGES,
+            APART, BLOCK_P, BLOCK_Y, BLOCK_X, BLOCK_K, STAGES,
         )  # fmt: skip

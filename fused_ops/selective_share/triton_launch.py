@@ -191,7 +191,7 @@ def _backward_launches(call: Call, gx_of: int, gy_of: int, outside: bool, gates:
     else:
         constants = {
             **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), **keep,
-            **tile_constants(choice), "BLOCK_K": call.step(choice["depth"]),
+            **tile_constants(choice), "BLOCK_K": call.step(choice["depth"]), "APART": bool(choice["apart"]),
         }  # fmt: skip
         grid = (2 * ceil_div(call.pixels, choice["pixels"]),)
         launches = (Planned(backward_kernels.input_gradients_unit, grid, call.sizes, constants),)

@@ -121,7 +121,8 @@ class Call(NamedTuple):
             self.card.architecture, f"selective_share.{family}", channels=max(self.channels),
             itemsize=self.itemsize, precision=self.precision, even=self.is_even,
             alike=self._is_alike(family, grads_of), sliced=self._is_sliced(grads_of),
-            aligned=self._is_aligned, filled=filled(self.channels, self.pixels, self.card.processors), **facts,
+            aligned=self._is_aligned, filled=filled(self.channels, self.pixels, self.card.processors),
+            **facts,
         )  # fmt: skip
 
     def _is_alike(self, family: str, grads_of: tuple[int, ...]) -> int:

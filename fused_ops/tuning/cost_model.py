@@ -1,7 +1,8 @@
 """What calls of the ops cost on a GPU: bytes, FLOPs and launches of every kernel, and the time these predict.
 
-A prediction is the sum over a call's launches of the larger of bytes over memory bandwidth and FLOPs over the
-arithmetic's rate, plus a fixed time for each launch. It holds for tensors that come from device memory, not
+A prediction is the sum over a call's launches of the largest of bytes over memory bandwidth, FLOPs over the
+products' rate and, where they were counted, instructions over what the schedulers start, plus a fixed time
+for each launch. It holds for tensors that come from device memory, not
 from the L2 cache, and for a card that is full; small calls are launches and little else. The kernels of each
 op are listed in :mod:`.cost_share` and :mod:`.cost_norm`, here are the cards, and what no kernel can avoid.
 """
@@ -20,13 +21,15 @@ Precision = str  # "half" (float16, bfloat16), "tf32" or "ieee" (float32 as it i
 class Kernel:
     """One launch: what it reads and writes of device memory, each byte once, and its matrix products.
 
-    ``library`` says that it is the library's product (cuBLAS) and not a kernel of ours.
+    ``library`` says that it is the library's product (cuBLAS) and not a kernel of ours; ``instructions``
+    are those of all threads, 0 where nobody has counted them.
     """
 
     name: str
     bytes: int
     flops: int = 0
     library: bool = False
+    instructions: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,18 @@ class Cost:
 ATTAINED_BYTES = 0.9
 ATTAINED_LIBRARY = 0.8
 ATTAINED_OWN = 0.55
+ATTAINED_INSTRUCTIONS = 0.5  # a guess, too: a scheduler has two to four warps, which wait for memory and sums
 LAUNCH_SECONDS = 2e-6  # from one kernel's end to the next one's full speed, in a stream that is never empty
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """A card's data sheet: bytes and dense FLOPs (without sparsity) per second."""
+    """A card's data sheet: bytes, dense FLOPs (without sparsity) and threads' instructions per second."""
 
     name: str
     bytes: float
     flops: Mapping[Precision, float]
+    instructions: float
     source: str
 
     def seconds(self, kernels: Iterable[Kernel], precision: Precision) -> float:
@@ -72,7 +77,8 @@ class Ceilings:
     def _busy(self, kernel: Kernel, precision: Precision) -> float:
         attained = ATTAINED_LIBRARY if kernel.library else ATTAINED_OWN
         products = kernel.flops / (attained * self.flops[precision])
-        return max(kernel.bytes / (ATTAINED_BYTES * self.bytes), products)
+        instructions = kernel.instructions / (ATTAINED_INSTRUCTIONS * self.instructions)
+        return max(kernel.bytes / (ATTAINED_BYTES * self.bytes), products, instructions)
 
     def roofline(self, flops: int, bytes: int, precision: Precision) -> float:
         """Seconds that no kernel can do without, as far as the card's ceilings are attained at all."""
@@ -84,16 +90,43 @@ def _tera(half: float, tf32: float, ieee: float) -> Mapping[Precision, float]:
     return {"half": half * 1e12, "tf32": tf32 * 1e12, "ieee": ieee * 1e12}
 
 
-# Dense rates: half of those that NVIDIA prints with sparsity.
+def _instructions(processors: int, clock: float) -> float:
+    """Four schedulers a processor start an instruction of 32 threads each clock."""
+    return 4 * 32 * processors * clock
+
+
+# Dense rates: half of those that NVIDIA prints with sparsity. Processors and boost clocks as there.
 CEILINGS = {
     ceilings.name: ceilings
     for ceilings in (
         Ceilings(
-            "A100", 2.039e12, _tera(312, 156, 19.5), "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM"
+            "A100",
+            2.039e12,
+            _tera(312, 156, 19.5),
+            _instructions(108, 1.41e9),
+            "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM",
         ),
-        Ceilings("H100", 3.35e12, _tera(989, 494.5, 67), "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
-        Ceilings("H200", 4.8e12, _tera(989, 494.5, 67), "NVIDIA H200 Tensor Core GPU data sheet, SXM"),
-        Ceilings("B200", 8e12, _tera(2250, 1100, 80), "NVIDIA Blackwell data sheet, HGX B200, per GPU"),
+        Ceilings(
+            "H100",
+            3.35e12,
+            _tera(989, 494.5, 67),
+            _instructions(132, 1.83e9),
+            "NVIDIA H100 Tensor Core GPU data sheet, SXM",
+        ),
+        Ceilings(
+            "H200",
+            4.8e12,
+            _tera(989, 494.5, 67),
+            _instructions(132, 1.83e9),
+            "NVIDIA H200 Tensor Core GPU data sheet, SXM",
+        ),
+        Ceilings(
+            "B200",
+            8e12,
+            _tera(2250, 1100, 80),
+            _instructions(148, 1.85e9),
+            "NVIDIA Blackwell data sheet, HGX B200, per GPU",
+        ),
     )
 }
 _BY_GENERATION = {8: "A100", 9: "H100", 10: "B200"}

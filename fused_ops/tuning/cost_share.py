@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from fused_ops.triton_support import ceil_div, resident_programs
 from fused_ops.tuning.cost_model import Kernel
 
+# Instructions of a thread per pixel and channel of x and y in the kernels of few channels, as made for sm_90
+# from calls of 64 channels ("unit": 128) in bfloat16 and channels_last: those of the loops, by how often they
+# go round. Kernels of more channels are bound by their products.
+INSTRUCTIONS = {
+    "forward_resident": 26, "forward_unit": 46, "input_gradients_pair": 40, "weight_gradients_unit": 48,
+    "input_gradients_unit": 170,
+}  # fmt: skip
 FORWARD_WAYS = ("resident", "unit", "products", "cuda")
 BACKWARD_WAYS = ("pair", "unit", "products", "cuda")
 
@@ -56,7 +63,10 @@ class ShareCall:
     ) -> Kernel:  # fmt: skip
         """``elements`` and ``products`` (multiplications) are per pixel; ``parts`` are weights in float32."""
         moved = (elements * self.pixels + weights) * self.itemsize + 4 * parts
-        return Kernel(name, moved, 2 * products * self.pixels, library)
+        counted = INSTRUCTIONS.get(name, 0) if self.itemsize == 2 else 0
+        return Kernel(
+            name, moved, 2 * products * self.pixels, library, counted * self.both * self.pixels
+        )  # fmt: skip
 
 
 def forward(call: ShareCall, way: str) -> list[Kernel]:

@@ -56,7 +56,7 @@ KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "unit": {
         "forward": {**SMALL, "kernel": "unit", "pixels": 64, "columns": 32},
-        "backward": {**SMALL, "kernel": "unit", "pixels": 32, "depth": 16},
+        "backward": {**SMALL, "kernel": "unit", "pixels": 32, "depth": 16, "apart": 1},
         "weights": PRODUCTS,
     },
     "products": dict.fromkeys(PRODUCT_FAMILIES, PRODUCTS),

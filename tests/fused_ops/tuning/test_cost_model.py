@@ -110,6 +110,22 @@ def test_weights_gradients_are_cut_into_so_many_parts() -> None:
         assert cost_share.chunks(ShareCall(64, 64, 16, 2), row, 132) == 1
 
 
+def test_the_kernels_of_few_channels_are_bound_by_bytes_but_for_one_of_128() -> None:
+    """So says the assembler's output of how many instructions they take."""
+    h100 = CEILINGS["H100"]
+    few, more = ShareCall(64, 64, 147456, 2, chunks=66), ShareCall(128, 128, 36864, 2, chunks=22)
+    kernels = [
+        *(cost_share.forward(few, "resident")), *cost_share.backward(few, "pair"),
+        *cost_share.forward(more, "unit"), *cost_share.backward(more, "unit"),
+    ]  # fmt: skip
+    bound = set()
+    for kernel in kernels:
+        without = dataclasses.replace(kernel, instructions=0)
+        if h100.seconds([kernel], "half") > h100.seconds([without], "half"):
+            bound.add(kernel.name)
+    assert bound == {"input_gradients_unit"}
+
+
 # --- norm_act -----------------------------------------------------------------------------------------------
 
 
