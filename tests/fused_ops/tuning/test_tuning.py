@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fused_ops import tuning
 from fused_ops.selective_share.triton_plan import LARGEST_TILE
 from fused_ops.triton_support import CARDS
-from fused_ops.tuning import tune
+from fused_ops.tuning import notes, tune
 
 
 @pytest.fixture
@@ -72,3 +73,29 @@ def test_no_tile_has_more_pixels_than_offsets_reach() -> None:
         for row in rows
     ]
     assert pixels and max(pixels) <= LARGEST_TILE and max(tune.STEPS["pixels"]) <= LARGEST_TILE
+
+
+def test_what_is_remembered_of_the_tables_is_asked_anew_where_it_may_differ() -> None:
+    calls = []
+
+    @tuning.remembered
+    def launch_of(channels: int) -> Mapping[str, Any]:
+        calls.append(channels)
+        return tuning.choose("sm_90", "family", channels=channels)
+
+    def table(tile: int) -> tuning.Table:
+        return {"family": [{"when": {"channels_most": 4}, "launch": {"tile": tile}}]}
+
+    with tuning.table_given("sm_90", table(1)):
+        assert launch_of(3) == launch_of(3) == {"tile": 1}
+        assert launch_of(4) == {"tile": 1} and calls == [3, 4]
+        with tuning.on_trial("family", {"tile": 5}):
+            assert launch_of(3) == {"tile": 5}
+        with tuning.asked() as rows:
+            launch_of(3)
+        assert [facts for _, facts, _ in rows] == [{"channels": 3}]
+        with notes.listening() as heard:
+            launch_of(3)
+        assert heard == ["family: row 1 of sm_90.json"]
+    with tuning.table_given("sm_90", table(2)):
+        assert launch_of(3) == {"tile": 2}
