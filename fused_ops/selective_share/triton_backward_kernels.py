@@ -51,6 +51,21 @@ def before_reset(grad_passed, s, r, grad_r):
 
 
 @triton.jit
+def before_h_and_z(
+    g, t, h, z, grad_gates_ptr, at_h, at_z, place, inside, G_OF: tl.constexpr, T: tl.constexpr,
+    KEEP: tl.constexpr, LAST: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """a_h and a_z in t's dtype, and what of g goes to h; with the gates' gradients from outside, if any."""
+    grad_h = None
+    grad_z = None
+    if grad_gates_ptr is not None:
+        grad_h = load_tile(grad_gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
+        grad_z = load_tile(grad_gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
+    a_h, a_z, to_h = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
+    return a_h.to(t.dtype), a_z.to(t.dtype), to_h
+
+
+@triton.jit
 def add_of_unit(
     grad_t, grad_s, t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, slots, before_r,
     weights, back, place, inside, T_OF: tl.constexpr, S_OF: tl.constexpr, GRAD_OF: tl.constexpr,
@@ -74,15 +89,9 @@ def add_of_unit(
     else:
         h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
         z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
-    grad_h = None
-    grad_r = None
-    grad_z = None
-    if grad_gates_ptr is not None:
-        grad_h = load_tile(grad_gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
-        grad_z = load_tile(grad_gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
-    a_h, a_z, to_h = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
-    a_h = a_h.to(t.dtype)
-    a_z = a_z.to(t.dtype)
+    a_h, a_z, to_h = before_h_and_z(
+        g, t, h, z, grad_gates_ptr, at_h, at_z, place, inside, G_OF, T, KEEP, LAST, BLOCK_T
+    )  # fmt: skip
     to_t = g.to(tl.float32) - to_h
     grad_t = to_t if grad_t is None else grad_t + to_t
     grad_t = tl.dot(a_z, z_t, grad_t, input_precision=PRECISION)
@@ -92,6 +101,7 @@ def add_of_unit(
     if gates_ptr is not None:
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
         r = load_tile(gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
+    grad_r = None
     if grad_gates_ptr is not None:
         grad_r = load_tile(grad_gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST)
     a_r = before_reset(grad_passed, s, r, grad_r)

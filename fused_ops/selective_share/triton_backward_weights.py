@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fused_ops.selective_share.triton_backward_kernels import before_reset
+from fused_ops.selective_share.triton_backward_kernels import before_h_and_z, before_reset
 from fused_ops.selective_share.triton_kernels import unit_gates
 from fused_ops.selective_share.triton_tiles import (
     gate_channels,
@@ -28,7 +28,6 @@ from fused_ops.selective_share.triton_tiles import (
     load_weight,
     passed_slot,
     pre_channels,
-    pre_gate_gradients,
     reset_channels,
     slots_of_x,
     slots_of_y,
@@ -78,14 +77,9 @@ def unit_weight_gradients(
             h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
             r = load_tile(gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)
             z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
-        grad_h = None
-        grad_z = None
-        if grad_gates_ptr is not None:
-            grad_h = load_tile(grad_gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
-            grad_z = load_tile(grad_gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)
-        a_h, a_z, _ = pre_gate_gradients(g, t, h, z, grad_h, grad_z, KEEP)
-        a_h = a_h.to(t.dtype)
-        a_z = a_z.to(t.dtype)
+        a_h, a_z, _ = before_h_and_z(
+            g, t, h, z, grad_gates_ptr, at_h, at_z, place, inside, G_OF, T, KEEP, LAST, BLOCK_T
+        )  # fmt: skip
         if gates_ptr is None:
             grad_r = None
             if grad_gates_ptr is not None:

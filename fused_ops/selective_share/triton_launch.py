@@ -126,14 +126,13 @@ def backward(
     gy_of = call.cy
     if grad_y_out is not None:
         grad_y_out, gy_of = slice_of(grad_y_out, layout)
-    asked = (call, gx_of, gy_of, grad_gates is not None)
+    launches = _backward_launches(call, gx_of, gy_of, grad_gates is not None, gates is not None)
+    if launches is None:
+        gates = empty_like(x, call.gate_channels, layout)
+        forward(x, y, weights, keep, gates, None, layout)
+        backward(grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, keep, grads, layout)
+        return
     with on_device(x):
-        launches = _backward_launches(*asked, gates is not None)
-        if launches is None:
-            gates = empty_like(x, call.gate_channels, layout)
-            forward(x, y, weights, keep, gates, None, layout)
-            launches = _backward_launches(*asked, True)
-        assert launches is not None
         given = (grad_x_out, grad_y_out, gates, grad_gates)
         parts = torch.empty((launches.chunks, call.weights), dtype=torch.float32, device=x.device)
         if launches.kernel == "pair":

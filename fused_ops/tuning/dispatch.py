@@ -86,23 +86,19 @@ def share_kernels(
     if not backward:
         return forward()
 
-    def of_backward(gates: bool) -> list[Kernel] | None:
-        """None for gates that no kernel makes again on chip."""
+    def by_triton(gates: bool) -> list[Kernel]:
+        """Gates that were not kept are made again on chip, or by the forward."""
         choice = row("backward", outside=int(call.outside), gates=int(gates))
         way = choice["kernel"]
         if way != "pair":
             if not gates:
-                return None
+                return [*forward()["triton"], *by_triton(True)]
             choice = row("weights", outside=int(call.outside), gates=1)
         parts = cost_share.chunks(call, choice, card.processors)
         return cost_share.backward(replace(call, gates=gates, chunks=parts), way)
 
-    found = {"triton": of_backward(True) or [], "cuda": cost_share.backward(call, "cuda")}
-    if not recompute:
-        return found
-    found = {name: [*again, *found[name]] for name, again in forward().items()}
-    on_chip = of_backward(False)
-    return {**found, "triton": on_chip} if on_chip else found
+    again = forward()["cuda"] if recompute else []
+    return {"triton": by_triton(not recompute), "cuda": [*again, *cost_share.backward(call, "cuda")]}
 
 
 def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[Kernel]]:
