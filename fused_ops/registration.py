@@ -77,18 +77,17 @@ def define_op(
     def call(*args: Any) -> Any:
         if is_observed():
             return through_dispatcher(*args)
-        differentiated = False
         for arg in args:
-            kind = type(arg)
-            if kind in _NO_TENSORS:  # asking isinstance(arg, Tensor) instead takes longer than all the rest
-                continue
-            if kind not in _PLAIN_TENSORS:
+            kind = type(arg)  # asking isinstance(arg, Tensor) instead takes longer than all the rest
+            if kind in _PLAIN_TENSORS:
+                if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
+                    return overload(*args)
+            elif kind not in _NO_TENSORS:
                 return overload(*args)
-            if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
-                return overload(*args)
-            differentiated = differentiated or arg.requires_grad
-        if differentiated and torch.is_grad_enabled():
-            return directly.apply(*args)
+        if torch.is_grad_enabled():
+            for arg in args:
+                if type(arg) in _PLAIN_TENSORS and arg.requires_grad:
+                    return directly.apply(*args)
         return backends.compute(name, *args)
 
     return call
