@@ -176,10 +176,18 @@ def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], na
     if len(weights) != 4:
         raise ValueError(f"{name} must hold the four weights W_r, W, U, W_z, got {len(weights)}")
     W_r, W, U, W_z = weights
+    # In small calls checks cost as much as the work, so what is right is found to be so at once.
+    if not (
+        isinstance(W_r, Tensor)
+        and isinstance(W, Tensor)
+        and isinstance(U, Tensor)
+        and isinstance(W_z, Tensor)
+    ):
+        kinds = ", ".join(type(weight).__name__ for weight in weights)
+        raise TypeError(f"{name} must hold four Tensors W_r, W, U, W_z, got {kinds}")
     t, s, dtype, device = target.shape[1], source.shape[1], target.dtype, target.device
     kernel = W_r.shape[2:]
     shapes = ((s, t + s, *kernel), (t, s, *kernel), (t, t, *kernel), (t, t + s, *kernel))
-    # In small calls checks cost as much as the work, so what is right is found to be so at once.
     if not (
         (W_r.shape, W.shape, U.shape, W_z.shape) == shapes
         and W_r.dtype is W.dtype is U.dtype is W_z.dtype is dtype
