@@ -31,7 +31,7 @@ class DeviceCall {
     guard_.emplace(index);
     // This library's own CUDA runtime follows; torch's is the guard's.
     check(cudaSetDevice(index));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device_.stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device_.stream));
     device_.processors = processors_of(index);
 #else
     auto& machine = emulation::Machine::get();

@@ -43,7 +43,7 @@ using WeightTensors = std::array<OptionalTensor, kWeights>;
 template <size_t dims>
 Tensor view(const Tensor& in, const int64_t (&sizes)[dims], const int64_t (&strides)[dims], int64_t first) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(in.get(), dims, sizes, strides, first, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(in.get(), dims, sizes, strides, first, &handle));
   return Tensor(handle);
 }
 
@@ -65,16 +65,16 @@ struct Product {
   Matrix to, left, right;
 
   void multiply() const {
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         FUSED_OPS_SHIM(mm_out)(to.tensor().get(), left.tensor().get(), right.tensor().get()));
   }
   void multiply_with(const Product& other) const {
-    STABLE_TORCH_ERROR_CODE_CHECK(FUSED_OPS_SHIM(bmm_out)(
+    TORCH_ERROR_CODE_CHECK(FUSED_OPS_SHIM(bmm_out)(
         to.with(other.to).get(), left.with(other.left).get(), right.with(other.right).get()));
   }
   void add() const {
     const Tensor sum = to.tensor();
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         FUSED_OPS_SHIM(addmm_out)(sum.get(), sum.get(), left.tensor().get(), right.tensor().get(), 1.0, 1.0));
   }
 };
