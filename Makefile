@@ -67,13 +67,13 @@ gpu:
 demo: setup
 	$(VENV)/bin/fer-mtl demo --out runs/demo
 
-# Does the CUDA library load into a torch with CUDA, and register its ops? No card is needed, but nvcc, and a download
-# of several GB into an environment apart. CUDA_TORCH is what pip installs there.
+# Do both libraries build for a torch with CUDA, load into it and register their ops? No card is needed, but nvcc, and a
+# download of several GB into an environment apart. CUDA_TORCH is what pip installs there: torch==2.10.0 is the oldest.
 CUDA_TORCH ?= torch
 check-cuda-load:
 	$(PYTHON) -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip install --quiet $(CUDA_TORCH) "setuptools>=77" ninja
-	FUSED_OPS_BUILD=cuda .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
+	FUSED_OPS_BUILD=cpu,cuda .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
 	.venv-cuda/bin/python tests/packaging/cuda_load.py
 
 # The environment stays; the next target installs the libraries into it again.

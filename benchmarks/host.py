@@ -56,6 +56,14 @@ def with_backward(call: Call) -> Call:
     return run
 
 
+def under_autocast(call: Call) -> Call:
+    def run() -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return call()
+
+    return run
+
+
 def microseconds(call: Call) -> float:
     """The median of rounds, each the mean of many calls, in time of this process."""
 
@@ -78,11 +86,13 @@ def main() -> None:
         use("triton"),
     ):
         for name, call in calls():
-            for mode, made in (
-                ("forward", without_gradients(call)),
-                ("forward + backward", with_backward(call)),
-            ):
-                print(f"{name:32s} {mode:20s} {microseconds(made):6.1f} us", flush=True)
+            modes = {
+                "forward": without_gradients(call),
+                "forward + backward": with_backward(call),
+                "the same, forward under autocast": with_backward(under_autocast(call)),
+            }
+            for mode, made in modes.items():
+                print(f"{name:32s} {mode:34s} {microseconds(made):6.1f} us", flush=True)
 
 
 if __name__ == "__main__":

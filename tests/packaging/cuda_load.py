@@ -1,4 +1,4 @@
-"""`make check-cuda-load`: the installed CUDA library loads into a torch with CUDA and registers its ops."""
+"""`make check-cuda-load`: both installed libraries load into a torch with CUDA and register their ops."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 
 from fused_ops import backends, native
 
-status = native.cuda_library()
-if not status.loaded:
-    raise SystemExit(status.reason)
 ops = backends.ops("cuda")
-for name in ops:
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_ops_cuda::{name}", "CUDA"):
-        raise SystemExit(f"fused_ops_cuda::{name} has no kernel for CUDA")
+for key, status in (("CPU", native.cpu_library()), ("CUDA", native.cuda_library())):
+    if not status.loaded:
+        raise SystemExit(status.reason)
+    for name in ops:
+        qualified = f"fused_ops_{key.lower()}::{name}"
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key):
+            raise SystemExit(f"{qualified} has no kernel for {key}")
 cards = torch.cuda.device_count()
 print(f"loaded into torch {torch.__version__} with {cards} cards: {', '.join(ops)}")
