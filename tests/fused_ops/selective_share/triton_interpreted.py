@@ -185,7 +185,7 @@ def test_options(options: Options) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("channels", [(64, 64), (128, 16), (40, 32), (129, 24)], ids=str)
+@pytest.mark.parametrize("channels", [(64, 64), (128, 16), (40, 32), (66, 5), (129, 24)], ids=str)
 def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.dtype) -> None:
     """Also where a tile or a step is wider than the narrower tensor."""
     gates = dtype == torch.float16
