@@ -72,7 +72,7 @@ demo: setup
 CUDA_TORCH ?= torch
 check-cuda-load:
 	$(PYTHON) -m venv .venv-cuda
-	.venv-cuda/bin/python -m pip install --quiet $(CUDA_TORCH) setuptools ninja
+	.venv-cuda/bin/python -m pip install --quiet $(CUDA_TORCH) "setuptools>=77" ninja
 	FUSED_OPS_BUILD=cuda .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
 	.venv-cuda/bin/python tests/packaging/cuda_load.py
 

@@ -13,7 +13,7 @@ backend; what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On t
 
 The way through the dispatcher costs more than a small call's work. So a plain eager call, where no mode,
 transform or subclass wants to see the op, goes straight from the functional twin to the backend, with the
-same context setter and backward: see :func:`is_observed`.
+same context setter and backward, and under autocast with its arguments: see :func:`is_watched`.
 """
 
 from __future__ import annotations
@@ -74,22 +74,28 @@ def define_op(
 
     directly = _direct_function(name, setup_context, backward)
 
-    def call(*args: Any) -> Any:
-        if is_observed():
-            return through_dispatcher(*args)
-        differentiated = False
-        for arg in args:
-            kind = type(arg)
-            if kind in _NO_TENSORS:  # asking isinstance(arg, Tensor) instead takes longer than all the rest
-                continue
-            if kind not in _PLAIN_TENSORS:
-                return overload(*args)
-            if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
-                return overload(*args)
-            differentiated = differentiated or arg.requires_grad
-        if differentiated and torch.is_grad_enabled():
-            return directly.apply(*args)
+    def straight(*args: Any) -> Any:
+        if torch.is_grad_enabled():
+            for arg in args:
+                if type(arg) in _PLAIN_TENSORS and arg.requires_grad:
+                    return directly.apply(*args)
         return backends.compute(name, *args)
+
+    def call(*args: Any) -> Any:
+        if is_watched():
+            return through_dispatcher(*args)
+        for arg in args:
+            kind = type(arg)  # asking isinstance(arg, Tensor) instead takes longer than all the rest
+            if kind in _PLAIN_TENSORS:
+                if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
+                    return overload(*args)
+            elif kind not in _NO_TENSORS:
+                return overload(*args)
+        if autocast is not None and torch._C._is_any_autocast_enabled():
+            device = args[0].device.type
+            if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+                return _with_autocast(straight, autocast, device, *args)
+        return straight(*args)
 
     return call
 
@@ -130,17 +136,21 @@ def _add_overload(
     return overload
 
 
-def is_observed() -> bool:
-    """Whether anything but autograd has to see a call: tracing, a mode, a transform or autocast."""
+def is_watched() -> bool:
+    """Whether anything but autograd and autocast has to see a call: tracing, a mode or a transform."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
         or peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
-        or torch._C._is_any_autocast_enabled()
         or torch._C._get_tracing_state() is not None
     )
+
+
+def is_observed() -> bool:
+    """Whether anything but autograd has to see a call."""
+    return is_watched() or torch._C._is_any_autocast_enabled()
 
 
 def is_transformed(done: int = 0) -> bool:
@@ -255,10 +265,14 @@ def _vmap_by_loop(
     return stacked, (0,) * len(stacked)
 
 
-def _with_autocast(overload: Any, rule: Callable[..., Sequence[Any]], device: str, *args: Any) -> Any:
-    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST_DEVICES[device]))
-    with torch._C._ExcludeDispatchKeyGuard(excluded):
-        return overload(*rule(torch.get_autocast_dtype(device), *args))
+def _with_autocast(function: Any, rule: Callable[..., Sequence[Any]], device: str, *args: Any) -> Any:
+    with torch._C._ExcludeDispatchKeyGuard(_autocast_keys(device)):
+        return function(*rule(torch.get_autocast_dtype(device), *args))
+
+
+@functools.cache
+def _autocast_keys(device: str) -> Any:
+    return torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST_DEVICES[device]))
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:

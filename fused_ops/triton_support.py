@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,8 @@ from fused_ops.tuning.notes import is_listening, note
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_CARD = (8, 0)
 LEAST_SHARED_BYTES = 99 << 10  # what default.json's tiles may ask for
+ALIGNMENT = 16  # bytes: Triton compiles anew for a tensor that does not begin at a multiple
+MOST_STARTS = 64  # kept with a plan
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,24 @@ CARDS = {
 }
 
 
-class Planned(NamedTuple):
+@dataclass(frozen=True)
+class Planned:
     """One kernel launch but for its tensors, which come before ``sizes``, and their steps, which follow."""
 
     kernel: Any
     grid: tuple[int, ...]
     sizes: tuple[int | float, ...]
     constants: dict[str, Any]  # num_warps and num_stages among them
+    started: dict[Any, Start] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # by what they depend on
+
+
+class Start(NamedTuple):
+    """A compiled kernel, what starts it on a grid, and the compile-time arguments, which it takes as well."""
+
+    kernel: Callable[..., None]
+    constants: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class Launch:
     num_stages: int
 
 
+_NOTHING = contextlib.nullcontext()
 _visible = False
 _rehearsed: list[Launch] | None = None
 _rehearsed_card: Card | None = None
@@ -133,38 +149,68 @@ def why_not(*tensors: Tensor | None) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def on_device(tensor: Tensor) -> Iterator[None]:
+def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Make the tensor's device the current one, where it is not: Triton launches on the current device."""
-    if _visible or tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
-        yield
-    else:
-        with torch.cuda.device(tensor.device):
-            yield
+    if _visible or not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(tensor.device)
 
 
 def launch(
     kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int = 1, **constants: Any
-) -> None:
-    """Start a kernel; ``constants`` are its compile-time arguments."""
+) -> Any:
+    """Start a kernel; ``constants`` are its compile-time arguments. Return it compiled, if it is."""
     if _rehearsed is not None:
         _rehearsed.append(Launch(kernel, grid, args, constants, num_warps, num_stages))
-        return
+        return None
     if is_listening():
         note(f"kernel {kernel.__name__}")
     if _visible:  # the compiler's own launches fuse multiply-add by default, and know no such option
         torch.library.wrap_triton(kernel)[grid](
             *args, **constants, num_warps=num_warps, num_stages=num_stages
         )
-        return
-    kernel[grid](
+        return None
+    return kernel[grid](
         *args, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True
     )  # fused multiply-add: said so, since Triton 3.10 changes the default
 
 
 def run(planned: Planned, *tensors: Tensor | None, after: tuple[int | float, ...] = ()) -> None:
-    """Start a planned launch on these tensors; ``after`` follows its sizes."""
-    launch(planned.kernel, planned.grid, *tensors, *planned.sizes, *after, **planned.constants)
+    """Start a planned launch on these tensors; ``after`` follows its sizes.
+
+    To find the compiled kernel Triton looks at every argument, which takes longer than all that leads here.
+    What it found is kept with the plan for calls that it could not tell from this one.
+    """
+    alike = (
+        None
+        if _visible or _rehearsed is not None or is_listening()
+        else _what_is_compiled_for(tensors, after)
+    )
+    if alike is not None and (start := planned.started.get(alike)) is not None:
+        start.kernel(*tensors, *planned.sizes, *after, *start.constants)
+        return
+    args = (*tensors, *planned.sizes, *after)
+    compiled = launch(planned.kernel, planned.grid, *args, **planned.constants)
+    if alike is not None and compiled is not None:
+        if len(planned.started) >= MOST_STARTS:
+            planned.started.clear()
+        constants = tuple(planned.constants[name] for name in planned.kernel.arg_names[len(args) :])
+        planned.started[alike] = Start(compiled[(*planned.grid, 1, 1)[:3]], constants)
+
+
+def _what_is_compiled_for(
+    tensors: tuple[Tensor | None, ...], after: tuple[int | float, ...]
+) -> tuple[Any, ...] | None:
+    """All that differs between calls of a plan and that Triton compiles for; None for odd addresses."""
+    found: list[Any] = [tensors[0].get_device(), after]  # type: ignore[union-attr]
+    for tensor in tensors:
+        if tensor is None:
+            found.append(None)
+        elif tensor.data_ptr() % ALIGNMENT:
+            return None
+        else:
+            found.append(tensor.dtype)
+    return tuple(found)
 
 
 def visibly(function: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -181,6 +227,16 @@ def visibly(function: Callable[..., Any]) -> Callable[..., Any] | None:
             _visible = before
 
     return traced
+
+
+def host_call(module: str, function: str, *args: Any) -> Any:
+    """Call a function of one of the modules that import triton, which are imported only where they serve."""
+    return getattr(_host_code(module), function)(*args)
+
+
+@functools.cache
+def _host_code(module: str) -> ModuleType:
+    return importlib.import_module(f"fused_ops.{module}")
 
 
 @contextlib.contextmanager
@@ -219,16 +275,17 @@ def lay_out(tensor: Tensor, channels_last: bool, layout: torch.memory_format) ->
     With channels last the channels of a pixel are adjacent and the step leads to the next pixel; else pixels
     are adjacent, then channels, and the step leads to the next sample.
     """
-    step = _step(tensor.shape, tensor.stride(), channels_last)
+    step = step_of(tensor.shape, tensor.stride(), channels_last)
     if step is None:
         tensor = tensor.contiguous(memory_format=layout)
-        step = _step(tensor.shape, tensor.stride(), channels_last)
+        step = step_of(tensor.shape, tensor.stride(), channels_last)
         assert step is not None
     return tensor, step
 
 
 @functools.lru_cache(maxsize=4096)
-def _step(sizes: tuple[int, ...], strides: tuple[int, ...], channels_last: bool) -> int | None:
+def step_of(sizes: tuple[int, ...], strides: tuple[int, ...], channels_last: bool) -> int | None:
+    """The step of :func:`lay_out`, of a tensor's sizes and strides, or None where it lies otherwise."""
     if channels_last:
         if sizes[1] > 1 and strides[1] != 1:
             return None

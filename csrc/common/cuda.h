@@ -102,10 +102,41 @@ struct alignas(16) Quad {
 
 template <typename T>
 FUSED_OPS_DEVICE void unpack(const Quad& quad, float (&to)[kVector<T>]) {
-  T parts[kVector<T>];
-  memcpy(parts, &quad, 16);
+  if constexpr (std::is_same_v<T, BFloat16Bits>) {  // one instruction an element; nvcc makes two of the parts
 #pragma unroll
-  for (int i = 0; i < kVector<T>; ++i) to[i] = to_float(parts[i]);
+    for (int i = 0; i < kVector<T>; ++i) {
+      const uint32_t word = quad.words[i / 2];
+      to[i] = of_bits(i % 2 == 0 ? word << 16 : word & 0xffff0000);
+    }
+  } else {
+    T parts[kVector<T>];
+    memcpy(parts, &quad, 16);
+#pragma unroll
+    for (int i = 0; i < kVector<T>; ++i) to[i] = to_float(parts[i]);
+  }
+}
+
+template <typename T>
+FUSED_OPS_DEVICE Quad pack(const float (&from)[kVector<T>]) {
+  Quad quad;
+#ifdef __CUDACC__
+  if constexpr (sizeof(T) == 2) {  // a word, two elements, at a time
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<T, Half>) {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(quad.words[i]) : "f"(from[2 * i + 1]), "f"(from[2 * i]));
+      } else {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(quad.words[i]) : "f"(from[2 * i + 1]), "f"(from[2 * i]));
+      }
+    }
+    return quad;
+  }
+#endif
+  T parts[kVector<T>];
+#pragma unroll
+  for (int i = 0; i < kVector<T>; ++i) round_to(from[i], parts[i]);
+  memcpy(&quad, parts, 16);
+  return quad;
 }
 
 // A pointer into a tensor; null where the tensor is absent.
@@ -146,17 +177,13 @@ struct Global {
 #endif
     return quad;
   }
-  FUSED_OPS_DEVICE void put_vector(int64_t index, const float (&from)[kVector<T>]) const {
-    Element parts[kVector<T>];
-#pragma unroll
-    for (int i = 0; i < kVector<T>; ++i) round_to(from[i], parts[i]);
+  FUSED_OPS_DEVICE void put_vector(int64_t index, const Quad& quad) const {
 #ifdef __CUDACC__
-    uint4 quad;
-    memcpy(&quad, parts, 16);
-    *reinterpret_cast<uint4*>(at + index) = quad;
+    uint4 stored;
+    memcpy(&stored, &quad, 16);
+    *reinterpret_cast<uint4*>(at + index) = stored;
 #else
-    if (!emulation::Machine::get().check(at + index, 16, true)) return;
-    memcpy(at + index, parts, 16);
+    if (emulation::Machine::get().check(at + index, 16, true)) memcpy(at + index, &quad, 16);
 #endif
   }
 };
@@ -187,10 +214,17 @@ struct Chunk {
   }
   template <typename T>
   FUSED_OPS_DEVICE void store(Global<T> to, const float (&from)[kVector<T>]) const {
+    store(to, pack<T>(from));
+  }
+  // What load() gave, unchanged.
+  template <typename T>
+  FUSED_OPS_DEVICE void store(Global<T> to, const Quad& from) const {
     if (wide) return to.put_vector(at, from);
+    T parts[kVector<T>];
+    memcpy(parts, &from, 16);
 #pragma unroll
     for (int i = 0; i < kVector<T>; ++i) {
-      if (has(i)) to.put_float(at + i, from[i]);
+      if (has(i)) to.put(at + i, parts[i]);
     }
   }
 };

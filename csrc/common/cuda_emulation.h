@@ -31,7 +31,7 @@ class Machine {
   bool reversed = false;
   int processors = 4, most_threads = 64;
   std::string error;
-  int64_t launches = 0;
+  int64_t launches = 0, moved = 0;  // kernels, and bytes of global memory that they accessed
 
   static Machine& get() {
     static Machine machine;
@@ -53,7 +53,10 @@ class Machine {
       return false;
     }
     for (const Range& range : ranges_) {
-      if (first >= range.begin && first + bytes <= range.end && (range.writable || !write)) return true;
+      if (first >= range.begin && first + bytes <= range.end && (range.writable || !write)) {
+        moved += bytes;
+        return true;
+      }
     }
     fail(std::string(write ? "a write" : "a read") + " of " + std::to_string(bytes) + " bytes outside of all tensors");
     return false;

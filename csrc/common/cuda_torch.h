@@ -31,7 +31,7 @@ class DeviceCall {
     guard_.emplace(index);
     // This library's own CUDA runtime follows; torch's is the guard's.
     check(cudaSetDevice(index));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device_.stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &device_.stream));
     device_.processors = processors_of(index);
 #else
     auto& machine = emulation::Machine::get();
@@ -124,9 +124,13 @@ auto for_device_dtype(torch::headeronly::ScalarType dtype, F&& work) {
   }
 }
 
-// The tensor, or a copy of it on a 16-byte boundary.
+// Whether it begins on a 16-byte boundary.
+inline bool is_aligned(const torch::stable::Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
+}
+// The tensor, or a copy of it that does.
 inline torch::stable::Tensor aligned(const torch::stable::Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 ? tensor : torch::stable::clone(tensor);
+  return is_aligned(tensor) ? tensor : torch::stable::clone(tensor);
 }
 
 }  // namespace fused_ops

@@ -98,7 +98,7 @@ Tensor new_vector(int64_t size, ScalarType dtype) {
                        : dtype == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
                                                        : aoti_torch_dtype_float32();
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(1, &size, &stride, code, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }

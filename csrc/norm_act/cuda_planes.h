@@ -244,7 +244,7 @@ struct PlanePart {
 };
 
 template <typename T>
-FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_moments(Arguments<T> a) {
+FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 3) plane_parts_moments(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlanePart<T> mine(a);
   const Same origin{a.origin(mine.plane.sample, mine.plane.channel)};

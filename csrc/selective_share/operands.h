@@ -20,6 +20,7 @@ class Operands {
   Operands(const Tensor& x, const Tensor& y, const std::array<OptionalTensor, 8>& weights)
       : dtype_(x.scalar_type()), pair_(weights[4].has_value()) {
     STD_TORCH_CHECK(x.dim() == 4 && y.dim() == 4, "selective_share: x and y must be [N, C, H, W]");
+    STD_TORCH_CHECK(x.numel() > 0 && y.numel() > 0, "selective_share: x and y must not be empty");
     const auto x_sizes = x.sizes();
     x_ = {x_sizes[0], x_sizes[1], x_sizes[2], x_sizes[3]};
     y_ = with_channels(y.size(1));

@@ -23,6 +23,7 @@ from fused_ops.norm_act.functional import (
     group_norm_act,
     instance_norm_act,
 )
+from fused_ops.reading import attribute
 
 
 class WithActivation(nn.Module):
@@ -74,20 +75,22 @@ def batch_norm(
 ) -> Tensor:
     norm._check_input_dim(x)
     momentum = 0.0 if norm.momentum is None else norm.momentum
-    # A module's attributes are slow to read.
     training = norm.training
     tracks = training and norm.track_running_stats
-    if tracks and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    if tracks and (batches := attribute(norm, norm._buffers, "num_batches_tracked")) is not None:
+        batches.add_(1)
         if norm.momentum is None:  # cumulative average
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    mean, var = (norm.running_mean, norm.running_var) if tracks or not training else (None, None)
+            momentum = 1.0 / float(batches)
+    mean = var = None
+    if tracks or not training:
+        mean = attribute(norm, norm._buffers, "running_mean")
+        var = attribute(norm, norm._buffers, "running_var")
     return batch_norm_act(
         x,
         mean,
         var,
-        norm.weight,
-        norm.bias,
+        attribute(norm, norm._parameters, "weight"),
+        attribute(norm, norm._parameters, "bias"),
         training or mean is None,
         momentum,
         norm.eps,
@@ -116,10 +119,10 @@ def instance_norm(
         x, residual = x[None], None if residual is None else residual[None]
     z = instance_norm_act(
         x,
-        norm.running_mean,
-        norm.running_var,
-        norm.weight,
-        norm.bias,
+        attribute(norm, norm._buffers, "running_mean"),
+        attribute(norm, norm._buffers, "running_var"),
+        attribute(norm, norm._parameters, "weight"),
+        attribute(norm, norm._parameters, "bias"),
         norm.training or not norm.track_running_stats,
         0.0 if norm.momentum is None else norm.momentum,
         norm.eps,
@@ -144,8 +147,8 @@ def group_norm(
     return group_norm_act(
         x,
         norm.num_groups,
-        norm.weight,
-        norm.bias,
+        attribute(norm, norm._parameters, "weight"),
+        attribute(norm, norm._parameters, "bias"),
         norm.eps,
         activation=activation,
         negative_slope=negative_slope,

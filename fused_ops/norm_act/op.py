@@ -6,7 +6,6 @@ The functional twins of :mod:`fused_ops.norm_act.functional` check the arguments
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
 from fused_ops.registration import define_op, differentiate_by_reference
+from fused_ops.triton_support import host_call
 
 _SCHEMA = (
     "(Tensor x, Tensor? gamma, Tensor? beta, Tensor? residual, Tensor? noise, Tensor? noise_scale,"
@@ -57,7 +57,7 @@ def _backward_fake(
     def like(template: Tensor | None, needed: bool) -> Tensor:
         if template is None or not needed:
             return x.new_empty(0)
-        return template.new_empty(template.shape)
+        return torch.empty_like(template, memory_format=torch.contiguous_format)
 
     def like_x(needed: bool) -> Tensor:
         return torch.empty_like(x, memory_format=memory_format(x)) if needed else x.new_empty(0)
@@ -263,11 +263,6 @@ backends.register(
 )
 
 
-def triton_call(module: str, function: str, *args: Any) -> Any:
-    """A function of one of the modules that import triton, which are imported only where they serve."""
-    return getattr(importlib.import_module(f"fused_ops.norm_act.{module}"), function)(*args)
-
-
 def _without_restore(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args[:RESTORE] + args[RESTORE + 1 :]
 
@@ -289,13 +284,13 @@ def beyond_triton(pixels: int, planes: int = 0) -> str | None:
 backends.register(
     "norm_act",
     "triton",
-    functools.partial(_forward, functools.partial(triton_call, "triton_launch", "forward")),
+    functools.partial(_forward, functools.partial(host_call, "norm_act.triton_launch", "forward")),
     lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
 )
 backends.register(
     "norm_act_backward",
     "triton",
-    lambda *args: triton_call("triton_launch", "backward", *_without_restore(_restored(args))),
+    lambda *args: host_call("norm_act.triton_launch", "backward", *_without_restore(_restored(args))),
     lambda grad, x, y, gamma, beta, *rest: triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
     may_be_shown=lambda *args: not args[RESTORE],  # restoring x asks whether gamma is large enough
 )

@@ -27,10 +27,10 @@ from fused_ops.norm_act.op import (
     kept_statistics,
     native_refuses,
     norm_act_backward_op,
-    triton_call,
     triton_refuses,
 )
 from fused_ops.registration import define_op, differentiate_by_reference
+from fused_ops.triton_support import host_call
 
 # --- the definition -----------------------------------------------------------------------------------------
 
@@ -203,12 +203,12 @@ backends.register(
 backends.register(
     "norm_act_pool",
     "triton",
-    lambda *args: triton_call("triton_pool", "forward", *args),
+    lambda *args: host_call("norm_act.triton_pool", "forward", *args),
     lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
 )
 backends.register(
     "norm_act_pool_backward",
     "triton",
-    lambda *args: triton_call("triton_pool", "unpool", *args),
+    lambda *args: host_call("norm_act.triton_pool", "unpool", *args),
     _triton_unpool_refuses,
 )

@@ -65,9 +65,8 @@ def forward(
     noise = None if noise is None else noise.contiguous()
     used_mean, used_var = mean, var
     if used_mean is None or used_var is None:
-        used_mean, used_var = (
-            x.new_empty(statistics_size(x, groups), dtype=statistics_dtype(x.dtype)) for _ in range(2)
-        )
+        used_mean = x.new_empty(statistics_size(x, groups), dtype=statistics_dtype(x.dtype))
+        used_var = torch.empty_like(used_mean)
     with on_device(x):
         if measuring is not None:
             measure(measuring, x, x_step, noise, noise_scale, used_mean, used_var)

@@ -175,19 +175,35 @@ def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, conventio
 def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], name: str) -> None:
     if len(weights) != 4:
         raise ValueError(f"{name} must hold the four weights W_r, W, U, W_z, got {len(weights)}")
+    W_r, W, U, W_z = weights
+    # In small calls checks cost as much as the work, so what is right is found to be so at once.
+    if not (
+        isinstance(W_r, Tensor)
+        and isinstance(W, Tensor)
+        and isinstance(U, Tensor)
+        and isinstance(W_z, Tensor)
+    ):
+        kinds = ", ".join(type(weight).__name__ for weight in weights)
+        raise TypeError(f"{name} must hold four Tensors W_r, W, U, W_z, got {kinds}")
     t, s, dtype, device = target.shape[1], source.shape[1], target.dtype, target.device
-    kernel = tuple(weights[0].shape[2:])
-    shapes = ((s, t + s), (t, s), (t, t), (t, t + s))
-    for field, weight, (outputs, inputs) in zip(ConvFLUWeights._fields, weights, shapes, strict=True):
-        if len(kernel) != 2 or weight.shape != (outputs, inputs, *kernel):
-            raise ValueError(
-                f"{name}.{field} must have shape [{outputs}, {inputs}, k, k] for a target of {t} and a "
-                f"source of {s} channels, k the same in all four, got {list(weight.shape)}"
-            )
-        if weight.dtype != dtype and not _autocast_unites(target, weight):
-            raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {dtype}")
-        if weight.device != device:
-            raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {device}")
+    kernel = W_r.shape[2:]
+    shapes = ((s, t + s, *kernel), (t, s, *kernel), (t, t, *kernel), (t, t + s, *kernel))
+    if not (
+        (W_r.shape, W.shape, U.shape, W_z.shape) == shapes
+        and W_r.dtype is W.dtype is U.dtype is W_z.dtype is dtype
+        and W_r.device == W.device == U.device == W_z.device == device
+        and len(kernel) == 2
+    ):
+        for field, weight, shape in zip(ConvFLUWeights._fields, weights, shapes, strict=True):
+            if len(kernel) != 2 or weight.shape != shape:
+                raise ValueError(
+                    f"{name}.{field} must have shape [{shape[0]}, {shape[1]}, k, k] for a target of {t} "
+                    f"and a source of {s} channels, k the same in all four, got {list(weight.shape)}"
+                )
+            if weight.dtype != dtype and not _autocast_unites(target, weight):
+                raise TypeError(f"{name}.{field} is {weight.dtype} and the features are {dtype}")
+            if weight.device != device:
+                raise ValueError(f"{name}.{field} is on {weight.device} and the features are on {device}")
     if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(
             f"{name} has a kernel of {kernel[0]} x {kernel[1]}; only odd kernels keep the image's size"

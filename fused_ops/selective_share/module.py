@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -10,6 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fused_ops.leaf import recorded_call
+from fused_ops.reading import attribute
 from fused_ops.selective_share.functional import (
     ConvFLUGates,
     ConvFLUWeights,
@@ -23,13 +26,13 @@ from fused_ops.selective_share.functional import (
 _WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
-def _weight(convolution: nn.Conv2d) -> Tensor:
+def _weight(convolution: nn.Conv2d) -> Any:
     """The weight for this call of a convolution that is itself not called."""
-    for hook in convolution._forward_pre_hooks.values():
-        if isinstance(hook, _WEIGHT_HOOKS):
-            hook(convolution, ())
-    weight = convolution._parameters.get("weight")  # past the search for attributes of a module
-    return convolution.weight if weight is None else weight
+    if convolution._forward_pre_hooks:
+        for hook in convolution._forward_pre_hooks.values():
+            if isinstance(hook, _WEIGHT_HOOKS):
+                hook(convolution, ())
+    return attribute(convolution, convolution._parameters, "weight")
 
 
 class FusedConvFLU(nn.Module):
@@ -93,7 +96,13 @@ class FusedConvFLU(nn.Module):
 
     @property
     def weights(self) -> ConvFLUWeights:
-        return ConvFLUWeights(_weight(self.W_r), _weight(self.W), _weight(self.U), _weight(self.W_z))
+        kept = self._modules
+        return ConvFLUWeights(
+            _weight(attribute(self, kept, "W_r")),
+            _weight(attribute(self, kept, "W")),
+            _weight(attribute(self, kept, "U")),
+            _weight(attribute(self, kept, "W_z")),
+        )
 
     def forward(
         self, x: Tensor, y: Tensor, return_gates: bool = False
@@ -159,12 +168,13 @@ class FusedSelectiveShare(nn.Module):
         """x [N, Cx, H, W] and y [N, Cy, H, W] give ``(x', y')`` of the same shapes, and gates if wished."""
         if isinstance(x, Proxy):
             return recorded_call(self, x, y, return_gates)
+        x_from_y, y_from_x = self.x_from_y, self.y_from_x  # a module's attributes are slow to read
         return selective_share(
             x,
             y,
-            self.x_from_y.weights,
-            self.y_from_x.weights,
-            convention=self.x_from_y.convention,
-            recompute=self.x_from_y.recompute,
+            x_from_y.weights,
+            y_from_x.weights,
+            convention=x_from_y.convention,
+            recompute=x_from_y.recompute,
             return_gates=return_gates,
         )

@@ -7,6 +7,7 @@ what :mod:`.functional` has checked.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -66,30 +67,33 @@ def gates_format(x: Tensor, y: Tensor) -> torch.memory_format:
     return working_format(x) if in_place else torch.contiguous_format
 
 
-def _empty(x: Tensor, channels: int, memory_format: torch.memory_format | None = None) -> Tensor:
-    shape = (x.shape[0], channels, *x.shape[2:])
-    layout = working_format(x) if memory_format is None else memory_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
 # --- the op -------------------------------------------------------------------------------------------------
 
 
 def _fake_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     *weights, _keep, want_gates, _save_gates = rest
     pair = weights[4] is not None
-    cx, cy = x.shape[1], y.shape[1]
-    sizes = reference.gate_sizes(cx, cy, pair)
-    gates = _empty(x, sum(sizes), gates_format(x, y)) if want_gates else x.new_empty(0)
-    return _empty(x, cx), _empty(x, cy) if pair else x.new_empty(0), gates
+    layout = working_format(x)
+    x_out = torch.empty_like(x, memory_format=layout)
+    y_out = torch.empty_like(y, memory_format=layout) if pair else x.new_empty(0)
+    if not want_gates:
+        return x_out, y_out, x.new_empty(0)
+    gates = sum(reference.gate_sizes(x.shape[1], y.shape[1], pair))
+    shape = (x.shape[0], gates, *x.shape[2:])
+    return x_out, y_out, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=gates_format(x, y))
 
 
 def _fake_backward(
     grad_x_out: Tensor, grad_y_out: Any, grad_gates: Any, x: Tensor, y: Tensor, *rest: Any
 ) -> Any:
     weights = rest[1:9]
-    grads = [x.new_empty(0) if weight is None else weight.new_empty(weight.shape) for weight in weights]
-    return _empty(x, x.shape[1]), _empty(x, y.shape[1]), *grads
+    plain = torch.contiguous_format
+    grads = [
+        x.new_empty(0) if weight is None else torch.empty_like(weight, memory_format=plain)
+        for weight in weights
+    ]
+    layout = working_format(x)
+    return torch.empty_like(x, memory_format=layout), torch.empty_like(y, memory_format=layout), *grads
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -217,27 +221,26 @@ def _cuda_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     return None
 
 
-def _triton_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    from fused_ops.selective_share import triton_launch  # imports triton, so only where it serves
+_triton = functools.partial(triton_support.host_call, "selective_share.triton_launch")
 
+
+def _triton_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *weights, keep, want_gates, _save_gates = rest
     x_out, y_out, gates = _fake_forward(x, y, *rest)
     layout = working_format(x)
     if not want_gates:
-        triton_launch.forward(x, y, weights, keep, None, (x_out, y_out), layout)
+        _triton("forward", x, y, weights, keep, None, (x_out, y_out), layout)
         return x_out, y_out, gates
     gates = gates.contiguous(memory_format=layout)
-    triton_launch.forward(x, y, weights, keep, gates, (x_out, y_out), layout)
+    _triton("forward", x, y, weights, keep, gates, (x_out, y_out), layout)
     return x_out, y_out, gates.contiguous(memory_format=gates_format(x, y))
 
 
 def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
-    from fused_ops.selective_share import triton_launch
-
     grads: tuple[Tensor, ...] = _fake_backward(*args)
     grad_x_out, grad_y_out, grad_gates, x, y, gates, *weights, keep = args
-    triton_launch.backward(
-        grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, keep, grads, working_format(x)
+    _triton(
+        "backward", grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, keep, grads, working_format(x)
     )
     return grads
 

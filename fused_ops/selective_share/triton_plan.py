@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,9 +17,9 @@ from fused_ops.triton_support import (
     card_for,
     ceil_div,
     interpreting,
-    lay_out,
     next_power_of_two,
     resident_programs,
+    step_of,
 )
 
 LARGEST_TILE = 256  # pixels of a program's tile; no row of the launch tables asks for more
@@ -203,12 +204,19 @@ def is_last(tensor: Tensor, layout: torch.memory_format) -> bool:
 
 def slice_of(tensor: Tensor, layout: torch.memory_format) -> tuple[Tensor, int]:
     """The tensor and the channels of the memory that it is a slice of; a copy where it is no such slice."""
-    last = is_last(tensor, layout)
-    tensor, step = lay_out(tensor, last, layout)
-    plane = 1 if last else tensor.size(2) * tensor.size(3)
+    of = _slice_of(tensor.shape, tensor.stride(), layout)
+    return (tensor.clone(memory_format=layout), tensor.size(1)) if of is None else (tensor, of)
+
+
+@functools.lru_cache(maxsize=4096)
+def _slice_of(sizes: tuple[int, ...], strides: tuple[int, ...], layout: torch.memory_format) -> int | None:
+    pixels = sizes[2] * sizes[3]
+    last = layout == torch.channels_last or pixels == 1
+    step = step_of(sizes, strides, last)
+    if step is None:
+        return None
+    plane = 1 if last else pixels
     of = step // plane
     # Kernels count from the image in which a tile begins to the last pixel of the tile, in 31 bits.
-    reach = (tensor.size(2) * tensor.size(3) + LARGEST_TILE) * of
-    if step % plane or of < tensor.size(1) or reach >= 2**31:
-        return tensor.contiguous(memory_format=layout).clone(memory_format=layout), tensor.size(1)
-    return tensor, of
+    fits = step % plane == 0 and of >= sizes[1] and (pixels + LARGEST_TILE) * of < 2**31
+    return of if fits else None

@@ -154,39 +154,55 @@ def _product(call: ShareCall, elements: int, products: int, weights: int, name: 
     return call.kernel(name, elements, products, weights, library=True)
 
 
+def _candidates(call: ShareCall, name: str, together: bool) -> list[Kernel]:
+    """The products of the units' candidates; in one launch if they may and are of one size."""
+    units = [(t + call.both, t * call.both) for t in (call.cx, call.cy)]
+    if together and call.cx == call.cy:
+        units = [(sum(elements for elements, _ in units), sum(products for _, products in units))]
+    return [_product(call, elements, products, products, name) for elements, products in units]
+
+
+def _cuda_gather(call: ShareCall) -> Kernel:
+    # What is not channels_last was copied to where this kernel would lay it.
+    return call.kernel("gather", 2 * call.both if call.channels_last else 0, 0, 2 * call.weights)
+
+
+def _cuda_gates(call: ShareCall) -> list[Kernel]:
+    """All gates but for the activation of h and z."""
+    both, update = call.both, 2 * call.both**2
+    return [
+        _cuda_gather(call),
+        _product(call, 3 * both, update, update, "gates"),
+        call.kernel("reset_forward", (4 if call.gates else 3) * both),
+        *_candidates(call, "candidate", together=True),
+    ]
+
+
 def _cuda_forward(call: ShareCall) -> list[Kernel]:
-    both = call.both
-    matrix = 3 * both * both  # M: gates x channels
-    gates = 1 if call.gates else 0
-    units = ((call.cx, call.cy), (call.cy, call.cx))
-    launches = [
+    both, gates = call.both, 1 if call.gates else 0
+    return [
         *_copies(call, both, 2),
-        call.kernel("gather", 2 * both, 0, call.weights + matrix),
-        _product(call, 4 * both, matrix, matrix, "gates"),
-        call.kernel("reset_forward", (3 + gates) * both),
-        *(_product(call, s + 2 * t, s * t, s * t, "candidate") for t, s in units),
+        *_cuda_gates(call),
         call.kernel("mix_forward", (4 + 2 * gates) * both),
         *_copies(call, (1 + 3 * gates) * both, 2 + gates),
     ]
-    return launches
 
 
 def _cuda_backward(call: ShareCall) -> list[Kernel]:
-    both, outside = call.both, 1 if call.outside else 0
-    matrix = 3 * both * both
-    units = ((call.cx, call.cy), (call.cy, call.cx))
+    """Without ``call.gates`` they are made again, as far as the forward makes them before its last kernel."""
+    both, update, outside = call.both, 2 * call.both**2, 1 if call.outside else 0
+    gates = 1 if call.gates else 0
+    parts = 2 if call.itemsize == 4 else 1  # in float32 a unit at a time
+    gradient = _product(call, (2 // parts + 2) * both, update // parts, update // parts, "grad of x and y")
     return [
-        *_copies(call, (2 + 3 + 3 * outside) * both, 5 + outside),
-        call.kernel("gather", 2 * both, 0, call.weights + matrix),
+        *_copies(call, (2 + 3 * gates + 3 * outside) * both, 4 + gates + outside),
+        *([_cuda_gather(call)] if gates else _cuda_gates(call)),
         call.kernel("mix_backward", (6 + 2 * outside) * both),
-        *(_product(call, t + s, t * s, t * s, "grad of r . source") for t, s in units),
-        call.kernel("reset_backward", (8 + outside) * both),
-        *(
-            _product(call, (both + t) + 2 * both, (both + t) * both, (both + t) * both, "grad of x and y")
-            for t, _ in units
-        ),
-        _product(call, 4 * both, matrix, matrix, "grad of M"),
-        *(_product(call, t + s, t * s, t * s, "grad of W") for t, s in units),
-        call.kernel("scatter", 2 * both, 0, call.weights + matrix),
+        *_candidates(call, "grad of r . source and of x and y", together=True),
+        call.kernel("reset_backward", (8 + gates + outside) * both),
+        *[gradient] * parts,
+        _product(call, 3 * both, update, update, "grad of W_r and W_z"),
+        *_candidates(call, "grad of W and U", together=False),
+        call.kernel("scatter", 2 * both, 0, 2 * call.weights),
         *_copies(call, both, 2),
     ]

@@ -97,8 +97,8 @@ def share_kernels(
         parts = cost_share.chunks(call, choice, card.processors)
         return cost_share.backward(replace(call, gates=gates, chunks=parts), way)
 
-    again = forward()["cuda"] if recompute else []
-    return {"triton": by_triton(not recompute), "cuda": [*again, *cost_share.backward(call, "cuda")]}
+    by_library = cost_share.backward(replace(call, gates=not recompute), "cuda")
+    return {"triton": by_triton(not recompute), "cuda": by_library}
 
 
 def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[Kernel]]:

@@ -10,6 +10,7 @@ FUSED_OPS_EXPORT void emulation_set(int processors, int most_threads, int revers
   machine.processors = processors;
   machine.most_threads = most_threads;
   machine.reversed = reversed != 0;
-  machine.launches = 0;
+  machine.launches = machine.moved = 0;
 }
 FUSED_OPS_EXPORT int emulation_launches() { return int(Machine::get().launches); }
+FUSED_OPS_EXPORT int emulation_moved() { return int(Machine::get().moved); }

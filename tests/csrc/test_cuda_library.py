@@ -37,12 +37,12 @@ MOVED = {
     "channel_pool": 5,
     "plane_unpool": 2,
     "channel_unpool": 5,
-    "gather": 2,
-    "scatter": 2,
+    "gather": 4,
+    "scatter": 4,
     "reset_forward": 4,
     "mix_forward": 6,
     "mix_backward": 6,
-    "reset_backward": 8,
+    "reset_backward": 9,
 }
 
 

@@ -85,3 +85,8 @@ def device(most_threads: int = 512, processors: int = 4, reversed_order: bool = 
 def launches() -> int:
     """Kernels started since the device was set."""
     return int(library().emulation_launches())
+
+
+def moved() -> int:
+    """Bytes of global memory that they read and wrote, each access counted."""
+    return int(library().emulation_moved())

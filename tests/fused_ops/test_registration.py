@@ -25,6 +25,7 @@ from fused_ops import (
     decompositions,
     explain,
     selective_share,
+    use,
 )
 from tests.fused_ops.norm_act.cases import CASES, Case
 
@@ -70,7 +71,6 @@ def inside(context: Callable[[], Any]) -> Callable[[FusedGroupNormAct], Tensor]:
 OBSERVED = {
     "dispatch mode": inside(SeeAll),
     "function mode": inside(PassOn),
-    "autocast": inside(lambda: torch.autocast("cpu", torch.bfloat16)),
     "subclass": lambda norm: norm(X.as_subclass(Subclass)),
     "vmap": lambda norm: torch.func.vmap(norm)(X[None])[0],
 }
@@ -80,6 +80,33 @@ OBSERVED = {
 def test_who_looks_on_sees_the_op(name: str) -> None:
     norm = FusedGroupNormAct(2, 4, activation="silu")
     assert through_dispatcher(lambda: OBSERVED[name](norm))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    "module",
+    [FusedSelectiveShare(4), FusedGroupNormAct(2, 4, activation="silu"), FusedBatchNormAct2d(4, pool=2)],
+    ids=["share", "norm", "pooled"],
+)
+def test_under_autocast_the_short_cut_computes_what_the_dispatcher_does(
+    module: nn.Module, backend: str
+) -> None:
+    pair = isinstance(module, FusedSelectiveShare)
+
+    def results(mode: contextlib.AbstractContextManager[object]) -> list[Tensor]:
+        x, y = X.clone().requires_grad_(), Y.clone().requires_grad_()
+        with use(backend), mode, torch.autocast("cpu", torch.bfloat16):
+            outputs = module(x, y) if pair else (module(x),)
+            assert outputs[0].dtype == (torch.bfloat16 if pair else torch.float32)
+        loss = sum(output.float().sin().sum() for output in outputs)
+        leaves = [x, *([y] if pair else []), *module.parameters()]
+        with use(backend), mode:
+            return [*outputs, *torch.autograd.grad(loss, leaves)]  # type: ignore[arg-type]
+
+    found = []
+    assert not through_dispatcher(lambda: found.extend(results(contextlib.nullcontext())))
+    for ours, theirs in zip(found, results(SeeAll()), strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
 def test_second_derivatives_are_the_dispatchers() -> None:

@@ -12,6 +12,9 @@ import torch
 
 import fused_ops
 from fused_ops import explain, use
+from fused_ops.tuning import cost_share
+from fused_ops.tuning.cost_model import Kernel
+from fused_ops.tuning.cost_share import ShareCall
 from tests.fused_ops import emulated
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
@@ -68,13 +71,15 @@ def test_without_gates() -> None:
             torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5)
 
 
-def test_a_single_unit() -> None:
-    x, y, *weights = pair(8, 5, 2, 4, 4)
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "again"])
+@pytest.mark.parametrize("channels", [(8, 5), (8, 12)], ids=str)
+def test_a_single_unit(channels: tuple[int, int], recompute: bool) -> None:
+    x, y, *weights = pair(*channels, 2, 4, 4)
     leaves = [tensor.requires_grad_() for tensor in (x, y, *weights[:4])]
     results = []
     for backend in ("cuda", "reference"):
         with emulated.device(), use(backend):
-            out, gates = fused_ops.conv_flu(x, y, weights[:4], return_gates=True)
+            out, gates = fused_ops.conv_flu(x, y, weights[:4], return_gates=True, recompute=recompute)
             loss = out.square().sum() + sum(gate.square().sum() for gate in gates)
             results.append([out, *gates, *torch.autograd.grad(loss, leaves)])
     for our, their in zip(*results, strict=True):
@@ -82,26 +87,72 @@ def test_a_single_unit() -> None:
 
 
 def test_any_strides() -> None:
-    tensors = pair(6, 5, 2, 4, 3)
+    check_strides(pair(6, 5, 2, 4, 3))
+
+
+def test_any_strides_of_whole_vectors() -> None:
+    tensors = pair(8, 12, 2, 4, 3)
+    check_strides(tensors)
+    # As an optimizer lays out parameters in one flat tensor, here off 16-byte boundaries.
+    flat = torch.cat([torch.zeros(1), *(weight.flatten() for weight in tensors[2:])])
+    parts = flat[1:].split([weight.numel() for weight in tensors[2:]])
+    weights = [part.view_as(weight) for part, weight in zip(parts, tensors[2:], strict=True)]
+    check_as_reference([*tensors[:2], *weights], everything(tensors, "reference", "accept", False))
+
+
+def check_strides(tensors: list[torch.Tensor]) -> None:
+    """Of all tensors in an odd order, of features that begin off a boundary, and of a slice."""
     expected = everything(tensors, "reference", "accept", False)
     variant = [tensor.permute(1, 3, 2, 0).contiguous().permute(3, 0, 2, 1) for tensor in tensors]
     shifted = torch.randn(3, *tensors[0].shape[1:])  # a slice that begins off a 16-byte boundary
     shifted[1:] = tensors[0]
-    for changed in (variant, [shifted[1:], *tensors[1:]]):
-        with emulated.device():
-            ours = everything(changed, "cuda", "accept", False)
-        for our, their in zip(ours, expected, strict=True):
-            torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5)
+    joined = torch.cat(tensors[:2], dim=1).contiguous(memory_format=torch.channels_last)
+    slices = joined.split([tensor.shape[1] for tensor in tensors[:2]], dim=1)
+    for changed in (variant, [shifted[1:], *tensors[1:]], [*slices, *tensors[2:]]):
+        check_as_reference(changed, expected)
+
+
+def check_as_reference(tensors: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    with emulated.device():
+        ours = everything(tensors, "cuda", "accept", False)
+    for our, their in zip(ours, expected, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5)
 
 
 def test_the_number_of_launches() -> None:
-    """Of our own kernels: three forward, four backward, for both directions."""
+    """Of our own kernels: three forward, four backward, for both directions; one more makes gates again."""
     tensors = [tensor.requires_grad_() for tensor in pair(8, 8, 1, 3, 3)]
+    for recompute, backward in ((False, 4), (True, 5)):
+        with emulated.device():
+            outs = fused_ops.selective_share(*tensors[:2], tensors[2:6], tensors[6:], recompute=recompute)
+            assert emulated.launches() == 3
+            torch.autograd.grad(outs, tensors, [torch.ones_like(out) for out in outs])
+            assert emulated.launches() == 3 + backward
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "again"])
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(("channels", "dtype"), [((16, 16), torch.float16), ((7, 12), torch.float32)])
+def test_own_kernels_move_what_the_cost_model_says(
+    channels: tuple[int, int], dtype: torch.dtype, memory_format: str, recompute: bool
+) -> None:
+    tensors = [tensor.to(dtype) for tensor in pair(*channels, 2, 5, 3)]
+    tensors[:2] = [tensor.contiguous(memory_format=FORMATS[memory_format]) for tensor in tensors[:2]]
+    last = memory_format == "channels_last"
+    call = ShareCall(*channels, 2 * 5 * 3, dtype.itemsize, channels_last=last, gates=not recompute)
+    leaves = [tensor.requires_grad_() for tensor in tensors]
     with emulated.device():
-        outs = fused_ops.selective_share(*tensors[:2], tensors[2:6], tensors[6:])
-        assert emulated.launches() == 3
-        torch.autograd.grad(outs, tensors, [torch.ones_like(out) for out in outs])
-        assert emulated.launches() == 3 + 4
+        outs = fused_ops.selective_share(*leaves[:2], leaves[2:6], leaves[6:], recompute=recompute)
+        check_own_kernels(cost_share.forward(call, "cuda"))
+    with emulated.device():
+        torch.autograd.grad(outs, leaves, [torch.ones_like(out) for out in outs])
+        check_own_kernels(cost_share.backward(call, "cuda"))
+
+
+def check_own_kernels(predicted: list[Kernel]) -> None:
+    own = [kernel for kernel in predicted if not kernel.library and kernel.name != "copy"]
+    assert emulated.launches() == len(own)
+    assert emulated.moved() == sum(kernel.bytes for kernel in own)
 
 
 def test_whom_it_refuses() -> None:

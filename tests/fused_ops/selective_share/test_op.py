@@ -387,7 +387,7 @@ def test_the_decomposed_op_takes_all_sizes_that_it_was_exported_for() -> None:
 
 
 def check_operands_are_checked(library: object) -> None:
-    """Called without the functional twin, each operand in turn of a wrong dtype and of a wrong size."""
+    """Called without the functional twin, each operand in turn of a wrong dtype and size; without pixels."""
     x, y, *weights = pair(4, 3, 2, 4, 5)
     gates = reference.forward(x, y, *weights, False)[2]
     names = ["W_r_x", "W_x", "U_x", "W_z_x", "W_r_y", "W_y", "U_y", "W_z_y"]
@@ -403,6 +403,8 @@ def check_operands_are_checked(library: object) -> None:
             for wrong, message in ((tensors[name].bfloat16(), "x's dtype"), (tensors[name][:1], "shape")):
                 with pytest.raises(RuntimeError, match=rf"selective_share: {name} must have {message}"):
                     op(*{**tensors, name: wrong}.values(), *rest)
+        with pytest.raises(RuntimeError, match="x and y must not be empty"):  # they divided by nothing
+            op(*{**tensors, "x": x[:0], "y": y[:0]}.values(), *rest)
         with pytest.raises(RuntimeError, match="W_y is missing"):
             op(*{**tensors, "W_y": None}.values(), *rest)
     with pytest.raises(RuntimeError, match="grad_y_out is missing"):
