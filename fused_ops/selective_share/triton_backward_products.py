@@ -4,6 +4,9 @@
     reset_gradients     d(r.s) = a_h W; from it a_r, r.s, and d(r.s) . r as the source's gradient so far
     input_gradients     what is missing of both gradients: products of all a_ with U, W_r, W_z
 
+Each is a kernel of its own, whose programs share out the channels, and a step of input_gradients_fused
+(:mod:`.triton_backward_kernels`), for which a ``_tile`` of it is the body of a loop.
+
 a_ is the gradient of what stands before a gate's nonlinearity. All a_ lie in one tensor, in the slots of
 their gates, followed by r.s of x's unit and of y's. Names and layouts as in :mod:`.triton_tiles`.
 """
@@ -55,23 +58,29 @@ def unit_gate_gradients(
 
 
 @triton.jit
-def gate_gradients(
-    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, pixels, units,
-    UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
+def gate_gradients_tile(
+    index, x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, place, inside,
+    X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
     CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr,
-    LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    LAST: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """a_h and a_z of both units. Grid: tiles of pixels x tiles of [x y]."""
+    """a_h and a_z of the index-th BLOCK_N channels of [x y]."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
     TILES_X: tl.constexpr = tiles_of(CX, BLOCK_N)
-    TILES: tl.constexpr = TILES_X + (tiles_of(CY, BLOCK_N) if PAIR else 0)
-    index = tl.program_id(0) % TILES
-    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
-    inside = place[0] + place[1] < pixels
+    ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF and GX_OF == GY_OF
     x_h, _, x_z = slots_of_x(CX, CY)
     y_h, _, y_z = slots_of_y(CX, CY)
-    if index < TILES_X:
+    if ALIKE:
+        if index < TILES_X:
+            t_ptr, g_ptr, at_h, at_z = x_ptr, grad_x_out_ptr, x_h, x_z
+        else:
+            t_ptr, g_ptr, at_h, at_z = y_ptr, grad_y_out_ptr, y_h, y_z
+        unit_gate_gradients(
+            index % TILES_X, t_ptr, g_ptr, gates_ptr, grad_gates_ptr, pre_ptr, at_h, at_z,
+            place, inside, X_OF, GX_OF, G_OF, PRE_OF, CX, KEEP, LAST, BLOCK_N,
+        )  # fmt: skip
+    elif index < TILES_X:
         unit_gate_gradients(
             index, x_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, x_h, x_z,
             place, inside, X_OF, GX_OF, G_OF, PRE_OF, CX, KEEP, LAST, BLOCK_N,
@@ -81,6 +90,23 @@ def gate_gradients(
             index - TILES_X, y_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, y_h, y_z,
             place, inside, Y_OF, GY_OF, G_OF, PRE_OF, CY, KEEP, LAST, BLOCK_N,
         )  # fmt: skip
+
+
+@triton.jit
+def gate_gradients(
+    x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr, pre_ptr, pixels, units,
+    UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr,
+    CX: tl.constexpr, CY: tl.constexpr, PAIR: tl.constexpr, KEEP: tl.constexpr,
+    LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """a_h and a_z of both units. Grid: tiles of pixels x tiles of [x y]."""
+    TILES: tl.constexpr = tiles_of(CX, BLOCK_N) + (tiles_of(CY, BLOCK_N) if PAIR else 0)
+    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    inside = place[0] + place[1] < pixels
+    gate_gradients_tile(
+        tl.program_id(0) % TILES, x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr,
+        pre_ptr, place, inside, X_OF, Y_OF, GX_OF, GY_OF, CX, CY, PAIR, KEEP, LAST, BLOCK_N,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -112,24 +138,17 @@ def unit_reset_gradients(
 
 
 @triton.jit
-def reset_gradients(
-    x_ptr, y_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr, W_x, W_y, pixels, units,
-    UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
+def reset_gradients_tile(
+    index, x_ptr, y_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr, W_x, W_y, place, inside,
+    X_OF: tl.constexpr, Y_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
     PAIR: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """a_r and r.s of both units, and the part of the sources' gradients that comes through r.s.
-
-    Grid: tiles of pixels x tiles of [y x].
-    """
+    """a_r, r.s and what comes through r.s to the source's gradient, of the index-th tile of [y x]."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
     TILES_Y: tl.constexpr = tiles_of(CY, BLOCK_N)
-    TILES: tl.constexpr = TILES_Y + (tiles_of(CX, BLOCK_N) if PAIR else 0)
     ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF
-    index = tl.program_id(0) % TILES
-    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
-    inside = place[0] + place[1] < pixels
     x_h, x_r, _ = slots_of_x(CX, CY)
     y_h, y_r, _ = slots_of_y(CX, CY)
     x_passed = passed_slot(CX, CY, PAIR, True)
@@ -153,6 +172,23 @@ def reset_gradients(
             index - TILES_Y, x_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_x_ptr, W_y, y_h, y_r, y_passed,
             place, inside, X_OF, G_OF, PRE_OF, CY, CX, LAST, PRECISION, BLOCK_P, BLOCK_N, BLOCK_K, STAGES,
         )  # fmt: skip
+
+
+@triton.jit
+def reset_gradients(
+    x_ptr, y_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr, W_x, W_y, pixels, units,
+    UNIT: tl.constexpr, X_OF: tl.constexpr, Y_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
+    PAIR: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """a_r, r.s and what comes through r.s to the sources' gradients. Grid: tiles of pixels, of [y x]."""
+    TILES: tl.constexpr = tiles_of(CY, BLOCK_N) + (tiles_of(CX, BLOCK_N) if PAIR else 0)
+    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    inside = place[0] + place[1] < pixels
+    reset_gradients_tile(
+        tl.program_id(0) % TILES, x_ptr, y_ptr, gates_ptr, grad_gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr,
+        W_x, W_y, place, inside, X_OF, Y_OF, CX, CY, PAIR, LAST, PRECISION, BLOCK_P, BLOCK_N, BLOCK_K, STAGES,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -198,22 +234,18 @@ def input_gradient(
 
 
 @triton.jit
-def input_gradients(
-    grad_x_out_ptr, grad_y_out_ptr, gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr,
-    W_r_x, U_x, W_z_x, W_r_y, U_y, W_z_y, pixels, units,
-    UNIT: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
+def input_gradients_tile(
+    index, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr,
+    W_r_x, U_x, W_z_x, W_r_y, U_y, W_z_y, place, inside,
+    GX_OF: tl.constexpr, GY_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
     PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of x and y, added to what reset_gradients left there. Grid: tiles of pixels, of [x y]."""
+    """The gradient of the index-th tile of [x y], added to what reset_gradients_tile left there."""
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     PRE_OF: tl.constexpr = pre_channels(CX, CY, PAIR)
     TILES_X: tl.constexpr = tiles_of(CX, BLOCK_N)
-    TILES: tl.constexpr = TILES_X + tiles_of(CY, BLOCK_N)
     ALIKE: tl.constexpr = PAIR and CX == CY and GX_OF == GY_OF
-    index = tl.program_id(0) % TILES
-    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
-    inside = place[0] + place[1] < pixels
     x_h, x_r, x_z = slots_of_x(CX, CY)
     y_h, y_r, y_z = slots_of_y(CX, CY)
     if ALIKE:
@@ -242,3 +274,22 @@ def input_gradients(
             (y_h, y_r, y_z), x_r, x_z, place, inside, GY_OF, G_OF, PRE_OF, CY, CX, PAIR, True, KEEP, LAST,
             PRECISION, BLOCK_P, BLOCK_N, BLOCK_K, STAGES,
         )  # fmt: skip
+
+
+@triton.jit
+def input_gradients(
+    grad_x_out_ptr, grad_y_out_ptr, gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr,
+    W_r_x, U_x, W_z_x, W_r_y, U_y, W_z_y, pixels, units,
+    UNIT: tl.constexpr, GX_OF: tl.constexpr, GY_OF: tl.constexpr, CX: tl.constexpr, CY: tl.constexpr,
+    PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The gradients of x and y, added to what reset_gradients left there. Grid: tiles of pixels, of [x y]."""
+    TILES: tl.constexpr = tiles_of(CX, BLOCK_N) + tiles_of(CY, BLOCK_N)
+    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    inside = place[0] + place[1] < pixels
+    input_gradients_tile(
+        tl.program_id(0) % TILES, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr,
+        W_r_x, U_x, W_z_x, W_r_y, U_y, W_z_y, place, inside,
+        GX_OF, GY_OF, CX, CY, PAIR, KEEP, LAST, PRECISION, BLOCK_P, BLOCK_N, BLOCK_K, STAGES,
+    )  # fmt: skip

@@ -5,9 +5,9 @@ families ``selective_share.forward``, ``.backward`` and ``.weights``; ``kernel``
 
     forward     "resident", "unit" (:mod:`.triton_kernels`) or "products" (:mod:`.triton_products`)
     backward    "pair" (:mod:`.triton_backward_kernels` and, for the weights, with parameters that begin with
-                weight_, :mod:`.triton_backward_weights`), "unit" (:mod:`.triton_backward_kernels`) or
+                weight_, :mod:`.triton_backward_weights`), "fused" (:mod:`.triton_backward_kernels`) or
                 "products" (:mod:`.triton_backward_products`)
-    weights     "products" (:mod:`.triton_backward_weights`), after the backward's "unit" or "products"
+    weights     "products" (:mod:`.triton_backward_weights`), after the backward's "fused" or "products"
 
 Where no gates were kept (the fact ``gates`` is 0) "pair" makes them again on chip; before any other kernels
 the forward makes them, in memory.
@@ -141,7 +141,7 @@ def backward(
             run(launches.weights, x, y, *given, before_r, parts, *weights)
         else:
             pre = empty_like(x, call.gate_channels + call.reset_channels, layout)
-            if launches.kernel == "unit":
+            if launches.kernel == "fused":
                 run(launches.inputs[0], x, y, *given, pre, *grads[:2], *weights)
             else:
                 _input_gradients_by_products(launches.inputs, x, y, given, pre, weights, grads[:2])
@@ -189,11 +189,11 @@ def _backward_launches(call: Call, gx_of: int, gy_of: int, outside: bool, gates:
         launches = _product_launches(call, choice, grads_of)
     else:
         constants = {
-            **call.constants(), **grads_of, **call.arithmetic(), **call.channel_blocks(), **keep,
-            **tile_constants(choice), "BLOCK_K": call.step(choice["depth"]), "APART": bool(choice["apart"]),
+            **call.constants(), **grads_of, **call.arithmetic(), **keep, **tile_constants(choice),
+            "BLOCK_N": call.columns(choice["columns"]), "BLOCK_K": call.step(choice["depth"]),
         }  # fmt: skip
-        grid = (2 * ceil_div(call.pixels, choice["pixels"]),)
-        launches = (Planned(backward_kernels.input_gradients_unit, grid, call.sizes, constants),)
+        grid = (ceil_div(call.pixels, choice["pixels"]),)
+        launches = (Planned(backward_kernels.input_gradients_fused, grid, call.sizes, constants),)
     of_weights = call.choose("weights", gx_of, gy_of, outside=int(outside), gates=1)
     cx, cy = (ceil_div(channels, of_weights["block"]) for channels in call.channels)
     products = (cx + cy) * (2 * cx + cy) + ((cx + cy) * (cx + 2 * cy) if call.pair else 0)

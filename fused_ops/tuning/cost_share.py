@@ -1,8 +1,8 @@
 """The launches of ``selective_share`` (a 1x1 pair) on a GPU, in each of its ways; see :mod:`.cost_model`.
 
-Triton's ways are named as in the launch tables ("resident" or "pair", "unit", "products"), the CUDA C++
-library's is "cuda". What a kernel reads and writes is told in elements per pixel; B = Cx + Cy, the gates have
-3 B.
+Triton's ways are named as in the launch tables ("resident" or "pair", "unit" or "fused", "products"), the
+CUDA C++ library's is "cuda". What a kernel reads and writes is told in elements per pixel; B = Cx + Cy, the
+gates have 3 B.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from fused_ops.triton_support import ceil_div, resident_programs
 from fused_ops.tuning.cost_model import Kernel
 
 # Instructions of a thread per pixel and channel of x and y in the kernels of few channels, as made for sm_90
-# from calls of 64 channels ("unit": 128) in bfloat16 and channels_last: those of the loops, by how often they
-# go round. Kernels of more channels are bound by their products.
+# from calls of 64 channels ("unit", "fused": 128) in bfloat16 and channels_last: those of the loops, by how
+# often they go round. Kernels of more channels are bound by their products.
 INSTRUCTIONS = {
     "forward_resident": 26, "forward_unit": 46, "input_gradients_pair": 40, "weight_gradients_unit": 48,
-    "input_gradients_unit": 170,
+    "input_gradients_fused": 78,
 }  # fmt: skip
 FORWARD_WAYS = ("resident", "unit", "products", "cuda")
-BACKWARD_WAYS = ("pair", "unit", "products", "cuda")
+BACKWARD_WAYS = ("pair", "fused", "products", "cuda")
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def backward(call: ShareCall, way: str) -> list[Kernel]:
             call.kernel("weight_gradients_unit", (6 + 2 * outside) * both, call.weights, parts=parts),
             _sum_of_parts(call),
         ]
-    if way == "unit":
-        elements = (10 + 3 * outside) * both
-        # a_h W is computed twice: for the unit's target, and for its source.
-        launches = [call.kernel("input_gradients_unit", elements, call.weights + 2 * cx * cy, call.weights)]
+    if way == "fused":
+        launches = [
+            call.kernel("input_gradients_fused", (10 + 3 * outside) * both, call.weights, call.weights)
+        ]
     else:
         launches = [
             call.kernel("gate_gradients", (6 + 2 * outside) * both),

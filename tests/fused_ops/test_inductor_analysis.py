@@ -30,7 +30,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "update_gates": ("gates_ptr", "passed_ptr"),
     "candidate_and_mix": RESULTS,
     "input_gradients_pair": ("before_r_ptr", *GRADS),
-    "input_gradients_unit": ("pre_ptr", *GRADS),
+    "input_gradients_fused": ("pre_ptr", *GRADS),
     "gate_gradients": ("pre_ptr",),
     "reset_gradients": ("pre_ptr", *GRADS),
     "input_gradients": GRADS,

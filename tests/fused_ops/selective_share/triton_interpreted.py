@@ -56,7 +56,7 @@ KERNELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "unit": {
         "forward": {**SMALL, "kernel": "unit", "pixels": 64, "columns": 32},
-        "backward": {**SMALL, "kernel": "unit", "pixels": 32, "depth": 16, "apart": 1},
+        "backward": {**SMALL, "kernel": "fused", "pixels": 32, "columns": 32, "depth": 16},
         "weights": PRODUCTS,
     },
     "products": dict.fromkeys(PRODUCT_FAMILIES, PRODUCTS),
@@ -185,7 +185,7 @@ def test_options(options: Options) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("channels", [(64, 64), (128, 16), (129, 24)], ids=str)
+@pytest.mark.parametrize("channels", [(64, 64), (128, 16), (40, 32), (66, 5), (129, 24)], ids=str)
 def test_what_the_launch_tables_choose(channels: tuple[int, int], dtype: torch.dtype) -> None:
     """Also where a tile or a step is wider than the narrower tensor."""
     gates = dtype == torch.float16

@@ -1,7 +1,8 @@
 """The cost model against Triton's kernels as they run; test_cost_model.py starts this in the interpreter.
 
 The interpreter's loads, stores and products are counted launch by launch: bytes by their addresses, so that
-what a launch reads several times counts once.
+what a launch reads several times counts once, and what the program wrote itself (the L2 cache has it) not at
+all. No program may read what another one wrote, nor its own before a barrier.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ class Counted:
     flops: int = 0
     read: list[np.ndarray] = field(default_factory=list)
     written: list[np.ndarray] = field(default_factory=list)
+    program: int = 0  # where the present program's part of written begins
+    fresh: int = 0  # where that since its last barrier does
+
+    def note_read(self, accesses: np.ndarray) -> None:
+        unseen = [*self.written[: self.program], *self.written[self.fresh :]]
+        assert not among(accesses, unseen).any(), f"{self.kernel} may read what is not there yet"
+        self.read.append(accesses[~among(accesses, self.written[self.program : self.fresh])])
 
     @property
     def bytes(self) -> int:
@@ -48,39 +56,56 @@ class Counted:
         )
 
 
+def among(accesses: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    """Which of the addresses are those of others."""
+    return np.isin(accesses[:, 0], np.concatenate(others)[:, 0] if others else ())
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
     from triton.runtime.interpreter import InterpreterBuilder
 
     found: list[Counted] = []
-    launch, load, store, dot = (
+    launch, begin, barrier, load, store, dot = (
         triton_support.launch,
+        InterpreterBuilder.set_grid_idx,
+        InterpreterBuilder.create_barrier,
         InterpreterBuilder.create_masked_load,
         InterpreterBuilder.create_masked_store,
         InterpreterBuilder.create_dot,
     )
 
-    def note(part: list[np.ndarray], pointers: Any, mask: Any) -> None:
+    def accesses(pointers: Any, mask: Any) -> np.ndarray:
         at = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].astype(np.int64).reshape(-1)
         size = pointers.get_element_ty().primitive_bitwidth // 8
-        part.append(np.stack([at, np.full_like(at, size)], 1))
+        return np.stack([at, np.full_like(at, size)], 1)
 
     def counted_launch(kernel: Any, *args: Any, **kwargs: Any) -> None:
         found.append(Counted(kernel.fn.__name__))
         launch(kernel, *args, **kwargs)
 
+    def noted_begin(self: Any, *index: int) -> None:
+        found[-1].program = found[-1].fresh = len(found[-1].written)
+        begin(self, *index)
+
+    def noted_barrier(self: Any) -> None:
+        found[-1].fresh = len(found[-1].written)
+        barrier(self)
+
     def counted_load(self: Any, pointers: Any, mask: Any, *args: Any) -> Any:
-        note(found[-1].read, pointers, mask)
+        found[-1].note_read(accesses(pointers, mask))
         return load(self, pointers, mask, *args)
 
     def counted_store(self: Any, pointers: Any, value: Any, mask: Any, *args: Any) -> Any:
-        note(found[-1].written, pointers, mask)
+        found[-1].written.append(accesses(pointers, mask))
         return store(self, pointers, value, mask, *args)
 
     def counted_dot(self: Any, a: Any, b: Any, *args: Any) -> Any:
         found[-1].flops += 2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1]
         return dot(self, a, b, *args)
 
+    monkeypatch.setattr(InterpreterBuilder, "set_grid_idx", noted_begin)
+    monkeypatch.setattr(InterpreterBuilder, "create_barrier", noted_barrier)
     monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counted_load)
     monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted_store)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted_dot)

@@ -120,7 +120,11 @@ def test_products_of_many_channels_use_each_cards_own_instructions(
         and re.match(r"selective_share (64|128|256|512) b?float16", row["case"])
     ]
     products = [row for row in rows if row["kernel"] not in ("gate_gradients", "add_weight_parts")]
-    assert {row["kernel"] for row in products} >= {"update_gates", "input_gradients_unit", "weight_gradients"}
+    assert {row["kernel"] for row in products} >= {
+        "update_gates",
+        "input_gradients_fused",
+        "weight_gradients",
+    }
     for row in products:
         assert instruction in row["tensor_core"].split(), row
         if architecture == "sm_90":
@@ -140,6 +144,21 @@ def test_two_programs_of_every_product_fit_on_a_processor(mode: str, table: dict
             seen.add(launch.kernel.__name__)
     backward = {"reset_gradients", "input_gradients"} if mode == "train" else set()
     assert seen == {"update_gates", "candidate_and_mix", *backward}
+
+
+@pytest.mark.parametrize("mode", ["train", "outside"])
+@pytest.mark.parametrize("layout", ["planes", "last"])
+def test_two_programs_of_the_backward_of_128_channels_fit_on_a_processor(
+    layout: str, mode: str, table: dict[str, aot_table.Row]
+) -> None:
+    """Each waits for its own barriers."""
+    launches = aot.wanted(CARDS["sm_90"], f"selective_share 128 bfloat16 {layout} {mode}")
+    (row,) = (
+        table[key]
+        for key, (name, launch) in launches.items()
+        if launch.kernel.__name__ == "input_gradients_fused" and "slice" not in name
+    )
+    assert aot.resident(row) == 2, row
 
 
 @pytest.mark.parametrize("architecture", CARDS)
