@@ -63,13 +63,11 @@ class Planned:
     grid: tuple[int, ...]
     sizes: tuple[int | float, ...]
     constants: dict[str, Any]  # num_warps and num_stages among them
-    started: dict[Any, Start] = field(
-        default_factory=dict, compare=False, repr=False
-    )  # by what they depend on
+    started: dict[Any, Start] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Start(NamedTuple):
-    """A compiled kernel, what starts it on a grid, and the compile-time arguments, which it takes as well."""
+    """What starts a compiled kernel on its grid, and the compile-time arguments, which it takes as well."""
 
     kernel: Callable[..., None]
     constants: tuple[Any, ...]
@@ -181,11 +179,8 @@ def run(planned: Planned, *tensors: Tensor | None, after: tuple[int | float, ...
     To find the compiled kernel Triton looks at every argument, which takes longer than all that leads here.
     What it found is kept with the plan for calls that it could not tell from this one.
     """
-    alike = (
-        None
-        if _visible or _rehearsed is not None or is_listening()
-        else _what_is_compiled_for(tensors, after)
-    )
+    watched = _visible or _rehearsed is not None or is_listening()
+    alike = None if watched else _what_is_compiled_for(tensors, after)
     if alike is not None and (start := planned.started.get(alike)) is not None:
         start.kernel(*tensors, *planned.sizes, *after, *start.constants)
         return
