@@ -109,6 +109,14 @@ def test_under_autocast_the_short_cut_computes_what_the_dispatcher_does(
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
+def test_autocast_of_another_device_casts_nothing() -> None:
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert all(out.dtype == torch.float32 for out in FusedSelectiveShare(4)(X, Y))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
 def test_second_derivatives_are_the_dispatchers() -> None:
     norm = FusedGroupNormAct(2, 4, activation="silu").double()
 
