@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import torch
@@ -19,7 +20,7 @@ from benchmarks.stand_in import Driver, driven_by
 from fused_ops import FusedBatchNormAct2d, FusedGroupNormAct, FusedSelectiveShare, triton_support, use
 
 CALLS, ROUNDS = 200, 40
-Call = Callable[[], object]
+Call = Callable[[], Any]
 
 
 def calls() -> Iterator[tuple[str, Call]]:
@@ -51,13 +52,13 @@ def with_backward(call: Call) -> Call:
     def run() -> None:
         outputs = call()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        torch.autograd.backward(outputs, outputs)  # type: ignore[arg-type]
+        torch.autograd.backward(outputs, outputs)
 
     return run
 
 
 def under_autocast(call: Call) -> Call:
-    def run() -> object:
+    def run() -> Any:
         with torch.autocast("cpu", torch.bfloat16):
             return call()
 

@@ -197,7 +197,7 @@ def _what_is_compiled_for(
     tensors: tuple[Tensor | None, ...], after: tuple[int | float, ...]
 ) -> tuple[Any, ...] | None:
     """All that differs between calls of a plan and that Triton compiles for; None for odd addresses."""
-    found: list[Any] = [tensors[0].get_device(), after]  # type: ignore[union-attr]
+    found: list[Any] = [tensors[0].get_device(), after]  # type: ignore[union-attr]  # no kernel's first is None
     for tensor in tensors:
         if tensor is None:
             found.append(None)

@@ -9,6 +9,8 @@ import pytest
 from build_support import native_build, toolchain
 from build_support.runner import BuildFailure
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize(
     ("text", "choice"),
@@ -126,3 +128,14 @@ def test_cuda_commands(
     nvcc.write_text("#!/bin/sh\necho sm_70\n")
     with pytest.raises(toolchain.Missing, match="knows none of sm_80, sm_90, sm_100"):
         native_build._cuda_library(sources, sources / "build", torch_install, [source])
+
+
+# Later headers define these for older targets, too, so that nothing but an older torch tells.
+NAMES_OF_LATER_TORCH = ("STABLE_TORCH_ERROR_CODE_CHECK",)  # 2.13
+
+
+@pytest.mark.parametrize("name", NAMES_OF_LATER_TORCH)
+def test_the_oldest_torch_has_every_name(name: str) -> None:
+    files = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    assert len(files) > 40
+    assert not [path for path in files if name in path.read_text()]
