@@ -23,17 +23,17 @@ CALLS, ROUNDS = 200, 40
 Call = Callable[[], Any]
 
 
-def calls() -> Iterator[tuple[str, Call]]:
-    """Layers of 16 channels on 4 x 4 pixels, bfloat16, channels last."""
+def calls(parameters: torch.dtype) -> Iterator[tuple[str, Call]]:
+    """Layers of 16 channels on 4 x 4 pixels, bfloat16, channels last; their parameters in this dtype."""
 
     def features() -> torch.Tensor:
         return torch.randn(1, 16, 4, 4).to(torch.bfloat16, memory_format=torch.channels_last)
 
     x, y = features(), features()
-    share = FusedSelectiveShare(16).to(torch.bfloat16)
-    batch = FusedBatchNormAct2d(16, activation="relu").to(torch.bfloat16)
-    frozen = FusedBatchNormAct2d(16, activation="relu").to(torch.bfloat16).eval()
-    group = FusedGroupNormAct(4, 16, activation="silu").to(torch.bfloat16)
+    share = FusedSelectiveShare(16).to(parameters)
+    batch = FusedBatchNormAct2d(16, activation="relu").to(parameters)
+    frozen = FusedBatchNormAct2d(16, activation="relu").to(parameters).eval()
+    group = FusedGroupNormAct(4, 16, activation="silu").to(parameters)
     yield "selective_share", lambda: share(x, y)
     yield "batch norm + ReLU, evaluation", lambda: frozen(x)
     yield "batch norm + ReLU, training", lambda: batch(x)
@@ -86,14 +86,14 @@ def main() -> None:
         mock.patch.object(triton_support, "why_not", lambda *_: None),
         use("triton"),
     ):
-        for name, call in calls():
+        for (name, call), (_, mixed) in zip(calls(torch.bfloat16), calls(torch.float32), strict=True):
             modes = {
                 "forward": without_gradients(call),
                 "forward + backward": with_backward(call),
-                "the same, forward under autocast": with_backward(under_autocast(call)),
+                "the same, autocast, float32 weights": with_backward(under_autocast(mixed)),
             }
             for mode, made in modes.items():
-                print(f"{name:32s} {mode:34s} {microseconds(made):6.1f} us", flush=True)
+                print(f"{name:32s} {mode:36s} {microseconds(made):6.1f} us", flush=True)
 
 
 if __name__ == "__main__":

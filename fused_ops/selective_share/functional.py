@@ -190,7 +190,8 @@ def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], na
     shapes = ((s, t + s, *kernel), (t, s, *kernel), (t, t, *kernel), (t, t + s, *kernel))
     if not (
         (W_r.shape, W.shape, U.shape, W_z.shape) == shapes
-        and W_r.dtype is W.dtype is U.dtype is W_z.dtype is dtype
+        and W_r.dtype is W.dtype is U.dtype is W_z.dtype
+        and (W_r.dtype is dtype or _autocast_unites(target, W_r))
         and W_r.device == W.device == U.device == W_z.device == device
         and len(kernel) == 2
     ):

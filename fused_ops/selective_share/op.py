@@ -2,18 +2,21 @@
 
 The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns
 ``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`gates_format` tells. It takes
-what :mod:`.functional` has checked.
+what :mod:`.functional` has checked. Weights may be of another dtype than the features, as under autocast:
+they are rounded to that of the features, and their gradients come in their own.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_ops import backends, native, triton_support
+from fused_ops.casting import cast_together
 from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.selective_share import reference
 
@@ -125,14 +128,24 @@ def _backward(
     return *found, None, None, None
 
 
-def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
-    return tuple(
-        value.to(dtype) if isinstance(value, Tensor) and value.dtype != torch.float64 else value
-        for value in args
-    )
+def _autocast(dtype: torch.dtype, x: Tensor, y: Tensor, *rest: Any) -> tuple[Any, ...]:
+    """The features in autocast's dtype; the backends cast the weights, all in one launch."""
+    return *(value if value.dtype is torch.float64 else value.to(dtype) for value in (x, y)), *rest
 
 
 # --- the backends -------------------------------------------------------------------------------------------
+
+
+def _cast(weights: Sequence[Tensor | None], x: Tensor) -> Sequence[Tensor | None]:
+    dtype = x.dtype
+    for weight in weights:  # mostly there is nothing to cast, and small calls must not take long to see it
+        if weight is not None and weight.dtype is not dtype:
+            return cast_together(weights, (dtype,) * 8)
+    return weights
+
+
+def _cast_like(grads: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    return cast_together(grads, [None if weight is None else weight.dtype for weight in weights])
 
 
 def _reference_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -159,21 +172,23 @@ def _native_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     layout = working_format(x)
     x, y = x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
     *weights, keep, want_gates, _save_gates = rest
-    return torch.ops.fused_ops_cpu.selective_share(x, y, *weights, keep, want_gates)
+    return torch.ops.fused_ops_cpu.selective_share(x, y, *_cast(weights, x), keep, want_gates)
 
 
 def _native_backward(*args: Any) -> tuple[Tensor, ...]:
-    grad_x_out, grad_y_out, grad_gates, x, y, gates, *rest = args
+    grad_x_out, grad_y_out, grad_gates, x, y, gates, *weights, keep = args
     layout = working_format(x)
-    return torch.ops.fused_ops_cpu.selective_share_backward(
+    grads = torch.ops.fused_ops_cpu.selective_share_backward(
         grad_x_out.contiguous(memory_format=layout),
         None if grad_y_out is None else grad_y_out.contiguous(memory_format=layout),
         None if grad_gates is None else grad_gates.contiguous(memory_format=gates_format(x, y)),
         x.contiguous(memory_format=layout),
         y.contiguous(memory_format=layout),
         None if gates is None else gates.contiguous(memory_format=gates_format(x, y)),
-        *rest,
+        *_cast(weights, x),
+        keep,
     )
+    return *grads[:2], *_cast_like(grads[2:], weights)
 
 
 def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
@@ -196,7 +211,9 @@ def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
 def _cuda_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """The library works and answers in channels_last, and copies what comes otherwise."""
     *weights, keep, want_gates, _save_gates = rest
-    x_out, y_out, gates = torch.ops.fused_ops_cuda.selective_share.default(x, y, *weights, keep, want_gates)
+    x_out, y_out, gates = torch.ops.fused_ops_cuda.selective_share.default(
+        x, y, *_cast(weights, x), keep, want_gates
+    )
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
@@ -206,9 +223,14 @@ def _cuda_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
-    grad_x, grad_y, *grad_weights = torch.ops.fused_ops_cuda.selective_share_backward.default(*args)
-    layout = working_format(args[3])
-    return grad_x.contiguous(memory_format=layout), grad_y.contiguous(memory_format=layout), *grad_weights
+    *tensors, keep = args
+    x, weights = tensors[3], tensors[6:]
+    grad_x, grad_y, *grad_weights = torch.ops.fused_ops_cuda.selective_share_backward.default(
+        *tensors[:6], *_cast(weights, x), keep
+    )
+    layout = working_format(x)
+    grads = grad_x.contiguous(memory_format=layout), grad_y.contiguous(memory_format=layout)
+    return *grads, *_cast_like(grad_weights, weights)
 
 
 def _cuda_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
@@ -227,21 +249,21 @@ _triton = functools.partial(triton_support.host_call, "selective_share.triton_la
 def _triton_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *weights, keep, want_gates, _save_gates = rest
     x_out, y_out, gates = _fake_forward(x, y, *rest)
-    layout = working_format(x)
+    layout, fitting = working_format(x), _cast(weights, x)
     if not want_gates:
-        _triton("forward", x, y, weights, keep, None, (x_out, y_out), layout)
+        _triton("forward", x, y, fitting, keep, None, (x_out, y_out), layout)
         return x_out, y_out, gates
     gates = gates.contiguous(memory_format=layout)
-    _triton("forward", x, y, weights, keep, gates, (x_out, y_out), layout)
+    _triton("forward", x, y, fitting, keep, gates, (x_out, y_out), layout)
     return x_out, y_out, gates.contiguous(memory_format=gates_format(x, y))
 
 
 def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
+    """The sum of the weights' parts writes their gradients in whatever dtype these have."""
     grads: tuple[Tensor, ...] = _fake_backward(*args)
-    grad_x_out, grad_y_out, grad_gates, x, y, gates, *weights, keep = args
-    _triton(
-        "backward", grad_x_out, grad_y_out, grad_gates, x, y, gates, weights, keep, grads, working_format(x)
-    )
+    *given, keep = args
+    x, weights = given[3], given[6:]
+    _triton("backward", *given[:6], _cast(weights, x), keep, grads, working_format(x))
     return grads
 
 

@@ -48,7 +48,8 @@ def is_product(features: Tensor, weight: Tensor) -> bool:
 
 
 def convolve(features: Tensor, weight: Tensor) -> Tensor:
-    """A convolution that keeps the image's size: odd kernel, zero padding."""
+    """A convolution that keeps the image's size: odd kernel, zero padding; in the features' dtype."""
+    weight = weight.to(features.dtype)
     if is_product(features, weight):
         return F.linear(features.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
     return F.conv2d(features, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
@@ -80,6 +81,7 @@ def forward(
     """The pair (or, without the ``_y`` weights, the one unit that updates x): ``(x', y', gates)``.
 
     Without the second unit y' is empty. ``gates`` holds all gates side by side in the order of GATE_ORDER.
+    Weights of another dtype than x and y (parameters in float32 under autocast) are rounded to theirs.
     """
     x_out, h_x, r_x, z_x = conv_flu(x, y, (W_r_x, W_x, U_x, W_z_x), keep)
     if W_r_y is None or W_y is None or U_y is None or W_z_y is None:
@@ -107,7 +109,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of x, y and the eight weights, empty for weights that are absent.
 
-    ``gates`` is what the forward returned; None recomputes it.
+    ``gates`` is what the forward returned; None recomputes it. Gradients of weights come in their dtypes.
     """
     if gates is None:
         gates = forward(x, y, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, keep)[2]
@@ -166,12 +168,13 @@ def _unit_backward(
 
 
 def _convolve_backward(grad: Tensor, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    dtype, weight = weight.dtype, weight.to(features.dtype)
     if is_product(features, weight):
         rows, grad_rows = (tensor.movedim(1, -1).flatten(0, 2) for tensor in (features, grad))
         grad_features = F.linear(grad.movedim(1, -1), weight.flatten(1).t()).movedim(-1, 1)
-        return grad_features, (grad_rows.t() @ rows).view_as(weight)
+        return grad_features, (grad_rows.t() @ rows).view_as(weight).to(dtype)
     padding = [weight.shape[2] // 2, weight.shape[3] // 2]
     grad_features, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad, features, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False]
     )
-    return grad_features, grad_weight
+    return grad_features, grad_weight.to(dtype)

@@ -119,7 +119,8 @@ def selective_share(
     n: int, cx: int, cy: int, size: int, dtype: torch.dtype, layout: str, mode: str, tf32: bool = False,
     x_of: int = 0,
 ) -> None:  # fmt: skip
-    """A pair: "train" (gates kept), "outside" (a loss on the gates, too), "recompute", "infer" (forward).
+    """A pair: "train" (gates kept), "autocast" (and weights' gradients in float32), "outside" (a loss on the
+    gates, too), "recompute", "infer" (forward).
 
     ``x_of``: the channels that x is a slice of, if there are more.
     """
@@ -133,13 +134,15 @@ def selective_share(
         return _features(n, channels, size, dtype, layout)
 
     x, y, pair = features(x_of or cx)[:, :cx], features(cy), [*weights(cx, cy), *weights(cy, cx)]
-    gates = features(3 * (cx + cy)) if mode in ("train", "outside") else None
+    gates = features(3 * (cx + cy)) if mode in ("train", "autocast", "outside") else None
     setting = torch.backends.cuda.matmul
     before, setting.fp32_precision = setting.fp32_precision, "tf32" if tf32 else "ieee"
     try:
         triton_launch.forward(x, y, pair, False, gates, (features(cx), features(cy)), LAYOUTS[layout])
         if mode != "infer":
-            grads = [torch.empty_like(tensor) for tensor in (x, y, *pair)]
+            of_weights = torch.float32 if mode == "autocast" else dtype
+            grads = [torch.empty_like(x), torch.empty_like(y)]
+            grads += [torch.empty_like(weight, dtype=of_weights) for weight in pair]
             outside = None if mode != "outside" or gates is None else torch.empty_like(gates)
             triton_launch.backward(
                 features(cx), features(cy), outside, x, y, gates, pair, False, grads, LAYOUTS[layout]
@@ -168,6 +171,7 @@ _SHARES = {
 
 _MODES = {
     "train": tuple(_SHARES),
+    "autocast": ("64", "256"),
     "infer": tuple(_SHARES),
     "recompute": ("16", "256"),
     "outside": ("32", "64", "128", "256", "256 and 512", "48", "100 and 24"),

@@ -19,6 +19,7 @@ from tests.fused_ops import emulated
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
     check_operands_are_checked,
+    check_parameters_in_float32,
     eager_everything,
     everything,
     pair,
@@ -84,6 +85,11 @@ def test_a_single_unit(channels: tuple[int, int], recompute: bool) -> None:
             results.append([out, *gates, *torch.autograd.grad(loss, leaves)])
     for our, their in zip(*results, strict=True):
         torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_in_float32() -> None:
+    with emulated.device():
+        check_parameters_in_float32("cuda", torch.float16)
 
 
 def test_any_strides() -> None:

@@ -17,6 +17,7 @@ from fused_ops.triton_support import Card
 from tests.fused_ops.far_apart import far_apart
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
+    check_parameters_in_float32,
     pair,
     strided,
     test_a_single_unit_is_one_direction_of_the_pair,
@@ -182,6 +183,13 @@ def test_options(options: Options) -> None:
     for shape, memory_format in (((16, 16, 1, 5, 8), "channels_last"), ((18, 5, 1, 7, 5), "contiguous")):
         tensors = cast(pair(*shape), torch.float16, memory_format)
         options.check(tensors if options.pair else tensors[:6])
+
+
+@pytest.mark.usefixtures("kernels")
+def test_parameters_in_float32() -> None:
+    """Their gradients, summed in float32, are not rounded to the features' dtype on the way."""
+    grads = check_parameters_in_float32("triton", torch.float16)
+    assert all(not torch.equal(grad, grad.half().float()) for grad in grads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
