@@ -1,4 +1,5 @@
-"""Elementary functions and activations for Triton kernels, the twin of ``csrc/common/activations.h``.
+"""Elementary functions and activations for Triton kernels, the twin of ``csrc/common/activations.h``; the
+order of programs.
 
 Arithmetic is in float32. ``FAST`` takes the card's own tanh instruction: one operation of the special
 function unit instead of two, with a relative error of 5e-4: an eighth of bfloat16's epsilon, half of
@@ -27,6 +28,12 @@ HARDSWISH = tl.constexpr(ACTIVATIONS["hardswish"].index)
 
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 ROOT_OF_TWO_PI_INVERTED = tl.constexpr(0.3989422804014327)
+
+
+@triton.jit
+def last_first():
+    """The program's number, from the end: what the launch before moved last may still be in the L2 cache."""
+    return tl.num_programs(0) - 1 - tl.program_id(0)
 
 
 @triton.jit

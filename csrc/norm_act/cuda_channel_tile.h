@@ -65,8 +65,8 @@ struct ChannelTile {
       work(slot, pixel, chunk(a, pixel, pixel < a.last.pixels));
     }
   }
-  // Calls work(pixels, chunks) for `slots` pixels of the part at once.
-  template <int slots, typename F>
+  // Calls work(pixels, chunks) for `slots` pixels of the part at once; `from_end` as in PlanePart.
+  template <int slots, bool from_end = false, typename F>
   FUSED_OPS_DEVICE void each(const Arguments<T>& a, F&& work) const {
     const int64_t begin = part * a.last.part_pixels, beyond = begin + a.last.part_pixels;
     const int64_t end = beyond < a.last.pixels ? beyond : a.last.pixels;
@@ -75,8 +75,9 @@ struct ChannelTile {
       Chunk chunks[slots];
 #pragma unroll
       for (int slot = 0; slot < slots; ++slot) {
-        pixels[slot] = first + slot * height;
-        chunks[slot] = chunk(a, pixels[slot], pixels[slot] < end);
+        const int64_t pixel = first + slot * height;
+        pixels[slot] = from_end ? begin + end - 1 - pixel : pixel;
+        chunks[slot] = chunk(a, pixels[slot], pixel < end);
       }
       work(pixels, chunks);
     }

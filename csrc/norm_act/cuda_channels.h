@@ -192,7 +192,7 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_forward(Arguments<T> a)
   const ChannelTile<T> tile(a);
   const KeptCoefficients<T> kept(a, tile, shared_floats());
   kept.load(a, tile);
-  tile.template each<2>(a, [&](const int64_t(&pixels)[2], const Chunk(&chunks)[2]) {
+  tile.template each<2, true>(a, [&](const int64_t(&pixels)[2], const Chunk(&chunks)[2]) {
     float x[2][V];
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) tile.load(a, pixels[slot], chunks[slot], x[slot]);
@@ -250,7 +250,7 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_backward(Arguments<T> a
   const KeptCoefficients<T> kept(a, tile, shared_floats());
   kept.load(a, tile);
   float noise_sum = 0;
-  tile.template each<2>(a, [&](const int64_t(&pixels)[2], const Chunk(&chunks)[2]) {
+  tile.template each<2, true>(a, [&](const int64_t(&pixels)[2], const Chunk(&chunks)[2]) {
     Quad loaded[2];
     float centred[2][V];
 #pragma unroll

@@ -227,16 +227,17 @@ struct PlanePart {
   }
   FUSED_OPS_DEVICE int64_t row(const Arguments<T>& a) const { return a.row_of(plane.sample, plane.channel); }
 
-  // Calls work(chunk) for this thread's chunks, or, with `slots` of them at once, work(chunks).
-  template <int slots, typename F>
+  // Calls work(chunks) for `slots` of this thread's chunks at once. All parts are gone through side by side, so a kernel
+  // that reads what the one before has read begins at their ends, `from_end`: these may still be in the L2 cache.
+  template <int slots, bool from_end = false, typename F>
   FUSED_OPS_DEVICE void each(const Arguments<T>& a, F&& work) const {
-    const int last = inside ? (part + 1) * a.planes.part_chunks : 0;
-    for (int first = part * a.planes.part_chunks + lane; first < last; first += slots * a.planes.lanes) {
+    const int begin = part * a.planes.part_chunks, end = inside ? begin + a.planes.part_chunks : 0;
+    for (int first = begin + lane; first < end; first += slots * a.planes.lanes) {
       Chunk chunks[slots];
 #pragma unroll
       for (int slot = 0; slot < slots; ++slot) {
         const int number = first + slot * a.planes.lanes;
-        if (number < last) chunks[slot] = plane.chunk(number);
+        if (number < end) chunks[slot] = plane.chunk(from_end ? begin + end - 1 - number : number);
       }
       work(chunks);
     }
@@ -289,7 +290,7 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_forward(Arguments<T> a) {
   const int64_t row = mine.row(a);
   const Coefficients<Same> c =
       mine.plane.coefficients(a, a.mean.get(row), inverse_deviation(a.var.get(row), a.eps));
-  mine.template each<2>(a, [&](const Chunk(&chunks)[2]) {
+  mine.template each<2, true>(a, [&](const Chunk(&chunks)[2]) {
     float x[2][V];
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) mine.plane.load(a, chunks[slot], x[slot]);
@@ -348,7 +349,7 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_backward(Arguments<T> a) 
     c.slope.value = -rstd * rstd * a.row_means.get(a.rows() + row);
   }
   float noise_sum = 0;
-  mine.template each<2>(a, [&](const Chunk(&chunks)[2]) {
+  mine.template each<2, true>(a, [&](const Chunk(&chunks)[2]) {
     Quad loaded[2];
     float centred[2][V];
 #pragma unroll

@@ -26,15 +26,15 @@ from fused_ops.norm_act.triton_kernels import (
     channels_of_program,
     elements_of_tile,
     inverse_deviation,
-    last_first,
     load_affine,
     load_tile,
     locate,
     offsets,
+    sample_and_chunk,
     statistic_offsets,
     store_statistic,
 )
-from fused_ops.triton_math import derivative_from_input, derivative_from_output
+from fused_ops.triton_math import derivative_from_input, derivative_from_output, last_first
 
 # From what the activation's derivative is told: nothing (identity), y as it was kept, or z computed again.
 NOTHING = tl.constexpr(0)
@@ -162,7 +162,7 @@ def backward_row(
 @triton.jit
 def partial_sums(
     grad_ptr, x_ptr, y_ptr, residual_ptr, noise_ptr, noise_scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
-    partial_ptr, partial_rows, chunks, tiles,
+    partial_ptr, partial_rows, chunks,
     samples, channels, units, grad_step, x_step, y_step, residual_step, gamma_step, beta_step, eps, slope,
     UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, ACTIVATION: tl.constexpr, EVIDENCE: tl.constexpr,
@@ -170,21 +170,19 @@ def partial_sums(
 ):  # fmt: skip
     """Sums of g_z and g_z * xhat over a chunk of each channel, partial [2, partial_rows, channels].
 
-    Grid as in partial_statistics.
+    Chunks and grid as in partial_statistics.
     """
     plane = units * UNIT
     count = samples * plane if BATCH else plane
     channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
-    sample, chunk = row // chunks, row % chunks
+    sample, chunk = sample_and_chunk(row, chunks, BATCH)
     mean, rstd, gamma, beta = load_row_values(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c,
         gamma_step, beta_step, eps, SPAN, BATCH, WHOLE,
     )  # fmt: skip
     plain = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
     with_deviation = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
-    start = chunk * tiles
-    end = tl.minimum(start + tiles, tl.cdiv(count, BLOCK_K))
-    for tile in tl.range(start, end, num_stages=STAGES):
+    for tile in tl.range(chunk, tl.cdiv(count, BLOCK_K), chunks, num_stages=STAGES):
         k, inside_k = elements_of_tile(tile, count, BLOCK_K, EVEN_K)
         mask = inside_c[:, None] & inside_k[None, :]
         of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)
@@ -254,7 +252,7 @@ def backward_apply(
     plane = units * UNIT
     count = samples * plane if BATCH else plane
     channel, inside_c, row = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
-    sample, chunk = row // chunks, row % chunks
+    sample, chunk = sample_and_chunk(row, chunks, BATCH)
     k, inside_k = elements_of_tile(chunk, count, BLOCK_K, EVEN_K)
     mask = inside_c[:, None] & inside_k[None, :]
     of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)

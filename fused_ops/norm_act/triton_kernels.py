@@ -23,7 +23,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fused_ops.triton_math import activate
+from fused_ops.triton_math import activate, last_first
 
 # --- where things lie ---------------------------------------------------------------------------------------
 
@@ -44,9 +44,12 @@ def channels_of_program(index, channels, SPAN: tl.constexpr, BLOCK_C: tl.constex
 
 
 @triton.jit
-def last_first():
-    """The program's number, from the end: what the launch before read last may still be in the cache."""
-    return tl.num_programs(0) - 1 - tl.program_id(0)
+def sample_and_chunk(row, chunks, BATCH: tl.constexpr):
+    """Of which sample the row-th of all chunks is, and which of its ``chunks``; rows of a batch have one."""
+    if BATCH:
+        return 0, row
+    else:
+        return row // chunks, row % chunks
 
 
 @triton.jit
@@ -224,32 +227,31 @@ def load_part(
 
 @triton.jit
 def partial_statistics(
-    x_ptr, noise_ptr, noise_scale_ptr, partial_ptr, partial_rows, chunks, tiles,
+    x_ptr, noise_ptr, noise_scale_ptr, partial_ptr, partial_rows, chunks,
     samples, channels, units, x_step,
     UNIT: tl.constexpr, BATCH: tl.constexpr, EVEN_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared deviations of a chunk of ``tiles`` tiles of BLOCK_K elements of each channel.
+    """Mean and sum of squared deviations of a chunk of each channel, which has every chunks-th tile.
 
-    Grid: chunks over all samples x blocks of channels. Writes partial [2, partial_rows, channels], the
-    chunks of a sample one after the other. Each lane counts from its own first element, which is as far from
-    its others as they may be from each other: so the few that it sees cost no accuracy, and nothing waits for
-    anything while x is read. The lanes are merged at the end (Chan et al., 1979).
+    So all programs go through memory together, and what came last is in the L2 cache for the kernel that
+    begins there. Grid: chunks over all samples x blocks of channels. Writes partial [2, partial_rows,
+    channels], the chunks of a sample one after the other. Each lane counts from its own first element, which
+    is as far from its others as they may be from each other: so the few that it sees cost no accuracy, and
+    nothing waits for anything while x is read. The lanes are merged at the end (Chan et al., 1979).
     """
     plane = units * UNIT
     count = samples * plane if BATCH else plane
     channel, inside_c, row = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
-    sample, chunk = row // chunks, row % chunks
-    start = chunk * tiles
-    end = tl.minimum(start + tiles, tl.cdiv(count, BLOCK_K))
+    sample, chunk = sample_and_chunk(row, chunks, BATCH)
     first, inside_k = load_part(
-        x_ptr, noise_ptr, noise_scale_ptr, sample, channel, start, count, plane, inside_c, x_step,
+        x_ptr, noise_ptr, noise_scale_ptr, sample, channel, chunk, count, plane, inside_c, x_step,
         BATCH, CHANNELS_LAST, BLOCK_K, EVEN_K,
     )  # fmt: skip
     seen = tl.where(inside_k, 1.0, 0.0)
     total = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
     squares = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
-    for tile in tl.range(start + 1, end, num_stages=STAGES):
+    for tile in tl.range(chunk + chunks, tl.cdiv(count, BLOCK_K), chunks, num_stages=STAGES):
         x, inside_k = load_part(
             x_ptr, noise_ptr, noise_scale_ptr, sample, channel, tile, count, plane, inside_c, x_step,
             BATCH, CHANNELS_LAST, BLOCK_K, EVEN_K,
@@ -260,7 +262,7 @@ def partial_statistics(
         squares += apart * apart
 
     mean = total * (1.0 / tl.maximum(seen, 1.0))[None, :]
-    size = (tl.minimum(end * BLOCK_K, count) - start * BLOCK_K).to(tl.float32)
+    size = elements_of_chunk(chunk, chunks, count, BLOCK_K).to(tl.float32)
     mean, squares = merge(
         first + mean, squares - mean * total, seen[None, :], (seen > 0)[None, :], size, False
     )  # fmt: skip
@@ -270,8 +272,16 @@ def partial_statistics(
 
 
 @triton.jit
+def elements_of_chunk(chunk, chunks, count, tile):
+    """How many elements of a row's count are those of a chunk, to which every chunks-th tile belongs."""
+    tiles = tl.cdiv(count, tile)
+    has_last = (tiles - 1) % chunks == chunk
+    return (tiles - chunk + chunks - 1) // chunks * tile - tl.where(has_last, tiles * tile - count, 0)
+
+
+@triton.jit
 def load_chunks(
-    partial_ptr, second, begin, chunks, chunk_size, count, channel, channels, inside_c, BLOCK_R: tl.constexpr
+    partial_ptr, second, begin, chunks, tile, count, channel, channels, inside_c, BLOCK_R: tl.constexpr
 ):  # fmt: skip
     """Means and sums of squared deviations [C, R], elements [R] of BLOCK_R chunks; 0 beyond the last."""
     chunk = begin + tl.arange(0, BLOCK_R)
@@ -280,32 +290,32 @@ def load_chunks(
     at = chunk.to(tl.int64)[None, :] * channels + channel[:, None]
     mean = tl.load(partial_ptr + at, mask=mask, other=0.0)
     squares = tl.load(partial_ptr + second + at, mask=mask, other=0.0)
-    size = tl.minimum(count - chunk * chunk_size, chunk_size)
+    size = elements_of_chunk(chunk, chunks, count, tile)
     return mean, squares, tl.where(inside, size, 0).to(tl.float32)
 
 
 @triton.jit
 def finish_statistics(
-    partial_ptr, mean_ptr, var_ptr, partial_rows, chunks, chunk_size, samples, channels, units,
+    partial_ptr, mean_ptr, var_ptr, partial_rows, chunks, tile, samples, channels, units,
     UNIT: tl.constexpr, BATCH: tl.constexpr, WHOLE: tl.constexpr, SPAN: tl.constexpr, EVEN_C: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Merge the chunks of each row into its mean and biased variance. Grid as in forward_row.
 
-    The chunks are read once, and counted from each lane's first, as elements are in partial_statistics.
+    The chunks, whose tiles have ``tile`` elements, are read once, and counted from each lane's first, as
+    elements are in partial_statistics.
     """
     count = samples * units * UNIT if BATCH else units * UNIT
     channel, inside_c, sample = channels_of_program(tl.program_id(0), channels, SPAN, BLOCK_C, EVEN_C)
     start = tl.cast(sample * chunks, tl.int64) * channels
     second = tl.cast(partial_rows, tl.int64) * channels
     first, squares, seen = load_chunks(
-        partial_ptr + start, second, 0, chunks, chunk_size, count, channel, channels, inside_c, BLOCK_R
+        partial_ptr + start, second, 0, chunks, tile, count, channel, channels, inside_c, BLOCK_R
     )  # fmt: skip
     total = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
     for begin in range(BLOCK_R, chunks, BLOCK_R):
         mean, more, size = load_chunks(
-            partial_ptr + start, second, begin, chunks, chunk_size, count, channel, channels, inside_c,
-            BLOCK_R,
+            partial_ptr + start, second, begin, chunks, tile, count, channel, channels, inside_c, BLOCK_R
         )  # fmt: skip
         apart = tl.where(size[None, :] > 0, mean - first, 0.0)
         seen += size
@@ -333,7 +343,7 @@ def forward_apply(
     plane = units * UNIT
     count = samples * plane if BATCH else plane
     channel, inside_c, row = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
-    sample, chunk = row // chunks, row % chunks
+    sample, chunk = sample_and_chunk(row, chunks, BATCH)
     k, inside_k = elements_of_tile(chunk, count, BLOCK_K, EVEN_K)
     mask = inside_c[:, None] & inside_k[None, :]
     of_sample, pixel = locate(sample, k, plane, BATCH, CHANNELS_LAST)

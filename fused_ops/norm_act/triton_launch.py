@@ -112,14 +112,14 @@ def measuring_launches(card: Card, itemsize: int, g: Geometry) -> Measuring:
     plan = tile_plan(g, itemsize, limits)
     chunks = partial_chunks(g, plan, limits, card.processors)
     parts = Planned(
-        kernels.partial_statistics, chunks.grid, (chunks.rows, chunks.per_sample, chunks.tiles, *g.sizes()),
+        kernels.partial_statistics, chunks.grid, (chunks.rows, chunks.per_sample, *g.sizes()),
         {
             "UNIT": g.unit, "BATCH": g.batch, "CHANNELS_LAST": g.channels_last, "STAGES": limits["stages"],
             **plan.constants_of_tiles(g),
         },
     )  # fmt: skip
     constants = {"UNIT": g.unit, **finish_constants(g, chunks.per_sample)}
-    sizes = (chunks.rows, chunks.per_sample, chunks.size, *g.sizes())
+    sizes = (chunks.rows, chunks.per_sample, plan.block_k, *g.sizes())
     finish = Planned(kernels.finish_statistics, row_grid(g, constants["SPAN"]), sizes, constants)
     return Measuring(parts, chunks.rows, finish)
 
@@ -239,7 +239,7 @@ def _backward_launches(
     plan = tile_plan(g, itemsize, limits)
     constants = {**common, "SPAN": g.span, **plan.constants_of_tiles(g)}
     chunks = partial_chunks(g, plan, limits, card.processors)
-    sizes: tuple[int, ...] = (chunks.rows, chunks.per_sample, chunks.tiles, *g.sizes())
+    sizes: tuple[int, ...] = (chunks.rows, chunks.per_sample, *g.sizes())
     of_parts = {**constants, "STAGES": limits["stages"]}
     parts = Planned(backward_kernels.partial_sums, chunks.grid, sizes, of_parts)
     single = Chunks.of(g, plan)

@@ -135,12 +135,10 @@ def row_grid(g: Geometry, span: int) -> tuple[int]:
 
 @dataclass(frozen=True)
 class Chunks:
-    """How the rows are cut for the kernels that see part of a row."""
+    """How the tiles of rows are dealt out to the kernels that see part of a row, in turn to each chunk."""
 
     per_sample: int
     rows: int  # of the partial results
-    tiles: int
-    size: int
     grid: tuple[int]
 
     @classmethod
@@ -150,7 +148,7 @@ class Chunks:
         blocks = g.repeats * ceil_div(g.channels, plan.block_c)
         tiles = 1 if programs is None else ceil_div(tiles_of_row, max(1, programs // blocks))
         per_sample = ceil_div(tiles_of_row, tiles)
-        return cls(per_sample, per_sample * g.repeats, tiles, plan.block_k * tiles, (per_sample * blocks,))
+        return cls(per_sample, per_sample * g.repeats, (per_sample * blocks,))
 
 
 def partial_chunks(g: Geometry, plan: Plan, limits: Mapping[str, int], processors: int) -> Chunks:

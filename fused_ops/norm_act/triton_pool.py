@@ -21,10 +21,16 @@ from fused_ops import tuning
 from fused_ops.activations import BY_INDEX
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
 from fused_ops.norm_act.triton_backward_kernels import load_row_values
-from fused_ops.norm_act.triton_kernels import channels_of_program, last_first, load_tile, locate, offsets
+from fused_ops.norm_act.triton_kernels import (
+    channels_of_program,
+    load_tile,
+    locate,
+    offsets,
+    sample_and_chunk,
+)
 from fused_ops.norm_act.triton_launch import affine_of, measure, measuring_launches
 from fused_ops.norm_act.triton_plan import Chunks, Geometry, tile_plan
-from fused_ops.triton_math import activate, derivative_from_output
+from fused_ops.triton_math import activate, derivative_from_output, last_first
 from fused_ops.triton_support import Card, Planned, card_for, on_device, run
 
 # --- kernels ------------------------------------------------------------------------------------------------
@@ -96,7 +102,7 @@ def pool_apply(
     width = units * UNIT + ODD
     pooled = (height // 2) * units * (UNIT // 2)
     channel, inside_c, row = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
-    sample, chunk = row // chunks, row % chunks
+    sample, chunk = sample_and_chunk(row, chunks, BATCH)
     mean, rstd, gamma, beta = load_row_values(
         mean_ptr, var_ptr, gamma_ptr, beta_ptr, sample, channel, channels, inside_c, gamma_step, beta_step,
         eps, SPAN, BATCH, WHOLE,
@@ -140,7 +146,7 @@ def unpool_kernel(
     """The gradient of z, at all pixels that lie in a square. Grid as in pool_apply, over the batch."""
     width = units * UNIT + ODD
     pooled = (height // 2) * units * (UNIT // 2)
-    channel, inside_c, chunk = channels_of_program(tl.program_id(0), channels, BLOCK_C, BLOCK_C, EVEN_C)
+    channel, inside_c, chunk = channels_of_program(last_first(), channels, BLOCK_C, BLOCK_C, EVEN_C)
     k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
     mask = inside_c[:, None] & (k < samples * pooled)[None, :]
     sample, pixel = locate(0, k, pooled, True, CHANNELS_LAST)

@@ -9,7 +9,8 @@
                             pixels, one after the other; leaves all gradients before the gates to the
                             products that make those of the weights
 
-Formulas in README.md; names and layouts as in :mod:`.triton_tiles`.
+Both begin with the last tiles, of which the L2 cache may still hold what the kernels before left; those of
+the weights then begin with the first. Formulas in README.md; names and layouts as in :mod:`.triton_tiles`.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -37,6 +38,7 @@ from fused_ops.selective_share.triton_tiles import (
     tiles_of,
     unit_weights,
 )
+from fused_ops.triton_math import last_first
 
 # --- up to 64 channels --------------------------------------------------------------------------------------
 
@@ -135,8 +137,8 @@ def input_gradients_pair(
     x_back = unit_weights(W_r_x, W_x, U_x, W_z_x, CX, CY, BLOCK_X, BLOCK_Y, False)
     if PAIR:
         y_back = unit_weights(W_r_y, W_y, U_y, W_z_y, CY, CX, BLOCK_Y, BLOCK_X, False)
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
-        place = (tile * BLOCK_P, tl.arange(0, BLOCK_P), plane)
+    for turn in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
+        place = ((tiles - 1 - turn) * BLOCK_P, tl.arange(0, BLOCK_P), plane)
         inside = place[0] + place[1] < pixels
         grad_x, grad_y = add_of_unit(
             None, None, x_ptr, y_ptr, grad_x_out_ptr, gates_ptr, grad_gates_ptr, before_r_ptr,
@@ -175,7 +177,7 @@ def input_gradients_fused(
     Y: tl.constexpr = tiles_of(CY, BLOCK_N)
     HALF: tl.constexpr = BLOCK_N // 2
     HALVES: tl.constexpr = tiles_of(CX, HALF) + (tiles_of(CY, HALF) if PAIR else 0)
-    place = (tl.program_id(0) * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    place = (last_first() * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
     inside = place[0] + place[1] < pixels
     for index in tl.range(0, HALVES, num_stages=1):
         gate_gradients_tile(

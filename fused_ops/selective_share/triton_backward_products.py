@@ -33,6 +33,7 @@ from fused_ops.selective_share.triton_tiles import (
     strips_of,
     tiles_of,
 )
+from fused_ops.triton_math import last_first
 
 
 @triton.jit
@@ -101,7 +102,7 @@ def gate_gradients(
 ):  # fmt: skip
     """a_h and a_z of both units. Grid: tiles of pixels x tiles of [x y]."""
     TILES: tl.constexpr = tiles_of(CX, BLOCK_N) + (tiles_of(CY, BLOCK_N) if PAIR else 0)
-    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    place = (last_first() // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
     inside = place[0] + place[1] < pixels
     gate_gradients_tile(
         tl.program_id(0) % TILES, x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, grad_gates_ptr,
@@ -286,7 +287,7 @@ def input_gradients(
 ):  # fmt: skip
     """The gradients of x and y, added to what reset_gradients left there. Grid: tiles of pixels, of [x y]."""
     TILES: tl.constexpr = tiles_of(CX, BLOCK_N) + tiles_of(CY, BLOCK_N)
-    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    place = (last_first() // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
     inside = place[0] + place[1] < pixels
     input_gradients_tile(
         tl.program_id(0) % TILES, grad_x_out_ptr, grad_y_out_ptr, gates_ptr, pre_ptr, grad_x_ptr, grad_y_ptr,

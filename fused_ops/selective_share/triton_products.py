@@ -32,7 +32,7 @@ from fused_ops.selective_share.triton_tiles import (
     strips_of,
     tiles_of,
 )
-from fused_ops.triton_math import sigmoid, tanh
+from fused_ops.triton_math import last_first, sigmoid, tanh
 
 
 @triton.jit
@@ -208,7 +208,7 @@ def candidate_and_mix(
     TILES: tl.constexpr = TILES_X + tiles_of(CY, BLOCK_N) if PAIR else TILES_X
     ALIKE: tl.constexpr = PAIR and CX == CY and X_OF == Y_OF
     index = tl.program_id(0) % TILES
-    place = (tl.program_id(0) // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
+    place = (last_first() // TILES * BLOCK_P, tl.arange(0, BLOCK_P), units * UNIT)
     inside = place[0] + place[1] < pixels
     x_h, _, x_z = slots_of_x(CX, CY, KEPT)
     y_h, _, y_z = slots_of_y(CX, CY, KEPT)

@@ -39,12 +39,15 @@ class Counted:
     flops: int = 0
     read: list[np.ndarray] = field(default_factory=list)
     written: list[np.ndarray] = field(default_factory=list)
+    turns: list[tuple[int, np.ndarray]] = field(default_factory=list)  # program and addresses of each read
+    index: int = 0  # of the present program
     program: int = 0  # where the present program's part of written begins
     fresh: int = 0  # where that since its last barrier does
 
     def note_read(self, accesses: np.ndarray) -> None:
         unseen = [*self.written[: self.program], *self.written[self.fresh :]]
         assert not among(accesses, unseen).any(), f"{self.kernel} may read what is not there yet"
+        self.turns.append((self.index, accesses[:, 0]))
         self.read.append(accesses[~among(accesses, self.written[self.program : self.fresh])])
 
     @property
@@ -86,6 +89,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
 
     def noted_begin(self: Any, *index: int) -> None:
         found[-1].program = found[-1].fresh = len(found[-1].written)
+        found[-1].index = index[0]
         begin(self, *index)
 
     def noted_barrier(self: Any) -> None:
@@ -178,6 +182,47 @@ def check_share(rows: Mapping[str, Mapping[str, Any]], call: ShareCall, launches
         assert_as_predicted(launches, [*without, *again])
 
 
+def goes_up(launched: Counted, tensor: Tensor) -> bool | None:
+    """Whether a launch begins with the first pixels of a tensor in channels last; None if it reads none.
+
+    On a card all programs run at once: the first read of each comes before the second of any.
+    """
+    programs = 1 + max(index for index, _ in launched.turns)
+    times, places, turn = [], [], [0] * programs
+    for index, addresses in launched.turns:
+        inside = addresses - tensor.data_ptr()
+        inside = inside[(inside >= 0) & (inside < tensor.nbytes)]
+        if len(inside):
+            times.append(turn[index] * programs + index)
+            places.append(inside.mean())
+            turn[index] += 1
+    return bool(np.corrcoef(times, places)[0, 1] > 0) if times else None
+
+
+@pytest.mark.parametrize("way", KERNELS)
+def test_a_share_turns_back_for_what_the_cache_still_holds(
+    way: str, launches: list[Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_plan, "card_for", lambda tensor: TINY)
+    x, y = (torch.randn(4, 16, 8, 8, dtype=torch.float16) for _ in range(2))
+    x, y = (part.contiguous(memory_format=torch.channels_last).requires_grad_() for part in (x, y))
+    weights = [torch.randn(16, size, 1, 1, dtype=torch.float16).requires_grad_() for size in (32, 16, 16, 32)]
+    with tuning.table_given("sm_90", launch_table(KERNELS[way])), use("triton"):
+        outputs = fused_ops.selective_share(x, y, weights, weights)
+        forward = launches.copy()
+        launches.clear()
+        grads = [out.detach().clone() for out in outputs]
+        torch.autograd.backward(outputs, grads)
+    *backward, _ = launches  # the last adds up the parts of the weights' gradients
+
+    def ways(launched: list[Counted]) -> list[bool]:
+        found = [(goes_up(each, x), goes_up(each, grads[0])) for each in launched]
+        return [of_x if of_x is not None else of_grad is True for of_x, of_grad in found]
+
+    assert ways(forward) == [True, False][: len(forward)]
+    assert ways(backward) == [False, True] * (len(backward) // 2)
+
+
 NORMS = {
     "batch": NormCall(2, 16, 64, 4),
     "batch, residual": NormCall(2, 16, 64, 4, residual=True),
@@ -196,6 +241,18 @@ LIMITS = {
     "row": 4096, "row_last": 4096, "wanted": 256, "row_per_thread": 4,
     "tile": 512, "per_thread": 4, "per_processor": 4, "stages": 1,
 }  # fmt: skip
+
+
+def test_a_norm_turns_back_for_what_the_cache_still_holds(
+    launches: list[Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(norm_launch, "card_for", lambda tensor: TINY)
+    x = torch.randn(4, 8, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    table = {f"norm_act.{way}": [{"when": {}, "launch": LIMITS}] for way in ("forward", "backward")}
+    with tuning.table_given("sm_90", table), use("triton"):
+        fused_ops.batch_norm_act(x, None, None, training=True, activation="relu").sum().backward()
+    # statistics, their merging, the result; sums, their merging, the gradient
+    assert [goes_up(each, x) for each in launches] == [True, None, False, True, None, False]
 
 
 @pytest.mark.parametrize("name", NORMS)
