@@ -27,13 +27,19 @@ def run(context: Context) -> dict[str, Any]:
         raise LeftOut(reason)
     else:
         card, timer, calls = card_of(device), tune.time_on_card, tune_calls.calls(device)
-    report = tune.tune(calls, card, timer, context.left)
-    content = tune.merged(tuning.table(card.architecture), report.rows)
-    tune.write(context.scratch / TABLE, content)
-    return {
-        "card": card.name, "architecture": card.architecture, "rows": report.rows, "lines": report.lines,
-        "left_out": report.left_out,
-    }  # fmt: skip
+    before = tuning.table(card.architecture)
+
+    def keep(report: tune.Report) -> dict[str, Any]:
+        """So far: a kernel that takes long to compile may cost the stage its end."""
+        tune.write(context.scratch / TABLE, tune.merged(before, report.rows))
+        found = {
+            "card": card.name, "architecture": card.architecture, "rows": report.rows, "lines": report.lines,
+            "left_out": report.left_out,
+        }  # fmt: skip
+        context.keep(found)
+        return found
+
+    return keep(tune.tune(calls, card, timer, context.left, keep=keep))
 
 
 def _no_timer(call: Any) -> float:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from fused_ops import backends, tuning
-from fused_ops.triton_support import Card
+from fused_ops.triton_support import Card, rehearse
 from fused_ops.tuning import dispatch
 
 Timer = Callable[[Callable[[], object]], float]
 LAUNCHES_SHARE = 0.6  # of the time; the rest is for the choice between backends
 GAIN = 0.97  # of the best time so far: what is no better than that is noise
 SAMPLES = 15
+QUEUE_CYCLES = 2_000_000  # some 1 ms of the card: what is on trial is planned anew at every call
 # The values that a parameter may take, in order; the neighbours of the present one are tried.
 STEPS: Mapping[str, tuple[int, ...]] = {
     "pixels": (16, 32, 64, 128, 256), "columns": (16, 32, 64, 128, 256), "reset_columns": (16, 32, 64, 128),
@@ -77,9 +78,13 @@ class Report:
 
 
 def tune(
-    calls: Sequence[Call], card: Card, timer: Timer, seconds: float, say: Callable[[str], None] = print
-) -> Report:
-    """Measure until done or out of time; ``timer`` gives the seconds of one call of a function."""
+    calls: Sequence[Call], card: Card, timer: Timer, seconds: float, say: Callable[[str], None] = print,
+    keep: Callable[[Report], object] = lambda report: None,
+) -> Report:  # fmt: skip
+    """Measure until done or out of time; ``timer`` gives the seconds of one call of a function.
+
+    ``keep`` gets the report after each line, for the case that the process does not live to return it.
+    """
     began, report = time.monotonic(), Report()
 
     def is_late(share: float, what: str = "") -> bool:
@@ -91,16 +96,17 @@ def tune(
     def tell(line: str) -> None:
         report.lines.append(line)
         say(line)
+        keep(report)
 
-    for group in groups(calls):
+    for group in groups(calls, card):
         title = f"{group.family} {group.facts}"
         if is_late(LAUNCHES_SHARE, title):
             continue
         with backends.use("triton"):
             launch, note = _best_launch(group, card, timer, lambda: is_late(LAUNCHES_SHARE))
-        tell(f"{title}: {note}")
         if launch is not None:
             report.add(group.family, group.facts, launch, f"{note}; {card.name}, torch {torch.__version__}")
+        tell(f"{title}: {note}")
     with tuning.table_given(card.architecture, merged(tuning.table(card.architecture), report.rows)):
         for call in calls:
             if not is_late(1.0, f"backends of {call.name}"):
@@ -108,13 +114,16 @@ def tune(
     return report
 
 
-def groups(calls: Sequence[Call]) -> list[Group]:
-    """The calls by the rows that the launch tables give them; those that Triton refuses are left out."""
+def groups(calls: Sequence[Call], card: Card) -> list[Group]:
+    """The calls by the rows that the launch tables give them; those that Triton refuses are left out.
+
+    Their launches are rehearsed: to compile the kernels of all would take the time for those that are tuned.
+    """
     found: dict[tuple[str, str], Group] = {}
     for call in calls:
         if backends.refusal(call.op, "triton", call.args):
             continue
-        with backends.use("triton"), tuning.asked() as rows:
+        with backends.use("triton"), tuning.asked() as rows, rehearse(card):
             call.run()
         for family, facts, _ in rows:
             group = found.setdefault((family, repr(facts)), Group(family, facts))
@@ -244,8 +253,8 @@ def write(path: Path, content: tuning.Table) -> None:
 def time_on_card(call: Callable[[], object]) -> float:
     """Median seconds of a call that finds the L2 cache cold, between two events on the stream.
 
-    Overwriting the cache takes the card long enough for the call to be queued behind it, so that the time of
-    the host's launches is not in it.
+    The card is kept busy until the call is queued behind what overwrites the cache, so that the time of the
+    host's launches is not in it.
     """
     size = 4 * torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     cache = torch.empty(max(size, 1 << 26), dtype=torch.int8, device="cuda")
@@ -256,6 +265,7 @@ def time_on_card(call: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         for _ in range(3):
             cache.zero_()
+        torch.cuda._sleep(QUEUE_CYCLES)
         start.record()
         call()
         end.record()

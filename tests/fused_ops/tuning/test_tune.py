@@ -117,6 +117,17 @@ def test_it_stops_when_time_is_up_and_says_what_was_left_out(machine: Machine, c
     assert FAMILY in report.left_out[0] and report.left_out[1] == "backends of a pair"
 
 
+def test_what_was_found_is_kept_as_it_comes(machine: Machine, call: tune.Call) -> None:
+    """The process may be ended while a kernel is compiled."""
+    kept: list[tuple[int, list[str]]] = []
+
+    def keep(report: tune.Report) -> None:
+        kept.append((len(report.lines), sorted(report.rows)))
+
+    tune.tune([call], H100, machine.clock, 60, lambda line: None, keep)
+    assert kept == [(1, [FAMILY]), (2, ["selective_share.backend", FAMILY])]
+
+
 def test_a_backend_that_refuses_is_no_candidate(
     machine: Machine, call: tune.Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
