@@ -18,7 +18,9 @@ PACKAGES = ("torch", "triton", "numpy", "pytest", "matplotlib", "safetensors")
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Build, then say what is here."""
+    """Say what is here, then build."""
+    found = facts(context)
+    context.keep(found)  # a compiler may take longer than there is time
     os.environ.setdefault("FUSED_OPS_BUILD", "auto")
     folder = ROOT / "fused_ops" / "lib"
     if context.dry:  # the build's own tests build; here what is there stays as it is
@@ -34,7 +36,6 @@ def run(context: Context) -> dict[str, Any]:
 
     if not context.dry:
         command.doctor()
-    found = facts(context)
     found["built"] = sorted(path.name for path in built)
     for name, status in (("cpu", native.cpu_library()), ("cuda", native.cuda_library())):
         found[f"{name} library"] = "loaded" if status.loaded else status.reason

@@ -145,10 +145,11 @@ def run_apart(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     taken = time.monotonic() - began
-    if (found := _read_json(answer)) is not None:
-        return Outcome(**{**found, "seconds": taken})
-    found = _read_json(scratch / f"{stage.name}.partial.json")
-    return Outcome(stage.name, "failed", taken, f"its process ended with code {code} and no answer", found)
+    kept = _read_json(scratch / f"{stage.name}.partial.json")
+    if (found := _read_json(answer)) is None:
+        return Outcome(stage.name, "failed", taken, f"its process ended with code {code} and no answer", kept)
+    # Of a stage that raised there is what it had kept.
+    return Outcome(**{**found, "seconds": taken, "result": found["result"] or kept})
 
 
 def write_outcome(outcome: Outcome, scratch: Path) -> None:

@@ -55,6 +55,14 @@ def test_a_crash_is_a_failure_with_what_was_kept(tmp_path: Path, context: Contex
 
 
 @pytest.mark.usefixtures("capfd")
+def test_an_error_costs_nothing_that_was_kept(tmp_path: Path, context: Context) -> None:
+    context.keep({"so": "far"})
+    outcome = apart(tmp_path, answer(state="failed", reason="ValueError: bad"))
+    assert (outcome.state, outcome.reason, outcome.result) == ("failed", "ValueError: bad", {"so": "far"})
+    assert apart(tmp_path, answer(result={"whole": 1})).result == {"whole": 1}
+
+
+@pytest.mark.usefixtures("capfd")
 def test_a_stage_that_hangs_is_ended_with_its_children(tmp_path: Path, context: Context) -> None:
     context.keep([1, 2])
     mark = tmp_path / "alive"
