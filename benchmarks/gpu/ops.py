@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import predictions
 from benchmarks.cases import DTYPES, Case, Mode, Shape
-from benchmarks.gpu.stages import Context, Failed
+from benchmarks.gpu.stages import Context, Failed, in_a_line
 from benchmarks.gpu.timing import time_all
 from benchmarks.gpu.tuning import tuned
 from benchmarks.measure import Runner
@@ -122,6 +122,8 @@ def measure(
             runners[name] = providers.runner(name, case.mode)
         except Unavailable as reason:
             records[name]["skipped"] = str(reason)
+        except Exception as error:  # a kernel that does not compile, say: the others are still measured
+            records[name]["error"] = in_a_line(error)
     timed, errors = time_all(runners, context.device, context.dry)
     cost = case.cost()
     precision = "half" if DTYPES[case.dtype].itemsize == 2 else "tf32"

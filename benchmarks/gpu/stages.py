@@ -104,8 +104,13 @@ def run_here(stage: Stage, context: Context) -> Outcome:
         state, reason, result = "failed", str(error), error.result
     except Exception as error:  # whatever it is, the other stages still run
         traceback.print_exc()
-        state, reason = "failed", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        state, reason = "failed", in_a_line(error)
     return Outcome(stage.name, state, time.monotonic() - context.began, reason, result)
+
+
+def in_a_line(error: Exception) -> str:
+    """Its kind and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 PROGRAM = (sys.executable, "-u", "-m", "benchmarks.gpu")

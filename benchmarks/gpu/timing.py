@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.stages import in_a_line
 from benchmarks.measure import Runner, make_evictor, percentile
 
 ROUNDS, LOOPS, WARM_UP = 15, 8, 3
@@ -66,7 +67,7 @@ def time_all(
             samplers[name] = _Sampler(runner, device)
             found[name] = Timed(captured=samplers[name].captured, host=samplers[name].host)
         except Exception as error:  # a failing provider must not cost the others their result
-            errors[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            errors[name] = in_a_line(error)
     evict = make_evictor(device)
     order, draw = list(samplers), random.Random(0)
     collecting = gc.isenabled()
@@ -74,9 +75,14 @@ def time_all(
     try:
         for _ in range(2 if dry else ROUNDS):
             draw.shuffle(order)
-            for name in order:
-                found[name].warm.append(samplers[name].warm())
-                found[name].cold.append(samplers[name].cold(evict))
+            for name in tuple(order):
+                try:
+                    found[name].warm.append(samplers[name].warm())
+                    found[name].cold.append(samplers[name].cold(evict))
+                except Exception as error:  # as above
+                    errors[name] = in_a_line(error)
+                    order.remove(name)
+                    del found[name]
     finally:
         if collecting:
             gc.enable()

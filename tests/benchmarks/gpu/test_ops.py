@@ -13,6 +13,7 @@ from benchmarks.cases import Case, Shape
 from benchmarks.gpu import files, ops
 from benchmarks.gpu.stages import Context, Outcome
 from benchmarks.gpu.timing import Timed
+from benchmarks.measure import Runner
 from fused_ops.triton_support import CARDS, Card
 from fused_ops.tuning.cost_model import CEILINGS
 
@@ -64,3 +65,28 @@ def test_shares_and_ratios_follow_from_the_ceilings_that_were_measured(
     assert found["triton"]["roofline_us"] == pytest.approx(1e6 * least, rel=1e-3)
     assert found["triton"]["roofline_share"] == pytest.approx(least / 1e-3, rel=1e-3)
     assert found["triton"]["x_eager"] == 3
+
+
+def test_a_backend_that_raises_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runner(name: str, mode: str) -> Runner:
+        if name == "triton":
+            raise RuntimeError("PassManager::run failed\nmore")
+        return Runner(lambda _: None)
+
+    monkeypatch.setattr(ops, "card_of", lambda device: H200)
+    monkeypatch.setattr(
+        ops, "time_all", lambda runners, *_: ({name: Timed([1e-4], [1e-3]) for name in runners}, {})
+    )
+    case = Case("selective_share", "full", Shape(64, 64, 48), "bfloat16", "channels_last", NAMES)
+    providers: Any = SimpleNamespace(runner=runner)
+    found = ops.measure(case, providers, Context("ops", "cuda", False, 100, tmp_path), CEILING)
+    errors = {record["provider"]: record.get("error") for record in found}
+    assert errors == {
+        "eager": None,
+        "triton": "RuntimeError: PassManager::run failed",
+        "cuda": None,
+        "bound": None,
+    }
+    assert all("cold_us" in record for record in found if record["provider"] != "triton")

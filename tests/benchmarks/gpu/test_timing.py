@@ -115,6 +115,19 @@ def test_a_failing_provider_costs_the_others_nothing(card: Card) -> None:
     assert list(found) == ["good"] and len(found["good"].cold) == ROUNDS
 
 
+def test_nor_does_one_that_fails_while_it_is_timed(card: Card) -> None:
+    def fail_once_warm() -> None:
+        card.work(1.0)
+        if card.evictions:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    card.refuses_capture = True
+    runners = {"bad": runner(fail_once_warm), "good": runner(lambda: card.work(1.0))}
+    found, errors = time_all(runners, "cuda", False)
+    assert errors == {"bad": "RuntimeError: an illegal memory access was encountered"}
+    assert list(found) == ["good"] and len(found["good"].cold) == ROUNDS
+
+
 def test_calls_run_in_their_context_with_what_was_prepared(card: Card) -> None:
     inside: list[bool] = []
     state = {"in": False}
