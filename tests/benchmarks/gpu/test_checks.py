@@ -118,18 +118,32 @@ def test_without_the_tool_the_sanitizer_is_left_out(
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [(sanitizer.ERROR_CODE, "memcheck found errors: .*2 errors"), (1, "ended with code 1")],
+    [
+        (sanitizer.ERROR_CODE, "memcheck found errors: .*2 errors"),
+        (1, "ended with code 1"),
+        ("$(sleep 6)", "time was up within a call"),
+    ],
 )
 def test_what_the_sanitizer_finds_fails(
-    code: int, message: str, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int | str, message: str, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(f"#!/bin/sh\necho '========= ERROR SUMMARY: 2 errors'\nexit {code}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert sanitizer.find_tool() == str(tool)
-    with pytest.raises(Failed, match=message):
-        sanitizer.run(Context("sanitizer", "cpu", False, 100, tmp_path))
+    began = time.monotonic()
+    with pytest.raises(Failed, match=message) as caught:
+        sanitizer.run(Context("sanitizer", "cpu", False, 3, tmp_path))
+    assert "2 errors" in caught.value.result["summary"][-1]  # also of what was ended
+    assert time.monotonic() - began < 5
+
+
+def test_the_small_checks_end_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that the tool which watches them can say what it saw."""
+    with pytest.raises(SystemExit, match="no call was served"):
+        checks.small("cpu", time.monotonic())
+    assert capsys.readouterr().out == "0 calls, 0 refused, 20 left out for want of time\n"
 
 
 @pytest.mark.gpu
