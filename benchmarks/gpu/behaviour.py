@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.checks import Found
+from benchmarks.gpu.checks import Found, card_answers
 from benchmarks.gpu.stages import Context
 from fused_ops import (
     FusedBatchNormAct2d,
@@ -211,14 +212,17 @@ CHECKS: dict[str, Callable[[Context, str], None]] = {
 NEEDS_SECONDS = {"compiled": 25.0}
 
 
-def run(context: Context) -> list[Found]:
-    """Every check for every backend, as far as time goes."""
-    found = []
+def run(context: Context, before: Sequence[Found] = ()) -> list[Found]:
+    """Every check for every backend, as far as time goes; what is found is kept with that of ``before``."""
+    found: list[Found] = []
+    lost = ""
     for name, function in CHECKS.items():
         for backend in context.backends():
+            context.keep({"checks": [asdict(each) for each in (*before, *found)]})
             title = f"{name}, {backend}"
-            if context.left <= NEEDS_SECONDS.get(name, 0):
-                found.append(Found(title, "refused", "no time was left"))
+            reason = lost or ("no time was left" if context.left <= NEEDS_SECONDS.get(name, 0) else "")
+            if reason:
+                found.append(Found(title, "refused", reason))
                 continue
             try:
                 with use(backend):
@@ -229,6 +233,8 @@ def run(context: Context) -> list[Found]:
                 found.append(Found(title, "refused", str(reason)))
             except Exception as error:  # whatever it is, the others are still to be seen
                 found.append(Found(title, "wrong", f"{type(error).__name__}: {error}"[:500]))
+                if context.device != "cpu" and not card_answers():
+                    lost = f"the card answers nothing since: {title}"
     return found
 
 

@@ -9,7 +9,8 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ def run(context: Context) -> dict[str, Any]:
     wanted = list(specs(context.dry, context.backends()))
     end = time.monotonic() + 0.6 * context.left
     found = _alone(wanted, context, end) if context.dry else _side_by_side(wanted, context, end)
-    found += behaviour.run(context)
+    found += behaviour.run(context, found)
     counts = {state: sum(each.state == state for each in found) for state in ("right", "wrong", "refused")}
     for each in found:
         if each.state != "right":
@@ -133,22 +134,58 @@ def _alone(wanted: list[Spec], context: Context, end: float) -> list[Found]:
 
 
 def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Found]:
-    found = []
-    workers = max(1, min(WORKERS, available_processors() - 2))
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    """In a few processes. One that a case took down, or cut off from the card, makes way for another."""
+
+    def fresh() -> ProcessPoolExecutor:
+        pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+        return pools[-1]
+
+    found: list[Found] = []
+    pools: list[ProcessPoolExecutor] = []
+    idle = [fresh() for _ in range(max(1, min(WORKERS, available_processors() - 2)))]
+    waiting, running = list(reversed(wanted)), {}
     try:
-        waiting = {pool.submit(check, spec, context.device): spec for spec in wanted}
-        for done in as_completed(waiting, timeout=max(0.0, end - time.monotonic())):
-            error = done.exception()
-            found.append(Found(waiting[done].name, "wrong", str(error)) if error else done.result())
+        while waiting or running:
+            while waiting and idle:
+                pool, spec = idle.pop(), waiting.pop()
+                running[pool.submit(_check_apart, spec, context.device)] = pool, spec
+            done, _ = wait(running, max(0.0, end - time.monotonic()), FIRST_COMPLETED)
+            if not done:
+                print("time is up for the comparison with float64")
+                break
+            for future in done:
+                pool, spec = running.pop(future)
+                try:
+                    result, usable = future.result()
+                except BrokenProcessPool:
+                    result, usable = Found(spec.name, "wrong", "it took its process down"), False
+                found.append(result)
+                idle.append(pool if usable else fresh())
             context.keep({"checks": [asdict(each) for each in found]})
-    except TimeoutError:
-        print("time is up for the comparison with float64")
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.kill()
     return found
+
+
+def _check_apart(spec: Spec, device: str) -> tuple[Found, bool]:
+    """:func:`check`, and whether this process can go on, to which a bad access to memory costs the card."""
+    try:
+        found = check(spec, device)
+    except Exception as error:  # of a kernel that failed unnoticed until its results were looked at, say
+        found = Found(spec.name, "wrong", f"{type(error).__name__}: {error}"[:500])
+    return found, device == "cpu" or card_answers()
+
+
+def card_answers() -> bool:
+    """Whether this process can still use the card."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def small(device: str, until: float) -> None:

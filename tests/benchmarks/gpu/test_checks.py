@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from benchmarks.cases import OPS, Shape
 from benchmarks.gpu import behaviour, checks, sanitizer
 from benchmarks.gpu.checks import Spec, check
 from benchmarks.gpu.stages import Context, Failed, LeftOut
+from benchmarks.problems import make_problem
 from fused_ops import backends
 
 SPEC = Spec("batch_norm_act", Shape(2, 8, 5), "float32", "channels_last", "reference")
@@ -73,6 +77,64 @@ def test_cases_run_side_by_side_as_alone(context: Context) -> None:
     )
     assert (context.scratch / "checks.partial.json").exists()
     assert checks._side_by_side(wanted, context, time.monotonic()) == []  # time was up at once
+
+
+class Fatal(Spec):
+    """A case that its process does not survive."""
+
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+@pytest.mark.slow
+def test_a_case_that_takes_its_process_down_costs_the_others_nothing(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "WORKERS", 1)
+    fatal = Fatal(**vars(SPEC))
+    found = checks._side_by_side([fatal, SPEC], context, time.monotonic() + 300)
+    assert [(each.state, each.detail) for each in found] == [
+        ("wrong", "it took its process down"), ("right", ""),
+    ]  # fmt: skip
+
+
+def test_a_process_that_the_card_does_not_answer_any_more_is_told_apart(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a bad access to memory every later call in the process fails, whatever it is."""
+
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert checks._check_apart(SPEC, "cpu")[1]
+    monkeypatch.setattr(checks, "error_in_roundings", fail)
+    monkeypatch.setattr(checks, "make_problem", lambda case, device: make_problem(case, "cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found, usable = checks._check_apart(SPEC, "cuda")
+    assert found.state == "wrong" and "illegal memory access" in found.detail and usable
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    assert not checks._check_apart(SPEC, "cuda")[1]
+
+    monkeypatch.setattr(behaviour, "CHECKS", {"first": fail, "second": lambda context, backend: None})
+    monkeypatch.setattr(behaviour, "probe", lambda context: None)
+    states = {each.name: (each.state, each.detail) for each in behaviour.run(replace(context, device="cuda"))}
+    assert states.pop("first, triton")[0] == "wrong"
+    lost = ("refused", "the card answers nothing since: first, triton")
+    assert states == {"first, cuda": lost, "second, triton": lost, "second, cuda": lost}
+
+
+def test_a_check_that_hangs_costs_nothing_that_was_found(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[list[str]] = []
+
+    def look(context: Context, backend: str) -> None:
+        text = (context.scratch / "checks.partial.json").read_text()
+        kept.append([found["name"] for found in json.loads(text)["checks"]])
+
+    monkeypatch.setattr(behaviour, "CHECKS", {"first": look})
+    behaviour.run(context, [checks.Found("an op", "right")])
+    assert kept == [["an op"], ["an op", "first, reference"]]
 
 
 def test_every_op_dtype_and_layout_is_checked_for_both_backends() -> None:
