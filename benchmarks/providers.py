@@ -72,11 +72,11 @@ class OpProviders:
             self._compiled = compiled(copy.deepcopy(self.problem.stock))
         return self._compiled
 
-    def facts(self, provider: str, mode: str) -> dict[str, Any]:
+    def facts(self, provider: str, mode: str, wrong: float = WRONG) -> dict[str, Any]:
         """What is not time: bytes that autograd keeps, and the error against float64 in roundings.
 
         Raises:
-            ValueError: the results are wrong; such a provider's time is none.
+            ValueError: the results are ``wrong`` roundings off or more; such a provider's time is none.
         """
         if provider in ("bound", "copy"):
             return {}
@@ -91,7 +91,7 @@ class OpProviders:
             if key not in self._errors:
                 self._errors[key] = self._error(module, mode != "forward")
             found["error_roundings"] = self._errors[key]
-            if not self._errors[key] < WRONG:
+            if not self._errors[key] < wrong:
                 raise ValueError(f"wrong results: {self._errors[key]:.3g} roundings from float64's")
         return found
 

@@ -105,10 +105,12 @@ class _Sampler:
             for _ in range(WARM_UP):
                 self._call()
             self.host = self._host_seconds()
+            stream = torch.cuda.current_stream()
             try:
                 self.one, self.many = (self._capture(loops) for loops in (1, LOOPS))
                 self.captured = True
             except RuntimeError as error:  # a synchronisation, or memory from elsewhere, within the call
+                torch.cuda.set_stream(stream)  # after an error torch leaves its own the current one
                 torch.cuda.synchronize()
                 print(f"not captured: {str(error).partition(chr(10))[0]}")
                 self.one, self.many = self._call, self._call_many

@@ -30,7 +30,9 @@ def records(
     timed = {name: Timed([1e-4], [3e-3 if name == "eager" else 1e-3], True) for name in NAMES}
     monkeypatch.setattr(ops, "card_of", lambda device: card)
     monkeypatch.setattr(ops, "time_all", lambda runners, device, dry: (timed, {}))
-    providers: Any = SimpleNamespace(runner=lambda name, mode: None)
+    providers: Any = SimpleNamespace(
+        runner=lambda name, mode: None, facts=lambda name, mode, wrong: {"error_roundings": 1.0}
+    )
     found = ops.measure(case, providers, Context("ops", "cuda", False, 100, tmp_path), CEILING)
     return case, {record["provider"]: record for record in found}
 
@@ -70,23 +72,28 @@ def test_shares_and_ratios_follow_from_the_ceilings_that_were_measured(
 def test_a_backend_that_raises_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor does one whose results are wrong, which are not timed."""
+
     def runner(name: str, mode: str) -> Runner:
         if name == "triton":
             raise RuntimeError("PassManager::run failed\nmore")
         return Runner(lambda _: None)
+
+    def facts(name: str, mode: str, wrong: float) -> dict[str, float]:
+        if name == "cuda":
+            raise ValueError("wrong results: 1e+04 roundings from float64's")
+        return {}
 
     monkeypatch.setattr(ops, "card_of", lambda device: H200)
     monkeypatch.setattr(
         ops, "time_all", lambda runners, *_: ({name: Timed([1e-4], [1e-3]) for name in runners}, {})
     )
     case = Case("selective_share", "full", Shape(64, 64, 48), "bfloat16", "channels_last", NAMES)
-    providers: Any = SimpleNamespace(runner=runner)
+    providers: Any = SimpleNamespace(runner=runner, facts=facts)
     found = ops.measure(case, providers, Context("ops", "cuda", False, 100, tmp_path), CEILING)
     errors = {record["provider"]: record.get("error") for record in found}
     assert errors == {
-        "eager": None,
-        "triton": "RuntimeError: PassManager::run failed",
-        "cuda": None,
-        "bound": None,
-    }
-    assert all("cold_us" in record for record in found if record["provider"] != "triton")
+        "eager": None, "triton": "RuntimeError: PassManager::run failed",
+        "cuda": "ValueError: wrong results: 1e+04 roundings from float64's", "bound": None,
+    }  # fmt: skip
+    assert [record["provider"] for record in found if "cold_us" in record] == ["eager", "bound"]

@@ -27,6 +27,7 @@ class Card:
     calls: int = 0
     evictions: int = 0
     log: list[str] = field(default_factory=list)
+    streams: list[Any] = field(default_factory=list)
 
     def work(self, milliseconds: float) -> None:
         self.calls += 1
@@ -72,7 +73,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     for name, value in {
         "Event": found.event, "CUDAGraph": found.new_graph, "graph": found.graph, "synchronize": lambda: None,
         "Stream": lambda: stream, "current_stream": lambda: stream,
-        "stream": lambda given: contextlib.nullcontext(), "_sleep": lambda cycles: found.log.append("sleep"),
+        "stream": lambda given: contextlib.nullcontext(), "set_stream": found.streams.append,
+        "_sleep": lambda cycles: found.log.append("sleep"),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(timing, "make_evictor", lambda device: found.evict)
@@ -102,6 +104,7 @@ def test_what_cannot_be_captured_is_launched_and_marked(
     found, errors = time_all({"one": runner(lambda: card.work(1.0))}, "cuda", False)
     assert not errors and not found["one"].captured
     assert found["one"].warm == pytest.approx([1e-3] * ROUNDS)
+    assert card.streams == [torch.cuda.current_stream()]  # torch.cuda.graph does not put it back
     assert "not captured: operation not permitted when stream is capturing\n" in capsys.readouterr().out
 
 
