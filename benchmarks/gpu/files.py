@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.stages import Outcome
+from benchmarks.gpu.stages import Outcome, in_a_line
 from benchmarks.gpu.tuning import TABLE
 from benchmarks.results import to_csv
 from benchmarks.tables import Table
@@ -38,6 +38,8 @@ def write(out: Path, outcomes: Sequence[Outcome], scratch: Path, dry: bool) -> l
         pictures(out, records, results.get("steps", {}).get("records", []), dry)
     except ModuleNotFoundError as error:
         print(f"no pictures: {error.name} is not installed")
+    except Exception as error:  # the stages that follow are worth more than a picture
+        print(f"no pictures: {in_a_line(error)}")
     return [out / name for name in NAMES if (out / name).exists()]
 
 

@@ -122,6 +122,19 @@ def test_a_failing_stage_is_recorded_and_the_rest_goes_on(
     assert "out of time" in capsys.readouterr().out
 
 
+def test_a_picture_that_cannot_be_drawn_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("no fonts")
+
+    monkeypatch.setattr(command, "run_apart", lambda stage, *_: command.Outcome(stage.name, "passed", 1.0))
+    monkeypatch.setattr(files, "pictures", fail)
+    assert command.main(["--device", "cpu", "--dry", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "no pictures: OSError: no fonts" in text and "steps: passed" in text
+
+
 def test_a_stage_gets_what_those_before_it_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, float] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -95,6 +96,15 @@ def test_captured_calls_are_timed_warm_and_cold(card: Card) -> None:
     record = found["one"].record()
     assert (record["warm_us"], record["cold_us"], record["captured"]) == (2000, 20000, True)
     assert record["host_us"] > 0
+
+
+def test_the_hosts_time_is_taken_a_few_calls_at_a_time(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More launches than a card's queue holds would wait for the card."""
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append(card.calls))
+    time_all({"one": runner(lambda: card.work(1.0))}, "cuda", False)
+    between = [after - before for before, after in itertools.pairwise(calls)]
+    assert max(between) == timing.HOST_CALLS and between.count(timing.HOST_CALLS) == timing.HOST_ROUNDS
 
 
 def test_what_cannot_be_captured_is_launched_and_marked(
