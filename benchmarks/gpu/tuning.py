@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.stages import Context, LeftOut
+from benchmarks.gpu.stages import Context, Failed, LeftOut
 from fused_ops import tuning
 from fused_ops.triton_support import CARDS, card_of
 from fused_ops.tuning import dispatch, tune, tune_calls
@@ -34,12 +34,16 @@ def run(context: Context) -> dict[str, Any]:
         tune.write(context.scratch / TABLE, tune.merged(before, report.rows))
         found = {
             "card": card.name, "architecture": card.architecture, "rows": report.rows, "lines": report.lines,
-            "left_out": report.left_out,
+            "left_out": report.left_out, "failed": report.failed,
         }  # fmt: skip
         context.keep(found)
         return found
 
-    return keep(tune.tune(calls, card, timer, context.left, keep=keep))
+    report = tune.tune(calls, card, timer, context.left, keep=keep)
+    found = keep(report)
+    if report.failed:
+        raise Failed(f"{len(report.failed)} could not be measured, first {report.failed[0]}", found)
+    return found
 
 
 def _no_timer(call: Any) -> float:

@@ -66,11 +66,18 @@ class Group:
 
 @dataclass
 class Report:
-    """The new rows by family, a line for each decision, and what the time did not suffice for."""
+    """The new rows by family, a line for each decision, what there was no time for, and what raised."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def fail(self, what: str, error: Exception) -> str:
+        """Note it; the reason in a line."""
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        self.failed.append(f"{what}: {reason}")
+        return reason
 
     def add(self, family: str, facts: Mapping[str, int | str], launch: Mapping[str, Any], note: str) -> None:
         row = {"note": note, "when": dict(facts), "launch": dict(launch)}
@@ -102,8 +109,11 @@ def tune(
         title = f"{group.family} {group.facts}"
         if is_late(LAUNCHES_SHARE, title):
             continue
-        with backends.use("triton"):
-            launch, note = _best_launch(group, card, timer, lambda: is_late(LAUNCHES_SHARE))
+        try:
+            with backends.use("triton"):
+                launch, note = _best_launch(group, card, timer, lambda: is_late(LAUNCHES_SHARE))
+        except Exception as error:  # the present launch does not run on this card, say: others may
+            launch, note = None, f"not measured: {report.fail(title, error)}"
         if launch is not None:
             report.add(group.family, group.facts, launch, f"{note}; {card.name}, torch {torch.__version__}")
         tell(f"{title}: {note}")
@@ -205,9 +215,12 @@ def _compare_backends(call: Call, card: Card, timer: Timer, report: Report) -> s
         if reason := backends.refusal(call.op, name, call.args):
             refusals[name] = reason
             continue
-        with backends.use(name):
-            call.run()
-            seconds[name] = timer(call.run)
+        try:
+            with backends.use(name):
+                call.run()
+                seconds[name] = timer(call.run)
+        except Exception as error:  # as above
+            refusals[name] = report.fail(f"{call.name} by {name!r}", error)
     told = ", ".join(
         [
             f"{name!r} {1e6 * value:.1f} us"

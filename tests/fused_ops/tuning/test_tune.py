@@ -128,6 +128,27 @@ def test_what_was_found_is_kept_as_it_comes(machine: Machine, call: tune.Call) -
     assert kept == [(1, [FAMILY]), (2, ["selective_share.backend", FAMILY])]
 
 
+def test_a_kernel_that_fails_does_not_end_it(machine: Machine, call: tune.Call) -> None:
+    other = tune.Call("another pair", call.op, tuple(call.args))
+
+    def clock(work: Callable[[], object]) -> float:
+        if work == call.run:
+            raise RuntimeError("PassManager::run failed\nmore")
+        return machine.clock(work)
+
+    report = tune.tune([call, other], H100, clock, 60, say=lambda line: None)
+    assert report.lines[0].endswith(": not measured: RuntimeError: PassManager::run failed")
+    assert report.lines[1] == (
+        "a pair: 'triton' cannot: RuntimeError: PassManager::run failed, "
+        "'cuda' cannot: RuntimeError: PassManager::run failed"
+    )
+    assert report.lines[2].startswith("another pair: 'triton' ") and len(report.lines) == 3
+    assert [what.partition(": ")[0] for what in report.failed[1:]] == [
+        "a pair by 'triton'",
+        "a pair by 'cuda'",
+    ]
+
+
 def test_a_backend_that_refuses_is_no_candidate(
     machine: Machine, call: tune.Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
