@@ -23,7 +23,7 @@ from benchmarks.problems import make_problem
 from fer_mtl.processors import available_processors
 from fused_ops import use
 
-WORKERS = 8
+WORKERS = 12
 DTYPES = ("bfloat16", "float32", "float16")
 LAYOUTS = ("channels_last", "contiguous")
 # Channels that fill no tile, and those that do; for pairs also each further way of the launch tables.
@@ -137,7 +137,8 @@ def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Foun
     """In a few processes. One that a case took down, or cut off from the card, makes way for another."""
 
     def fresh() -> ProcessPoolExecutor:
-        pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+        one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}  # of a processor, not all of them
+        pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **one_thread))
         return pools[-1]
 
     found: list[Found] = []
