@@ -137,7 +137,7 @@ def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Foun
     """In a few processes. One that a case took down, or cut off from the card, makes way for another."""
 
     def fresh() -> ProcessPoolExecutor:
-        one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}  # of a processor, not all of them
+        one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}  # not one for each processor
         pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **one_thread))
         return pools[-1]
 
