@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.checks import Found, card_answers
 from benchmarks.gpu.stages import Context
+from benchmarks.gpu.timing import capturing
 from fused_ops import (
     FusedBatchNormAct2d,
     FusedGroupNormAct,
@@ -132,7 +133,7 @@ def graphs(context: Context, backend: str) -> None:
                 step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with capturing(graph):
             found = step()
         new = [torch.randn_like(tensor) for tensor in inputs]
         with torch.no_grad():

@@ -10,10 +10,11 @@ Without a card (a dry run) calls are timed by the clock, once or twice, to see t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +90,24 @@ def time_all(
     return found, errors
 
 
+@contextlib.contextmanager
+def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """torch.cuda.graph, after a failure of which other graphs can still be captured.
+
+    Where the end of a capture raises, torch leaves its own stream the current one, and its allocator in the
+    belief that the capture goes on: every later capture in the process fails.
+    """
+    stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            yield
+    except Exception:
+        torch.cuda.set_stream(stream)
+        with contextlib.suppress(RuntimeError):  # it knows already
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        raise
+
+
 class _Sampler:
     """One provider's call, captured where it can be."""
 
@@ -105,12 +124,10 @@ class _Sampler:
             for _ in range(WARM_UP):
                 self._call()
             self.host = self._host_seconds()
-            stream = torch.cuda.current_stream()
             try:
                 self.one, self.many = (self._capture(loops) for loops in (1, LOOPS))
                 self.captured = True
             except RuntimeError as error:  # a synchronisation, or memory from elsewhere, within the call
-                torch.cuda.set_stream(stream)  # after an error torch leaves its own the current one
                 torch.cuda.synchronize()
                 print(f"not captured: {str(error).partition(chr(10))[0]}")
                 self.one, self.many = self._call, self._call_many
@@ -129,7 +146,7 @@ class _Sampler:
             self._call()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with capturing(graph):
             for _ in range(loops):
                 self._call()
         graph.replay()

@@ -29,6 +29,7 @@ class Card:
     evictions: int = 0
     log: list[str] = field(default_factory=list)
     streams: list[Any] = field(default_factory=list)
+    ended: list[tuple[int, str]] = field(default_factory=list)
 
     def work(self, milliseconds: float) -> None:
         self.calls += 1
@@ -47,7 +48,7 @@ class Card:
         self.warm = False
 
     @contextlib.contextmanager
-    def graph(self, graph: Any) -> Iterator[None]:
+    def graph(self, graph: Any, pool: Any) -> Iterator[None]:
         if self.refuses_capture:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
         self.recording = []
@@ -75,9 +76,12 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
         "Event": found.event, "CUDAGraph": found.new_graph, "graph": found.graph, "synchronize": lambda: None,
         "Stream": lambda: stream, "current_stream": lambda: stream,
         "stream": lambda given: contextlib.nullcontext(), "set_stream": found.streams.append,
+        "graph_pool_handle": lambda: "a pool", "current_device": lambda: 0,
         "_sleep": lambda cycles: found.log.append("sleep"),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
+    end = "_cuda_endAllocateToPool"
+    monkeypatch.setattr(torch._C, end, lambda *which: found.ended.append(which), raising=False)
     monkeypatch.setattr(timing, "make_evictor", lambda device: found.evict)
     return found
 
@@ -114,7 +118,8 @@ def test_what_cannot_be_captured_is_launched_and_marked(
     found, errors = time_all({"one": runner(lambda: card.work(1.0))}, "cuda", False)
     assert not errors and not found["one"].captured
     assert found["one"].warm == pytest.approx([1e-3] * ROUNDS)
-    assert card.streams == [torch.cuda.current_stream()]  # torch.cuda.graph does not put it back
+    # What torch.cuda.graph leaves undone, so that the next provider can be captured.
+    assert card.streams == [torch.cuda.current_stream()] and card.ended == [(0, "a pool")]
     assert "not captured: operation not permitted when stream is capturing\n" in capsys.readouterr().out
 
 
