@@ -152,7 +152,8 @@ def _side_by_side(wanted: list[Spec], context: Context, end: float) -> list[Foun
                 running[pool.submit(_check_apart, spec, context.device)] = pool, spec
             done, _ = wait(running, max(0.0, end - time.monotonic()), FIRST_COMPLETED)
             if not done:
-                print("time is up for the comparison with float64")
+                print("time is up for the comparison with float64; not done:")
+                print(*(f"  {spec.name}" for _, spec in running.values()), sep="\n")  # one may hang
                 break
             for future in done:
                 pool, spec = running.pop(future)

@@ -69,7 +69,7 @@ def test_a_crash_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_cases_run_side_by_side_as_alone(context: Context) -> None:
+def test_cases_run_side_by_side_as_alone(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = list(checks.specs(True, ("reference", "cuda")))[:6]
     found = checks._side_by_side(wanted, context, time.monotonic() + 300)
     assert sorted((each.name, each.state) for each in found) == sorted(
@@ -77,6 +77,7 @@ def test_cases_run_side_by_side_as_alone(context: Context) -> None:
     )
     assert (context.scratch / "checks.partial.json").exists()
     assert checks._side_by_side(wanted, context, time.monotonic()) == []  # time was up at once
+    assert f"not done:\n  {wanted[0].name}\n" in capsys.readouterr().out
 
 
 class Fatal(Spec):
