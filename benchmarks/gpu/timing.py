@@ -25,7 +25,8 @@ from benchmarks.measure import Runner, make_evictor, percentile
 
 ROUNDS, LOOPS, WARM_UP = 15, 8, 3
 HOST_CALLS, HOST_ROUNDS = 10, 5  # a card's queue holds 1024 launches; then the host waits for it
-QUEUE_CYCLES = 400_000  # some 0.2 ms of the card
+CLOCK = 2e9  # of the card at most, some
+QUEUE_CYCLES = 400_000  # some 0.2 ms: enough to start a graph
 
 
 @dataclass
@@ -113,7 +114,7 @@ class _Sampler:
 
     def __init__(self, runner: Runner, device: str) -> None:
         self.runner, self.device = runner, device
-        self.captured, self.host = False, None
+        self.captured, self.host, self.cycles = False, None, QUEUE_CYCLES
         with runner.around():
             if device == "cpu":
                 self._call()
@@ -131,6 +132,7 @@ class _Sampler:
                 torch.cuda.synchronize()
                 print(f"not captured: {str(error).partition(chr(10))[0]}")
                 self.one, self.many = self._call, self._call_many
+                self.cycles += int(2 * CLOCK * LOOPS * self.host)
 
     def _call(self) -> object:
         return self.runner.run(self.runner.prepare() if self.runner.prepare else None)
@@ -181,7 +183,7 @@ class _Sampler:
             function()
             return time.perf_counter() - began
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(QUEUE_CYCLES)  # so that the host has queued all before the clock starts
+        torch.cuda._sleep(self.cycles)  # so that the host has queued all before the clock starts
         start.record()
         function()
         end.record()

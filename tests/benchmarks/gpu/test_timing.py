@@ -27,7 +27,7 @@ class Card:
     refuses_capture: bool = False
     calls: int = 0
     evictions: int = 0
-    log: list[str] = field(default_factory=list)
+    slept: list[int] = field(default_factory=list)
     streams: list[Any] = field(default_factory=list)
     ended: list[tuple[int, str]] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
         "Stream": lambda: stream, "current_stream": lambda: stream,
         "stream": lambda given: contextlib.nullcontext(), "set_stream": found.streams.append,
         "graph_pool_handle": lambda: "a pool", "current_device": lambda: 0,
-        "_sleep": lambda cycles: found.log.append("sleep"),
+        "_sleep": found.slept.append,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     end = "_cuda_endAllocateToPool"
@@ -96,7 +96,7 @@ def test_captured_calls_are_timed_warm_and_cold(card: Card) -> None:
     assert found["one"].warm == pytest.approx([2e-3] * ROUNDS)
     assert found["one"].cold == pytest.approx([20e-3] * ROUNDS)
     assert card.evictions == ROUNDS
-    assert len(card.log) == 2 * ROUNDS  # all is queued before the clock starts
+    assert card.slept == [timing.QUEUE_CYCLES] * 2 * ROUNDS  # all is queued before the clock starts
     record = found["one"].record()
     assert (record["warm_us"], record["cold_us"], record["captured"]) == (2000, 20000, True)
     assert record["host_us"] > 0
@@ -118,6 +118,8 @@ def test_what_cannot_be_captured_is_launched_and_marked(
     found, errors = time_all({"one": runner(lambda: card.work(1.0))}, "cuda", False)
     assert not errors and not found["one"].captured
     assert found["one"].warm == pytest.approx([1e-3] * ROUNDS)
+    host = found["one"].host
+    assert host and min(card.slept) >= timing.QUEUE_CYCLES + int(timing.CLOCK * LOOPS * host)  # to be queued
     # What torch.cuda.graph leaves undone, so that the next provider can be captured.
     assert card.streams == [torch.cuda.current_stream()] and card.ended == [(0, "a pool")]
     assert "not captured: operation not permitted when stream is capturing\n" in capsys.readouterr().out
