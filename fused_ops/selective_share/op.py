@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_ops import backends, native, triton_support
+from fused_ops import backends, flops, native, triton_support
 from fused_ops.casting import cast_together
 from fused_ops.registration import define_op, differentiate_by_reference
+from fused_ops.selective_share import flops as formulas
 from fused_ops.selective_share import reference
 
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -294,6 +295,8 @@ selective_share_op = define_op(
     backward=_backward,
     autocast=_autocast,
 )
+flops.register("selective_share", formulas.forward)
+flops.register("selective_share_backward", formulas.backward)
 backends.register("selective_share", "reference", _reference_forward)
 backends.register("selective_share_backward", "reference", _reference_backward)
 backends.register("selective_share", "cpu", _native_forward, lambda x, y, W_r, *_: _native_refuses(x, y, W_r))
