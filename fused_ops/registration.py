@@ -13,7 +13,8 @@ backend; what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On t
 
 The way through the dispatcher costs more than a small call's work. So a plain eager call, where no mode,
 transform or subclass wants to see the op, goes straight from the functional twin to the backend, with the
-same context setter and backward, and under autocast with its arguments: see :func:`is_watched`.
+same context setter and backward, and under autocast with its arguments: see :func:`is_watched`. It has the
+op's name in a profile all the same; the way stays the one that is taken unprofiled, whose time is asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
-from torch.autograd import forward_ad
+from torch._C._profiler import _RecordFunctionFast
+from torch.autograd import forward_ad, profiler
 
 from fused_ops import backends, tracing
 
@@ -81,6 +83,10 @@ def define_op(
                     return directly.apply(*args)
         return backends.compute(name, *args)
 
+    def profiled(*args: Any) -> Any:
+        with _RecordFunctionFast(f"{NAMESPACE}::{name}", args):
+            return straight(*args)
+
     def call(*args: Any) -> Any:
         if is_watched():
             return through_dispatcher(*args)
@@ -91,11 +97,12 @@ def define_op(
                     return overload(*args)
             elif kind not in _NO_TENSORS:
                 return overload(*args)
+        compute = profiled if profiler._is_profiler_enabled else straight
         if autocast is not None and torch._C._is_any_autocast_enabled():
             device = args[0].device.type
             if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
-                return _with_autocast(straight, autocast, device, *args)
-        return straight(*args)
+                return _with_autocast(compute, autocast, device, *args)
+        return compute(*args)
 
     return call
 

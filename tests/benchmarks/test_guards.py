@@ -91,6 +91,11 @@ def calls_of(function: Callable[[], object]) -> Counter[str]:
     return Counter(event.name() for event in profiler.profiler.kineto_results.events())
 
 
+def named(*ops: str) -> dict[str, int]:
+    """A call of each op, and of the library's within it."""
+    return {f"{namespace}::{op}": 1 for namespace in ("fused_ops", "fused_ops_cpu") for op in ops}
+
+
 @needs_native
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("op", OP_NAMES)
@@ -99,9 +104,7 @@ def test_a_forward_is_one_fused_call(op: str, layout: str) -> None:
     with torch.no_grad(), use("cpu"):
         calls = calls_of(lambda: given.call(given.fused))
     kernel = "selective_share" if op in SHARES else "norm_act_pool" if op == POOL else "norm_act"
-    assert {name: calls[name] for name in calls if name.startswith("fused_ops")} == {
-        f"fused_ops_cpu::{kernel}": 1
-    }
+    assert {name: calls[name] for name in calls if name.startswith("fused_ops")} == named(kernel)
 
 
 @needs_native
@@ -122,8 +125,7 @@ def test_a_backward_is_one_fused_call(op: str, layout: str) -> None:
     calls = Counter(event.name() for event in profiler.profiler.kineto_results.events())
     kernel = "selective_share_backward" if op in SHARES else "norm_act_backward"
     fused = {name: count for name, count in calls.items() if name.startswith("fused_ops")}
-    kernels = {kernel, "norm_act_pool_backward"} if op == POOL else {kernel}
-    assert fused == {f"fused_ops_cpu::{name}": 1 for name in kernels}
+    assert fused == (named(kernel, "norm_act_pool_backward") if op == POOL else named(kernel))
 
 
 @needs_native

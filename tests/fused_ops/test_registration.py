@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -47,8 +49,9 @@ class Subclass(Tensor):
 
 
 def through_dispatcher(function: Callable[[], object]) -> set[str]:
-    """The ops of ``fused_ops`` that the dispatcher saw."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    """The ops of ``fused_ops`` that the dispatcher saw, not those that the short cut names for a profile."""
+    unnoticed = patch.object(torch.autograd.profiler, "_is_profiler_enabled", False)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler, unnoticed:
         function()
     names = {event.name() for event in profiler.profiler.kineto_results.events()}
     return {name for name in names if name.startswith("fused_ops::")}
@@ -58,6 +61,22 @@ def test_a_plain_call_takes_the_short_cut() -> None:
     share = FusedSelectiveShare(4)
     assert not through_dispatcher(lambda: sum(out.sum() for out in share(X, Y)).backward())
     assert all(weight.grad is not None for weight in share.parameters())
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, PassOn], ids=["short cut", "dispatcher"])
+def test_a_profile_has_the_names_of_the_ops_and_their_shapes(mode: Callable[[], Any]) -> None:
+    share = FusedSelectiveShare(4)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler, mode():
+        out = sum(out.sum() for out in share(X, Y))
+        with torch.no_grad():
+            share(X, Y)
+        out.backward()
+    calls = [event for event in profiler.events() if event.name.startswith("fused_ops::")]
+    assert Counter(event.name for event in calls) == {
+        "fused_ops::selective_share": 2,
+        "fused_ops::selective_share_backward": 1,
+    }
+    assert all([*X.shape] in event.input_shapes for event in calls)
 
 
 def inside(context: Callable[[], Any]) -> Callable[[FusedGroupNormAct], Tensor]:
