@@ -8,7 +8,7 @@ from pathlib import Path
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.training import checkpoints
-from fer_mtl.training.balance import LARGEST, BalanceOptions, balance, open_source
+from fer_mtl.training.balance import LARGEST, BalanceOptions, balance, is_made, open_source
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.fold_folders import fold_folder, is_crossval, matching, read_folds
 from fer_mtl.training.run import load_faces
@@ -16,8 +16,8 @@ from fer_mtl.training.run import load_faces
 DESCRIPTION = """Let the synthesis branch of a run redraw its training faces until every expression is as
 frequent as the most frequent one, or until there are N faces. Kept are those in which the recogniser sees the
 wanted expression and the identity network the same person. Only training subjects of the run's own fold are
-used. Of a cross-validation every fold is done, in a folder of its own. Then: fer-mtl train --synthetic OUT
---init RUN"""
+used. Of a cross-validation every fold is done, in a folder of its own, and the same command continues after a
+stop. Then: fer-mtl train --synthetic OUT --init RUN"""
 
 
 def parse_quota(text: str) -> str | int:
@@ -92,5 +92,8 @@ def main(arguments: Sequence[str]) -> int:
         if judge is not None and seed is not None and fold is not None:
             judge = matching(judge, seed, fold)
         source = open_source(run, judge, faces.classes)
+        if seed is not None and not given.overwrite and is_made(source, faces, out, options):
+            console.line("made already")
+            continue
         balance(source, faces, out, options, overwrite=given.overwrite, console=console)
     return 0

@@ -7,6 +7,7 @@ face that is kept has a line in the manifest (:mod:`fer_mtl.training.synthetic`)
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from fer_mtl.training.settings import check
 from fer_mtl.training.starting import load_judge
 from fer_mtl.training.synthetic import MANIFEST, check_subjects
 
+SUMMARY = "balance.json"
 LARGEST = "largest"
 BATCH = 64
 STRANGERS = 0.9  # the quantile of cosines between different people that a face must pass by default
@@ -151,6 +153,31 @@ def stranger_cosine(network: FeatureNetwork, faces: FaceSet, image_size: int) ->
     return float(table[different].quantile(STRANGERS))
 
 
+def asked(source: Source, train: FaceSet, options: BalanceOptions) -> dict[str, Any]:
+    """What the faces that are drawn depend on, as the summary tells it."""
+    networks = hashlib.sha256()
+    for network in (source.model, source.judge.model, source.identity):
+        if isinstance(network, torch.nn.Module):
+            for value in network.state_dict().values():
+                networks.update(value.cpu().numpy().tobytes())
+    return {
+        "run": str(source.folder),
+        "judge": source.judge.name,
+        "networks": networks.hexdigest(),
+        "options": vars(options),
+        "real": train.class_counts(),
+    }
+
+
+def is_made(source: Source, faces: FaceSet, out: str | Path, options: BalanceOptions) -> bool:
+    """Whether :func:`balance` has been done into ``out``, by the same networks with the same options."""
+    out = Path(out)
+    if not (out / SUMMARY).is_file() or not (out / MANIFEST).is_file():
+        return False
+    found = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    return asked(source, training_faces(source, faces), options).items() <= found.items()
+
+
 def draw_faces(source: Source, train: FaceSet, options: BalanceOptions, console: Console) -> Balance:
     """Draw and sort out until every expression has what it wants, or has had all its attempts."""
     result, random = Balance(), torch.Generator().manual_seed(options.seed)
@@ -268,14 +295,9 @@ def balance(
     for record, picture in zip(found.records, found.pictures, strict=True):
         (out / record["file"]).write_bytes(to_image(picture.float() / 255))
     write_text(out / MANIFEST, "".join(json.dumps(record) + "\n" for record in found.records))
-    summary = {
-        "run": str(source.folder),
-        "judge": source.judge.name,
-        "options": vars(options),
-        "real": train.class_counts(),
-        "synthetic": {name: vars(tally) for name, tally in found.tallies.items()},
-    }
-    write_json(out / "balance.json", summary)
+    tallies = {name: vars(tally) for name, tally in found.tallies.items()}
+    summary = {**asked(source, train, options), "synthetic": tallies}
+    write_json(out / SUMMARY, summary)
     short = [name for name, tally in found.tallies.items() if tally.kept < tally.wanted]
     if short:
         console.line(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fer_mtl.cli import main
+from fer_mtl.training import checkpoints
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,36 @@ def test_an_unfinished_cross_validation_is_refused(
     (tmp_path / "folds.json").write_text('{"seeds": [0], "folds": [{"index": 0}, {"index": 1}]}')
     assert main(["balance", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "is not finished: 2 of 2 folds are missing" in capsys.readouterr().err
+
+
+def test_a_cross_validation_goes_on_where_it_was_stopped(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "runs", tmp_path / "out"
+    for fold in (0, 1):
+        shutil.copytree(trained_run, root / "seed-0" / f"fold-{fold}")
+    (root / "folds.json").write_text('{"seeds": [0], "folds": [{"index": 0}, {"index": 1}]}')
+
+    def run(*more: str) -> int:
+        gates = ["--quota", "7", "--confidence", "0", "--identity", "-1", "--attempts", "20"]
+        return main(["balance", str(root), "--out", str(out), *gates, *more])
+
+    assert run() == 0
+    first, second = out / "seed-0" / "fold-0", out / "seed-0" / "fold-1"
+    assert list(first.glob("faces/*.png"))
+    shutil.rmtree(second)
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(first.rglob("*"))]
+    capsys.readouterr()
+    assert run() == 0
+    assert capsys.readouterr().out.count("made already") == 1
+    assert before == [(path, path.stat().st_mtime_ns) for path in sorted(first.rglob("*"))]
+    assert (second / "manifest.jsonl").is_file()
+
+    assert run("--seed", "1") == 2
+    assert f"{first} already holds a manifest" in capsys.readouterr().err
+    best = root / "seed-0" / "fold-1" / "best.pt"
+    content = checkpoints.load(best)
+    next(iter(content["model"].values())).mul_(2)  # as if it had been trained anew
+    checkpoints.save(content, best)
+    assert run() == 2
+    assert f"{second} already holds a manifest" in capsys.readouterr().err
