@@ -7,6 +7,7 @@ missing optional package stops the commands that need it and no other.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -66,6 +67,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def escape_unknown_characters() -> None:
+    """Let no name that the output's encoding lacks (ASCII of a scheduler's, a Windows code page) end what is
+    being done: it is printed escaped, as errors are."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or
     another signal that ends a program."""
@@ -80,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fer-mtl{f' {name}' if name in COMMANDS else ''}: {text}", file=sys.stderr)
         return code
 
+    escape_unknown_characters()
     keep_freed_memory()
     wait_briefly()
     try:

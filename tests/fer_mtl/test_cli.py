@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import sys
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fer_mtl import cli
+from fer_mtl.console import Console
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, code: Any = None) -> None:
@@ -47,6 +50,16 @@ def test_a_large_photograph_is_no_attack(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.warns(UserWarning, match="something else") as seen:
         assert cli.main(["predict"]) == 0
     assert len(seen) == 1
+
+
+def test_a_name_that_the_output_cannot_show_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    run = SimpleNamespace(main=lambda arguments: Console().line("Müller.png: anger"))
+    monkeypatch.setattr(cli, "load_command", lambda name: run)
+    assert cli.main(["predict"]) == 0
+    output.flush()
+    assert output.buffer.getvalue() == rb"M\xfcller.png: anger" + b"\n"  # type: ignore[attr-defined]
 
 
 def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
