@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,9 @@ from benchmarks.gpu.tuning import tuned
 from benchmarks.measure import Runner
 from benchmarks.problems import make_problem
 from benchmarks.providers import WRONG, OpProviders, Unavailable
+from fused_ops import use
 from fused_ops.triton_support import card_of
+from fused_ops.tuning.ahead import MOST, Compilers, compilers_for
 from fused_ops.tuning.cost_model import ceilings_of
 
 # In FERSNet's shapes, batch 64; what the targets are about comes first.
@@ -83,21 +87,10 @@ def _run(context: Context, with_table: bool) -> dict[str, Any]:
         "records": [],
         "left_out": [],
     }
-    setup: tuple[Any, ...] = ()
-    providers: Any = None
     print("ceilings:", found["ceilings"])
-    for case in cases(context.dry):
-        if context.left <= 0:
-            found["left_out"].append(case.name)
-            continue
-        if setup != case.setup:  # cases that differ in mode alone share tensors and compiled modules
-            providers = None  # free the tensors of the last ones first
-            setup, providers = case.setup, OpProviders(make_problem(case, context.device), context.device)
-        records = measure(case, providers, context, found["ceilings"])
-        found["records"] += records
-        context.keep(found)
-        for record in records:
-            print(" ".join(f"{key}={value}" for key, value in record.items()))
+    card = card_of(torch.device(context.device, 0))
+    with compilers_for(card, 0 if context.dry else MOST) as compilers:
+        measure_all(context, found, compilers)
     ours = [r for r in found["records"] if r["provider"] in context.backends() and "warm_us" in r]
     if not ours:
         raise Failed("no backend of ours was measured", found)
@@ -105,6 +98,37 @@ def _run(context: Context, with_table: bool) -> dict[str, Any]:
     if failed:
         raise Failed(f"{len(failed)} measurements failed, first {failed[0]}", found)
     return found
+
+
+def measure_all(context: Context, found: dict[str, Any], compilers: Compilers) -> None:
+    """Every case, as far as time goes, into the records that are found; what there is no time for, too."""
+    setup: tuple[Any, ...] = ()
+    providers: Any = None
+    for case in cases(context.dry):
+        if context.left <= 0:
+            found["left_out"].append(case.name)
+            continue
+        if setup != case.setup:  # cases that differ in mode alone share tensors and compiled modules
+            providers = None  # free the tensors of the last ones first
+            setup, providers = case.setup, OpProviders(make_problem(case, context.device), context.device)
+        compilers.compile([partial(by_triton, case, providers)], context.left)
+        records = measure(case, providers, context, found["ceilings"])
+        found["records"] += records
+        context.keep(found)
+        for record in records:
+            print(" ".join(f"{key}={value}" for key, value in record.items()))
+
+
+def by_triton(case: Case, providers: OpProviders) -> None:
+    """What a case launches, by a module of its own: in a rehearsal running statistics become anything."""
+    problem = providers.problem
+    module = copy.deepcopy(problem.fused)
+    with use("triton"):
+        if case.mode == "forward":
+            with torch.no_grad():
+                problem.call(module)
+        else:
+            problem.gradients(module, problem.call(module))
 
 
 def measure(

@@ -16,6 +16,8 @@ from benchmarks.measure import percentile
 from benchmarks.memory import peak_bytes
 from benchmarks.providers import why_not_compile
 from fused_ops import explain
+from fused_ops.triton_support import card_of
+from fused_ops.tuning.ahead import compilers_for
 
 STEPS, WARM_UP = 8, 3
 SHAPE, TINY = Shape(64, 3, 96, "full", "paper"), Shape(2, 3, 32, "test", "tiny")
@@ -44,6 +46,10 @@ def _run(context: Context) -> dict[str, Any]:
     def compiled() -> Any:
         return providers._new_step("compile")
 
+    if not context.dry:
+        card = card_of(torch.device(context.device, 0))
+        with compilers_for(card) as compilers:
+            compilers.compile([lambda: without_updates(fused(), providers.batch)], context.left)
     makers = {"fused": fused, "eager": stock}
     if not context.dry and why_not_compile() is None:
         makers["compile"] = compiled
@@ -60,6 +66,19 @@ def _run(context: Context) -> dict[str, Any]:
     if not all(abs(loss - losses[1]) <= AGREE * abs(losses[1]) for loss in losses):
         raise Failed(f"the first losses differ: {losses}", found)
     return found
+
+
+def without_updates(step: Any, batch: Any) -> None:
+    """All that a training step launches of ours, in a rehearsal, whose losses are anything."""
+    from fer_mtl.training.phases import take_step, without_gradients
+
+    step.set_training(True)
+    shared = take_step(batch, step.networks)
+    for phase in step.phases:
+        with without_gradients(phase.frozen):
+            with phase.autocast():
+                terms = phase.loss(shared)
+            torch.autograd.backward(list(terms.values()))
 
 
 def measure(name: str, make: Callable[[], Any], providers: Any, context: Context) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from benchmarks.gpu.stages import Context, Failed, LeftOut
 from fused_ops import tuning
 from fused_ops.triton_support import CARDS, card_of
 from fused_ops.tuning import dispatch, tune, tune_calls
+from fused_ops.tuning.ahead import MOST, compilers_for
 
 TABLE = "table.json"
 
@@ -39,7 +40,8 @@ def run(context: Context) -> dict[str, Any]:
         context.keep(found)
         return found
 
-    report = tune.tune(calls, card, timer, context.left, keep=keep)
+    with compilers_for(card, 0 if context.dry else MOST) as compilers:
+        report = tune.tune(calls, card, timer, context.left, keep=keep, compilers=compilers)
     found = keep(report)
     if report.failed:
         raise Failed(f"{len(report.failed)} could not be measured, first {report.failed[0]}", found)

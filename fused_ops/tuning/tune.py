@@ -1,67 +1,33 @@
 """Measures launch parameters and backends on the present card and writes what is best into its table.
 
 ``python -m fused_ops tune``. For each kernel family, and each set of facts that the launch tables tell apart,
-all rows that fit and the neighbours of the best one are tried on the calls of :data:`.tune_calls.CALLS` that
-have these facts; a candidate counts only if it computes the same. Then both GPU backends are timed on every
-call. Rows go to the head of the card's table, with what was measured in their notes.
+:mod:`.search` tries launches on the calls of :mod:`.tune_calls` that have these facts. Then both GPU backends
+are timed on every call. Rows go to the head of the card's table, with what was measured in their notes.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fused_ops import backends, tuning
 from fused_ops.triton_support import Card, rehearse
 from fused_ops.tuning import dispatch
+from fused_ops.tuning.ahead import Compilers, compilers_for
+from fused_ops.tuning.search import Call, Group, Timer, best_launch
 
-Timer = Callable[[Callable[[], object]], float]
 LAUNCHES_SHARE = 0.6  # of the time; the rest is for the choice between backends
-GAIN = 0.97  # of the best time so far: what is no better than that is noise
+TOGETHER = 8  # calls whose kernels are compiled at once, before their backends are timed
 SAMPLES = 15
 QUEUE_CYCLES = 2_000_000  # some 1 ms of the card: what is on trial is planned anew at every call
-# The values that a parameter may take, in order; the neighbours of the present one are tried.
-STEPS: Mapping[str, tuple[int, ...]] = {
-    "pixels": (16, 32, 64, 128, 256), "columns": (16, 32, 64, 128, 256), "reset_columns": (16, 32, 64, 128),
-    "depth": (16, 32, 64, 128), "block": (32, 64, 128), "warps": (2, 4, 8, 16), "stages": (1, 2, 3, 4, 5),
-    "programs": (1, 2, 3, 4, 6, 8), "weight_pixels": (16, 32, 64, 128),
-    "weight_warps": (1, 2, 4, 8, 16), "weight_stages": (1, 2, 3, 4), "weight_programs": (1, 2, 3, 4, 6, 8),
-    "row": (4096, 8192, 16384, 32768), "row_last": (4096, 8192, 16384), "wanted": (512, 1024, 2048, 4096),
-    "row_per_thread": (8, 16, 32, 64), "tile": (1024, 2048, 4096, 8192), "per_thread": (4, 8, 16, 32),
-    "per_processor": (2, 4, 6, 8),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Call:
-    """One op on given tensors."""
-
-    name: str
-    op: str
-    args: tuple[Any, ...]
-
-    def run(self) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = backends.compute(self.op, *self.args)
-        return found
-
-
-@dataclass
-class Group:
-    """The calls to which the launch tables give one row of a family."""
-
-    family: str
-    facts: dict[str, int | str]
-    calls: list[Call] = field(default_factory=list)
 
 
 @dataclass
@@ -86,17 +52,21 @@ class Report:
 
 def tune(
     calls: Sequence[Call], card: Card, timer: Timer, seconds: float, say: Callable[[str], None] = print,
-    keep: Callable[[Report], object] = lambda report: None,
+    keep: Callable[[Report], object] = lambda report: None, compilers: Compilers | None = None,
 ) -> Report:  # fmt: skip
     """Measure until done or out of time; ``timer`` gives the seconds of one call of a function.
 
     ``keep`` gets the report after each line, for the case that the process does not live to return it.
+    ``compilers`` compile what is measured next; without them each kernel is compiled when it is launched.
     """
-    began, report = time.monotonic(), Report()
+    began, report, compilers = time.monotonic(), Report(), compilers or Compilers(card, 0)
 
-    def is_late(share: float, what: str = "") -> bool:
-        late = time.monotonic() >= began + share * seconds
-        if late and what:
+    def left(share: float = 1.0) -> float:
+        return began + share * seconds - time.monotonic()
+
+    def is_late(share: float, what: str) -> bool:
+        late = left(share) <= 0
+        if late:
             report.left_out.append(what)
         return late
 
@@ -111,15 +81,18 @@ def tune(
             continue
         try:
             with backends.use("triton"):
-                launch, note = _best_launch(group, card, timer, lambda: is_late(LAUNCHES_SHARE))
+                launch, note = best_launch(group, card, timer, compilers, lambda: left(LAUNCHES_SHARE))
         except Exception as error:  # the present launch does not run on this card, say: others may
             launch, note = None, f"not measured: {report.fail(title, error)}"
         if launch is not None:
             report.add(group.family, group.facts, launch, f"{note}; {card.name}, torch {torch.__version__}")
         tell(f"{title}: {note}")
     with tuning.table_given(card.architecture, merged(tuning.table(card.architecture), report.rows)):
-        for call in calls:
+        for place, call in enumerate(calls):
             if not is_late(1.0, f"backends of {call.name}"):
+                if place % TOGETHER == 0:
+                    with backends.use("triton"):
+                        compilers.compile([each.run for each in calls[place : place + TOGETHER]], left())
                 tell(_compare_backends(call, card, timer, report))
     return report
 
@@ -140,72 +113,6 @@ def groups(calls: Sequence[Call], card: Card) -> list[Group]:
             if call not in group.calls:
                 group.calls.append(call)
     return list(found.values())
-
-
-def _best_launch(
-    group: Group, card: Card, timer: Timer, is_late: Callable[[], bool]
-) -> tuple[Mapping[str, Any] | None, str]:
-    """The best launch, None where the present one is, and what was found."""
-    expected = [call.run() for call in group.calls]
-    base = [timer(call.run) for call in group.calls]
-    present = tuning.choose_row(card.architecture, group.family, **group.facts).launch
-    best, best_ratio, tried, failed = present, 1.0, 1, 0
-
-    def consider(candidate: Mapping[str, Any]) -> None:
-        nonlocal best, best_ratio, tried, failed
-        tried += 1
-        ratio = _time_ratio(group, candidate, expected, base, timer)
-        failed += ratio is None
-        if ratio is not None and ratio < GAIN * best_ratio:
-            best, best_ratio = candidate, ratio
-
-    for row in tuning.all_rows(card.architecture, group.family, group.facts):
-        if row.launch != present and not is_late():
-            consider(row.launch)
-    for name in STEPS:
-        for candidate in neighbours(best, name):
-            if not is_late():
-                consider(candidate)
-    told = f"{best_ratio:.3f} of the time before ({1e6 * sum(base) / len(base):.1f} us on average)"
-    note = f"measured: {told}, {tried} tried, {failed} of them failed"
-    return (None if best == present else best), note
-
-
-def neighbours(launch: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
-    """The launch with one parameter a step lower, and a step higher."""
-    steps = STEPS[name]
-    if launch.get(name) in steps:
-        place = steps.index(launch[name])
-        for near in (place - 1, place + 1):
-            if 0 <= near < len(steps):
-                yield {**launch, name: steps[near]}
-
-
-def _time_ratio(
-    group: Group, candidate: Mapping[str, Any], expected: Sequence[tuple[Tensor, ...]],
-    base: Sequence[float], timer: Timer,
-) -> float | None:  # fmt: skip
-    """Geometric mean of a candidate's times over those before; None where it fails or computes otherwise."""
-    ratios = []
-    try:
-        with tuning.on_trial(group.family, candidate):
-            for call, results, before in zip(group.calls, expected, base, strict=True):
-                if not all(map(_agree, call.run(), results)):
-                    return None
-                ratios.append(timer(call.run) / before)
-    except Exception:  # too much shared memory, or a tile that the compiler refuses: no candidate
-        return None
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether both are the same but for another order of summation in low precision (TF32 included)."""
-    if one.shape != other.shape:
-        return False
-    if not one.numel():
-        return True
-    difference, largest = (one.double() - other.double()).abs().max(), other.double().abs().max()
-    return bool(difference <= 2e-2 * largest)
 
 
 def _compare_backends(call: Call, card: Card, timer: Timer, report: Report) -> str:
@@ -309,7 +216,8 @@ def main(out: Path | None, seconds: float) -> int:
 
     device = torch.device("cuda", torch.cuda.current_device())
     card = card_of(device)
-    report = tune(calls(device), card, time_on_card, seconds)
+    with compilers_for(card) as compilers:
+        report = tune(calls(device), card, time_on_card, seconds, compilers=compilers)
     path = out or tuning.FOLDER / f"{card.architecture}.json"
     try:
         write(path, merged(tuning.table(card.architecture), report.rows))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fused_ops import backends
 from fused_ops.activations import ACTIVATIONS
-from fused_ops.tuning.tune import Call
+from fused_ops.tuning.search import Call
 
 BATCH = 64
 SHARES = ((64, 48), (128, 24), (256, 12), (512, 6))  # channels, side

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from fused_ops import __main__ as command
 from fused_ops import backends, tuning
 from fused_ops.triton_support import CARDS
-from fused_ops.tuning import dispatch, tune, tune_calls
+from fused_ops.tuning import dispatch, search, tune, tune_calls
+from fused_ops.tuning.ahead import Compilers
 from tests.fused_ops.interpreter import needs_triton, pass_in_interpreter
 from tests.fused_ops.tuning.test_dispatch import measured
 
@@ -68,12 +70,12 @@ def machine(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture
-def call() -> tune.Call:
+def call() -> search.Call:
     x = torch.ones(1, 64, 2, 2)
-    return tune.Call("a pair", "selective_share", (x, x, *[None] * 8, False, True, True))
+    return search.Call("a pair", "selective_share", (x, x, *[None] * 8, False, True, True))
 
 
-def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call: tune.Call) -> None:
+def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call: search.Call) -> None:
     report = tune.tune([call], H100, machine.clock, 60, say=lambda line: None)
     (row,) = report.rows[FAMILY]
     assert row["when"] == FACTS
@@ -84,7 +86,7 @@ def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call:
 
 
 def test_the_quicker_backend_is_written_down_and_then_goes_first(
-    machine: Machine, call: tune.Call, measured: Path
+    machine: Machine, call: search.Call, measured: Path
 ) -> None:
     machine.cuda_seconds = 1e-6
     assert "predicts" in dispatch.choose("selective_share", call.args).reason  # type: ignore[union-attr]
@@ -111,13 +113,13 @@ def test_new_rows_replace_those_of_the_same_conditions(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["table.json"]
 
 
-def test_it_stops_when_time_is_up_and_says_what_was_left_out(machine: Machine, call: tune.Call) -> None:
+def test_it_stops_when_time_is_up_and_says_what_was_left_out(machine: Machine, call: search.Call) -> None:
     report = tune.tune([call], H100, machine.clock, 0, say=lambda line: None)
     assert not report.rows and len(report.left_out) == 2
     assert FAMILY in report.left_out[0] and report.left_out[1] == "backends of a pair"
 
 
-def test_what_was_found_is_kept_as_it_comes(machine: Machine, call: tune.Call) -> None:
+def test_what_was_found_is_kept_as_it_comes(machine: Machine, call: search.Call) -> None:
     """The process may be ended while a kernel is compiled."""
     kept: list[tuple[int, list[str]]] = []
 
@@ -128,8 +130,29 @@ def test_what_was_found_is_kept_as_it_comes(machine: Machine, call: tune.Call) -
     assert kept == [(1, [FAMILY]), (2, ["selective_share.backend", FAMILY])]
 
 
-def test_a_kernel_that_fails_does_not_end_it(machine: Machine, call: tune.Call) -> None:
-    other = tune.Call("another pair", call.op, tuple(call.args))
+def test_all_that_is_tried_was_compiled_ahead(machine: Machine, call: search.Call) -> None:
+    announced: list[Mapping[str, Any]] = []
+
+    class Noting(Compilers):
+        def compile(self, calls: Iterable[Callable[[], object]], seconds: float) -> None:
+            assert 0 < seconds <= 60
+            for each in calls:
+                with contextlib.suppress(RuntimeError):
+                    each()
+                announced.append(machine.launched)
+
+    def clock(work: Callable[[], object]) -> float:
+        seconds = machine.clock(work)
+        assert not machine.tried[-1] or machine.tried[-1] in announced
+        return seconds
+
+    report = tune.tune([call], H100, clock, 60, lambda line: None, compilers=Noting(H100, 0))
+    assert report.rows[FAMILY][0]["launch"]["pixels"] == 32
+    assert len(announced) < 40
+
+
+def test_a_kernel_that_fails_does_not_end_it(machine: Machine, call: search.Call) -> None:
+    other = search.Call("another pair", call.op, tuple(call.args))
 
     def clock(work: Callable[[], object]) -> float:
         if work == call.run:
@@ -150,7 +173,7 @@ def test_a_kernel_that_fails_does_not_end_it(machine: Machine, call: tune.Call) 
 
 
 def test_a_backend_that_refuses_is_no_candidate(
-    machine: Machine, call: tune.Call, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, call: search.Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backends.register("selective_share", "cuda", machine.cuda, lambda *args: "there is no library")
     report = tune.tune([call], H100, machine.clock, 60, say=lambda line: None)
@@ -165,9 +188,9 @@ def test_the_loop_tunes_tritons_own_kernels() -> None:
 
 def test_neighbours_change_one_parameter_by_one_step() -> None:
     launch = {"kernel": "unit", "pixels": 64, "warps": 16}
-    assert [found["pixels"] for found in tune.neighbours(launch, "pixels")] == [32, 128]
-    assert [found["warps"] for found in tune.neighbours(launch, "warps")] == [8]
-    assert list(tune.neighbours(launch, "depth")) == []
+    assert [found["pixels"] for found in search.neighbours(launch, "pixels")] == [32, 128]
+    assert [found["warps"] for found in search.neighbours(launch, "warps")] == [8]
+    assert list(search.neighbours(launch, "depth")) == []
 
 
 def test_every_tuned_parameter_of_the_tables_has_steps() -> None:
@@ -179,7 +202,7 @@ def test_every_tuned_parameter_of_the_tables_has_steps() -> None:
         for name in row["launch"]
         if not family.endswith(".backend")
     }
-    assert names - {"kernel"} <= set(tune.STEPS)
+    assert names - {"kernel"} <= set(search.STEPS)
 
 
 def test_the_calls_are_those_of_both_ops_and_the_reference_serves_them(
@@ -239,7 +262,7 @@ def test_no_seconds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_writes_the_table_of_its_card(
-    machine: Machine, call: tune.Call, measured: Path, monkeypatch: pytest.MonkeyPatch,
+    machine: Machine, call: search.Call, measured: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(tune, "why_no_card", lambda: None)

@@ -12,7 +12,7 @@ import pytest
 from fused_ops import tuning
 from fused_ops.selective_share.triton_plan import LARGEST_TILE
 from fused_ops.triton_support import CARDS
-from fused_ops.tuning import notes, tune
+from fused_ops.tuning import notes, search
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_no_tile_has_more_pixels_than_offsets_reach() -> None:
         if family.startswith("selective_share") and not family.endswith("backend")
         for row in rows
     ]
-    assert pixels and max(pixels) <= LARGEST_TILE and max(tune.STEPS["pixels"]) <= LARGEST_TILE
+    assert pixels and max(pixels) <= LARGEST_TILE and max(search.STEPS["pixels"]) <= LARGEST_TILE
 
 
 def test_what_is_remembered_of_the_tables_is_asked_anew_where_it_may_differ() -> None:

@@ -10,11 +10,11 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from fused_ops import backends, tuning
 from fused_ops.triton_support import CARDS
-from fused_ops.tuning import tune, tune_calls
+from fused_ops.tuning import search, tune, tune_calls
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tune.Call]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[search.Call]:
     norm = tune_calls.Norm("batch", "relu", 8, 4, residual=True)
     norms = (norm, norm._replace(pool=True), tune_calls.Norm("adain", "identity", 8, 4))
     monkeypatch.setattr(tune_calls, "NORMS", norms)
@@ -23,7 +23,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tune.Call]:
 
 
 def test_calls_are_grouped_by_what_the_tables_tell_apart(
-    calls: list[tune.Call], monkeypatch: pytest.MonkeyPatch
+    calls: list[search.Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no kernel is started for it, which would have to be compiled first."""
     monkeypatch.setattr(InterpretedFunction, "__getitem__", None)
@@ -40,7 +40,7 @@ def test_calls_are_grouped_by_what_the_tables_tell_apart(
     assert len(by_family["norm_act.forward"].calls) == 6  # three norms in two layouts
 
 
-def test_candidates_of_the_kernels_run_and_agree(calls: list[tune.Call]) -> None:
+def test_candidates_of_the_kernels_run_and_agree(calls: list[search.Call]) -> None:
     """Every other kernel of the tables, too: a pair of 16 channels may be served by all three."""
     tried = []
 
