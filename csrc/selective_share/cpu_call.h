@@ -101,7 +101,7 @@ inline Shape shape_of(const Tensor& x, const Tensor& y, bool pair, bool z_keeps,
   // With one pixel an image both formats are the same memory.
   const bool channels_last = pixels == 1 || !x.is_contiguous();
   const bool narrow = x.scalar_type() == ScalarType::BFloat16;
-  // Where gates are kept, the same rule as op.py's gates_format.
+  // Where gates are kept, the same rule as layout.py's gates_format.
   const auto fits = [](int64_t channels) { return channels % kLineElements == 0 && channels <= kInPlaceChannels; };
   const bool in_place = channels_last && !narrow && fits(x.size(1)) && fits(y.size(1)) &&
                         (trains || images * pixels >= kWorthTurning);

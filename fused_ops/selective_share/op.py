@@ -1,9 +1,9 @@
 """``fused_ops::selective_share``: schema, fakes, autograd, autocast, and how each backend is called.
 
 The definition is :mod:`.reference`; the C++ path is ``csrc/selective_share/``. The op returns
-``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`gates_format` tells. It takes
-what :mod:`.functional` has checked. Weights may be of another dtype than the features, as under autocast:
-they are rounded to that of the features, and their gradients come in their own.
+``(x', y', gates)``, all gates in one tensor, in the memory format that :func:`.layout.gates_format` tells. It
+takes what :mod:`.functional` has checked. Weights may be of another dtype than the features, as under
+autocast: they are rounded to that of the features, and their gradients come in their own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fused_ops.casting import cast_together
 from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.selective_share import flops as formulas
 from fused_ops.selective_share import reference
+from fused_ops.selective_share.layout import gates_format, working_format
 
 NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # From so many channels (of x and y together) on, with fewer than so many pixels, large weights pass through
@@ -43,32 +44,6 @@ _BACKWARD_SCHEMA = (
     "(Tensor grad_x_out, Tensor? grad_y_out, Tensor? grad_gates, Tensor x, Tensor y, Tensor? gates, "
     f"{_WEIGHTS}, bool keep) -> ({', '.join(['Tensor'] * 10)})"
 )
-
-
-# --- layouts ------------------------------------------------------------------------------------------------
-
-
-def working_format(x: Tensor) -> torch.memory_format:
-    """The memory format a call works in: that of x, or of what x is a slice of, so that no copy is made."""
-    if x.is_contiguous():
-        return torch.contiguous_format
-    if x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def gates_format(x: Tensor, y: Tensor) -> torch.memory_format:
-    """The memory format of the gates: that of x, except on the CPU.
-
-    There kernels go along pixels, thus planes, but along channels in bfloat16 and where features in
-    channels_last are whole cache lines of few channels (``in_place`` of csrc/selective_share/cpu_call.h).
-    """
-    if x.device.type != "cpu":
-        return working_format(x)
-    if x.dtype == torch.bfloat16:
-        return torch.channels_last
-    in_place = all(features.shape[1] % 16 == 0 and features.shape[1] <= 256 for features in (x, y))
-    return working_format(x) if in_place else torch.contiguous_format
 
 
 # --- the op -------------------------------------------------------------------------------------------------

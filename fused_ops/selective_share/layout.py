@@ -1,0 +1,29 @@
+"""The memory formats that a call of ``selective_share`` works in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def working_format(x: Tensor) -> torch.memory_format:
+    """The memory format a call works in: that of x, or of what x is a slice of, so that no copy is made."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def gates_format(x: Tensor, y: Tensor) -> torch.memory_format:
+    """The memory format of the gates: that of x, except on the CPU.
+
+    There kernels go along pixels, thus planes, but along channels in bfloat16 and where features in
+    channels_last are whole cache lines of few channels (``in_place`` of csrc/selective_share/cpu_call.h).
+    """
+    if x.device.type != "cpu":
+        return working_format(x)
+    if x.dtype == torch.bfloat16:
+        return torch.channels_last
+    in_place = all(features.shape[1] % 16 == 0 and features.shape[1] <= 256 for features in (x, y))
+    return working_format(x) if in_place else torch.contiguous_format
