@@ -26,7 +26,6 @@ from fused_ops.selective_share.triton_tiles import (
     load_part,
     load_tile,
     load_weight,
-    operands_of_unit,
     passed_slot,
     pre_channels,
     reset_channels,
@@ -131,15 +130,18 @@ def weight_gradients_unit(
     of_x = tl.program_id(0) % UNITS == 0
     part_ptr += chunk.to(tl.int64) * SIZE
     if ALIKE:
-        t_ptr, s_ptr, g_ptr, W_r, W, U, W_z, slots = operands_of_unit(
-            of_x, x_ptr, y_ptr, grad_x_out_ptr, grad_y_out_ptr,
-            W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, CX, CY,
-        )  # fmt: skip
-        unit = tl.program_id(0) % UNITS
-        part_ptr += unit * SIZE_X
+        if of_x:
+            t_ptr, s_ptr, g_ptr, before_r = x_ptr, y_ptr, grad_x_out_ptr, 0
+            W_r, W, U, W_z = W_r_x, W_x, U_x, W_z_x
+            at_h, at_r, at_z = slots_of_x(CX, CY)
+        else:
+            t_ptr, s_ptr, g_ptr, before_r = y_ptr, x_ptr, grad_y_out_ptr, CY
+            W_r, W, U, W_z = W_r_y, W_y, U_y, W_z_y
+            at_h, at_r, at_z = slots_of_y(CX, CY)
+        part_ptr += tl.program_id(0) % UNITS * SIZE_X
         unit_weight_gradients(
             t_ptr, s_ptr, g_ptr, gates_ptr, grad_gates_ptr, before_r_ptr, part_ptr, W_r, W, U, W_z,
-            slots, unit * CY, chunk, chunks, tiles, pixels, plane,
+            (at_h, at_r, at_z), before_r, chunk, chunks, tiles, pixels, plane,
             X_OF, Y_OF, GX_OF, G_OF, R_OF, CX, CY, KEEP, LAST, PRECISION, FAST,
             BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
         )  # fmt: skip

@@ -7,9 +7,10 @@
     up to 128             forward_unit: the same for one tile, past which the weights stream
     more                  update_gates and candidate_and_mix of :mod:`.triton_products`
 
-Names and layouts as in :mod:`.triton_tiles`. A plane's size comes as ``units * UNIT``, from which the
-compiler learns how far pixels are aligned. Products accumulate in float32; PRECISION is what float32 factors
-are rounded to before them ("ieee": not at all).
+Which unit's tensors a program takes is chosen in each kernel anew: Inductor, which must know what a kernel
+writes, does not follow pointers that a function returns. Names and layouts as in :mod:`.triton_tiles`. A
+plane's size comes as ``units * UNIT``, from which the compiler learns how far pixels are aligned. Products
+accumulate in float32; PRECISION is what float32 factors are rounded to before them ("ieee": not at all).
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -26,7 +27,6 @@ from fused_ops.selective_share.triton_tiles import (
     load_tile,
     load_weight,
     mix,
-    operands_of_unit,
     slots_of_x,
     slots_of_y,
     store_part,
@@ -83,18 +83,24 @@ def forward_resident(
     PAIR: tl.constexpr, KEEP: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """x', with PAIR y', and where gates_ptr is there all gates. Grid: as many programs as run at once."""
+    """x', with PAIR y', and where gates_ptr is there all gates. Grid: as many programs as run at once.
+
+    Where both units look alike one stretch of code serves both, with half the shared memory.
+    """
     plane = units * UNIT
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     UNITS: tl.constexpr = 2 if PAIR else 1
     of_x = tl.program_id(0) % UNITS == 0
     first, step = tl.program_id(0) // UNITS, tl.num_programs(0) // UNITS
     if PAIR and CX == CY and X_OF == Y_OF:
-        t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z, slots = operands_of_unit(
-            of_x, x_ptr, y_ptr, x_out_ptr, y_out_ptr, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, CX, CY
-        )  # fmt: skip
+        if of_x:
+            t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z = x_ptr, y_ptr, x_out_ptr, W_r_x, W_x, U_x, W_z_x
+            at_h, at_r, at_z = slots_of_x(CX, CY)
+        else:
+            t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z = y_ptr, x_ptr, y_out_ptr, W_r_y, W_y, U_y, W_z_y
+            at_h, at_r, at_z = slots_of_y(CX, CY)
         resident_unit(
-            t_ptr, s_ptr, t_out_ptr, gates_ptr, W_r, W, U, W_z, slots, first, step, tiles,
+            t_ptr, s_ptr, t_out_ptr, gates_ptr, W_r, W, U, W_z, (at_h, at_r, at_z), first, step, tiles,
             pixels, plane,
             X_OF, Y_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, STAGES,
         )  # fmt: skip
@@ -182,16 +188,22 @@ def forward_unit(
     BLOCK_P: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """x' or y' and the gates of that unit. Grid: two programs for each tile of BLOCK_P pixels."""
+    """x' or y' and the gates of that unit. Grid: two programs for each tile of BLOCK_P pixels.
+
+    Where both units look alike one stretch of code serves both, with half the shared memory.
+    """
     plane = units * UNIT
     G_OF: tl.constexpr = gate_channels(CX, CY, PAIR)
     of_x = tl.program_id(0) % 2 == 0
     if PAIR and CX == CY and X_OF == Y_OF:
-        t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z, slots = operands_of_unit(
-            of_x, x_ptr, y_ptr, x_out_ptr, y_out_ptr, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y, CX, CY
-        )  # fmt: skip
+        if of_x:
+            t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z = x_ptr, y_ptr, x_out_ptr, W_r_x, W_x, U_x, W_z_x
+            at_h, at_r, at_z = slots_of_x(CX, CY)
+        else:
+            t_ptr, s_ptr, t_out_ptr, W_r, W, U, W_z = y_ptr, x_ptr, y_out_ptr, W_r_y, W_y, U_y, W_z_y
+            at_h, at_r, at_z = slots_of_y(CX, CY)
         stream_unit(
-            t_ptr, s_ptr, t_out_ptr, gates_ptr, W_r, W, U, W_z, slots, pixels, plane,
+            t_ptr, s_ptr, t_out_ptr, gates_ptr, W_r, W, U, W_z, (at_h, at_r, at_z), pixels, plane,
             X_OF, Y_OF, G_OF, CX, CY, KEEP, LAST, PRECISION, FAST, BLOCK_P, BLOCK_X, BLOCK_Y, BLOCK_N, STAGES,
         )  # fmt: skip
     elif of_x:

@@ -162,24 +162,6 @@ def slots_of_y(CX: tl.constexpr, CY: tl.constexpr, KEPT: tl.constexpr = True):
 
 
 @triton.jit
-def operands_of_unit(
-    of_x, x_ptr, y_ptr, other_x_ptr, other_y_ptr, W_r_x, W_x, U_x, W_z_x, W_r_y, W_y, U_y, W_z_y,
-    CX: tl.constexpr, CY: tl.constexpr,
-):  # fmt: skip
-    """The target, the source, what else belongs to the target, weights and slots of x's or of y's unit.
-
-    Where both look alike one stretch of code serves both, with half the shared memory.
-    """
-    if of_x:
-        t_ptr, s_ptr, other_ptr, W_r, W, U, W_z = x_ptr, y_ptr, other_x_ptr, W_r_x, W_x, U_x, W_z_x
-        at_h, at_r, at_z = slots_of_x(CX, CY)
-    else:
-        t_ptr, s_ptr, other_ptr, W_r, W, U, W_z = y_ptr, x_ptr, other_y_ptr, W_r_y, W_y, U_y, W_z_y
-        at_h, at_r, at_z = slots_of_y(CX, CY)
-    return t_ptr, s_ptr, other_ptr, W_r, W, U, W_z, (at_h, at_r, at_z)
-
-
-@triton.jit
 def halves(value, P: tl.constexpr, N: tl.constexpr):
     """The left and the right columns of [P, N]."""
     return tl.split(tl.permute(tl.reshape(value, (P, 2, N // 2)), (0, 2, 1)))
