@@ -27,7 +27,9 @@ def cast_together(
     else:
         plain = torch.contiguous_format
         made = [torch.empty_like(tensor, dtype=dtype, memory_format=plain) for _, tensor, dtype in odd]
-        torch._foreach_copy_(made, [tensor for _, tensor, _ in odd])
+        for wanted in {dtype for _, _, dtype in odd}:  # of several some torch takes all for the first
+            here = [index for index, (_, _, dtype) in enumerate(odd) if dtype is wanted]
+            torch._foreach_copy_([made[index] for index in here], [odd[index][1] for index in here])
     cast = list(tensors)
     for (index, _, _), tensor in zip(odd, made, strict=True):
         cast[index] = tensor
