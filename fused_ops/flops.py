@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -32,27 +33,43 @@ def _add(counter: ModuleType, op: str) -> None:
     counter.register_flop_formula(getattr(torch.ops.fused_ops, op))(_formulas[op])
 
 
-class _AddsFormulas(MetaPathFinder):
-    """Finds the counter as it is found without us, and has the formulas follow its own code."""
+class _AddsFormulas(Loader):
+    """The counter's own loader, whose code the formulas follow."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader  # which has the source, for who asks for it
+        self._loader.exec_module(module)
+        for op in _formulas:
+            _add(module, op)
+
+
+class _FindsCounter(MetaPathFinder):
+    """Finds the counter as it is found without us."""
+
+    _asks_others = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != COUNTER:
+        if fullname != COUNTER or self._asks_others:
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        loader: Any = spec.loader
-        execute = loader.exec_module
-
-        def execute_and_add(module: ModuleType) -> None:
-            execute(module)
-            for op in _formulas:
-                _add(module, op)
-
-        loader.exec_module = execute_and_add
+        self._asks_others = True
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._asks_others = False
+        if spec is not None:
+            spec.loader = _AddsFormulas(spec.loader)
         return spec
 
 
-sys.meta_path.insert(0, _AddsFormulas())
+sys.meta_path.insert(0, _FindsCounter())

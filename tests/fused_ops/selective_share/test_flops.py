@@ -80,3 +80,34 @@ assert torch.ops.fused_ops.selective_share in known and torch.ops.fused_ops.sele
 importlib.reload(torch.utils.flop_counter)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_counter_is_found_as_without_us() -> None:
+    """By finders of frozen or checked code, too, which may load all modules with one loader."""
+    code = """
+import importlib, sys, torch
+from importlib.machinery import PathFinder
+from importlib.util import spec_from_loader
+COUNTER, OTHER = "torch.utils.flop_counter", "other"
+
+class Archive:
+    def find_spec(self, name, path, target=None):
+        return spec_from_loader(name, self) if name in (COUNTER, OTHER) else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        if module.__name__ == COUNTER:
+            source = PathFinder.find_spec(COUNTER, torch.utils.__path__).loader.get_source(COUNTER)
+            exec(source, vars(module))
+
+archive = Archive()
+sys.meta_path.insert(0, archive)
+import fused_ops
+counter, other = importlib.import_module(COUNTER), importlib.import_module(OTHER)
+for module in (counter, other):
+    assert module.__loader__ is module.__spec__.loader is archive
+assert torch.ops.fused_ops.selective_share in counter.flop_registry
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
