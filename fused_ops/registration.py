@@ -172,12 +172,13 @@ def is_transformed(done: int = 0) -> bool:
     return transforms[-1 - done].key() in (TransformType.Grad, TransformType.Jvp)
 
 
-def _is_wrapped() -> bool:
+def is_wrapped() -> bool:
+    """Whether a transform of ``torch.func`` is under way, which may have wrapped tensors."""
     return peek_interpreter_stack() is not None
 
 
 # Dynamo enters the transforms while it traces them, and asks then: as torch.compiler.assume_constant_result.
-for _function in (is_transformed, _is_wrapped):
+for _function in (is_transformed, is_wrapped):
     _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -185,7 +186,7 @@ def may_be_differentiated(*tensors: Tensor | None) -> bool:
     """Whether a backward may come. Tensors that vmap has wrapped do not tell who asks for their gradients."""
     if not torch.is_grad_enabled():
         return False
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors) or _is_wrapped()
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors) or is_wrapped()
 
 
 def _by_definition(name: str, autocast: Callable[..., Sequence[Any]] | None, args: tuple[Any, ...]) -> Any:
@@ -194,7 +195,9 @@ def _by_definition(name: str, autocast: Callable[..., Sequence[Any]] | None, arg
     backends.note(name, "reference", args[0], "derivatives of torch.func or of forward mode are asked for")
     if autocast is None or device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return definition(*args)
-    return _with_autocast(definition, autocast, device, *args)
+    args = tuple(autocast(torch.get_autocast_dtype(device), *args))
+    with torch.autocast(device, enabled=False):  # not _with_autocast: Dynamo traces this
+        return definition(*args)
 
 
 def _direct_function(

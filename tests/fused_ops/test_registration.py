@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -299,6 +300,17 @@ def test_the_definition_follows_autocast_and_is_told_of() -> None:
     (decision,) = explain(grad(lambda x: layer(x, x)[0].sum()), x)
     assert decision.backend == "reference"
     assert "torch.func or of forward mode" in decision.reasons["cpu"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_sample_by_sample_under_autocast(compiled: bool) -> None:
+    tensors = share_tensors()
+    per_sample = functools.partial(of_samples, grad(loss(share), argnums=(0, 1)))
+    expected = per_sample(*tensors)
+    run = torch.compile(per_sample, backend="aot_eager", fullgraph=True) if compiled else per_sample
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(*tensors)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)
 
 
 def test_running_statistics_take_no_tangent() -> None:
