@@ -22,14 +22,11 @@ def cast_together(
     ]
     if not odd:
         return tensors
-    if torch._C._len_torch_dispatch_stack():  # a graph that is made of the call has plain casts
-        made = [tensor.to(dtype) for _, tensor, dtype in odd]
-    else:
-        plain = torch.contiguous_format
-        made = [torch.empty_like(tensor, dtype=dtype, memory_format=plain) for _, tensor, dtype in odd]
-        for wanted in {dtype for _, _, dtype in odd}:  # of several some torch takes all for the first
-            here = [index for index, (_, _, dtype) in enumerate(odd) if dtype is wanted]
-            torch._foreach_copy_([made[index] for index in here], [odd[index][1] for index in here])
+    plain = torch.contiguous_format
+    made = [torch.empty_like(tensor, dtype=dtype, memory_format=plain) for _, tensor, dtype in odd]
+    for wanted in {dtype for _, _, dtype in odd}:  # of several some torch takes all for the first
+        here = [index for index, (_, _, dtype) in enumerate(odd) if dtype is wanted]
+        torch._foreach_copy_([made[index] for index in here], [odd[index][1] for index in here])
     cast = list(tensors)
     for (index, _, _), tensor in zip(odd, made, strict=True):
         cast[index] = tensor

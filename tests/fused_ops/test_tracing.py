@@ -27,7 +27,7 @@ from fused_ops import (
 )
 from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.op import norm_act_backward_op
-from fused_ops.selective_share.op import selective_share_backward_op
+from fused_ops.selective_share.op import selective_share_backward_op, selective_share_op
 from fused_ops.tuning import inductor
 from tests.fused_ops.compiling import (
     H100,
@@ -111,12 +111,20 @@ def pair(x: Tensor, y: Tensor, *weights: Tensor) -> Any:
     return *outputs, *selective_share_backward_op(x, y, None, x, y, None, *weights, False)
 
 
+def mixed_pair(x: Tensor, y: Tensor, *weights: Tensor) -> Any:
+    """As under autocast, which "cuda" has not where there is no card: weights in float32."""
+    x, y = x.bfloat16(), y.bfloat16()
+    outputs = selective_share_op(x, y, *weights, False, False, False)[:2]
+    return *outputs, *selective_share_backward_op(x, y, None, x, y, None, *weights, False)
+
+
 LARGE, CHANNELS = (8, 64, 64, 64), (64,)
 UNIT = [(64, 128, 1, 1), (64, 64, 1, 1), (64, 64, 1, 1), (64, 128, 1, 1)]
 WRITTEN: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "pooled norm among neighbours": (instance, [LARGE]),
     "norm, backward, split": (norm_backward, [LARGE, LARGE, CHANNELS, CHANNELS, CHANNELS]),
     "pair, forward and backward": (pair, [LARGE, LARGE, *UNIT, *UNIT]),
+    "the same, weights in float32": (mixed_pair, [LARGE, LARGE, *UNIT, *UNIT]),
 }
 
 
@@ -136,6 +144,15 @@ def test_inductor_writes_code_of_the_kernels_that_compiles(
         in_double = re.findall(r"^\s+(?!cvt|ld\.param)\S+\.f64.*", kernel.asm["ptx"], re.MULTILINE)
         assert not [line for line in in_double if ".param" not in line]
         assert kernel.metadata.shared <= H100.shared_bytes
+
+
+@needs_triton
+@pytest.mark.usefixtures("h100")
+def test_compiled_weights_are_cast_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    with use("triton"):
+        code = code_for_cuda(monkeypatch, *WRITTEN["the same, weights in float32"])
+    assert len(re.findall(r"triton_for_\w+\.run", code)) == 1
+    assert len(re.findall(r"_to_copy_\w+\.run", code)) == 2  # x and y
 
 
 # --- plain PyTorch ------------------------------------------------------------------------------------------
