@@ -15,19 +15,16 @@ def cast_together(
 
     None stays None, and a tensor beside None as it is.
     """
-    odd = [
-        (index, tensor, dtype)
-        for index, (tensor, dtype) in enumerate(zip(tensors, dtypes, strict=True))
-        if tensor is not None and dtype is not None and tensor.dtype is not dtype
-    ]
-    if not odd:
-        return tensors
-    plain = torch.contiguous_format
-    made = [torch.empty_like(tensor, dtype=dtype, memory_format=plain) for _, tensor, dtype in odd]
-    for wanted in {dtype for _, _, dtype in odd}:  # of several some torch takes all for the first
-        here = [index for index, (_, _, dtype) in enumerate(odd) if dtype is wanted]
-        torch._foreach_copy_([made[index] for index in here], [odd[index][1] for index in here])
     cast = list(tensors)
-    for (index, _, _), tensor in zip(odd, made, strict=True):
-        cast[index] = tensor
+    launches: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for index, (tensor, dtype) in enumerate(zip(tensors, dtypes, strict=True)):
+        if tensor is not None and dtype is not None and tensor.dtype is not dtype:
+            made = torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+            # One for each dtype: of several some versions of torch take all for the first.
+            into, given = launches.setdefault(dtype, ([], []))
+            into.append(made)
+            given.append(tensor)
+            cast[index] = made
+    for into, given in launches.values():
+        torch._foreach_copy_(into, given)
     return cast
