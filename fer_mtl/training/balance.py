@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,27 +278,34 @@ def balance(
     returns the last.
 
     Raises ``FileExistsError`` when ``out`` holds a manifest, or pictures in faces/, and ``overwrite`` is
-    false.
+    false. What a balance that was stopped while it wrote has left there is replaced.
     """
     out, console = Path(out), console or Console(quiet=True)
+    part = out / "faces.part"  # is there as long as ``out`` is neither as it was nor as it is to be
+    overwrite = overwrite or part.exists()
     if (out / MANIFEST).exists() and not overwrite:
         raise FileExistsError(f"{out} already holds a manifest; choose another --out, or give --overwrite")
-    if not overwrite and any((out / "faces").glob("*.png")):  # somebody's, or of a balance that was stopped
+    if not overwrite and any((out / "faces").glob("*.png")):  # somebody's
         raise FileExistsError(
             f"{out / 'faces'} holds pictures, which would be removed; choose another --out, or give "
             "--overwrite"
         )
     train = training_faces(source, faces)
     found = draw_faces(source, train, options, console)
-    (out / "faces").mkdir(parents=True, exist_ok=True)
+    part.mkdir(parents=True, exist_ok=True)
+    (out / "faces").mkdir(exist_ok=True)
+    names = [Path(record["file"]).name for record in found.records]
+    for name, picture in zip(names, found.pictures, strict=True):
+        (part / name).write_bytes(to_image(picture.float() / 255))
     for old in (out / MANIFEST, *(out / "faces").glob("*.png")):
         old.unlink(missing_ok=True)
-    for record, picture in zip(found.records, found.pictures, strict=True):
-        (out / record["file"]).write_bytes(to_image(picture.float() / 255))
+    for name in names:
+        (part / name).replace(out / "faces" / name)
     write_text(out / MANIFEST, "".join(json.dumps(record) + "\n" for record in found.records))
     tallies = {name: vars(tally) for name, tally in found.tallies.items()}
     summary = {**asked(source, train, options), "synthetic": tallies}
     write_json(out / SUMMARY, summary)
+    shutil.rmtree(part)
     short = [name for name, tally in found.tallies.items() if tally.kept < tally.wanted]
     if short:
         console.line(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fer_mtl.cli import main
-from fer_mtl.training import checkpoints
+from fer_mtl.training import balance, checkpoints
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,28 @@ def test_a_cross_validation_goes_on_where_it_was_stopped(
     checkpoints.save(content, best)
     assert run() == 2
     assert f"{second} already holds a manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "times"), [("to_image", 1), ("write_text", 0), ("write_json", 0)])
+def test_a_stop_while_faces_are_written_leaves_the_same_command_free_to_go_on(
+    name: str, times: int, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["balance", str(trained_run), "--out", str(tmp_path), "--quota", "70", "--confidence", "0"]
+    command += ["--identity", "-1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(balance, name, stopping_after(times, getattr(balance, name)))
+        assert main(command) == 130
+    assert main(command) == 0
+    assert len(list(tmp_path.glob("faces/*.png"))) == len((tmp_path / "manifest.jsonl").open().readlines())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["balance.json", "faces", "manifest.jsonl"]
+
+
+def stopping_after(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    left = iter(range(times))
+
+    def call(*args: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*args)
+
+    return call
