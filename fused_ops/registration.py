@@ -14,7 +14,7 @@ backend; what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On t
 The way through the dispatcher costs more than a small call's work. So a plain eager call, where no mode,
 transform or subclass wants to see the op, goes straight from the functional twin to the backend, with the
 same context setter and backward, and under autocast with its arguments: see :func:`is_watched`. It has the
-op's name in a profile all the same; the way stays the one that is taken unprofiled, whose time is asked for.
+op's name in a profile all the same, which shows the way that is taken without one: its time is asked for.
 """
 
 from __future__ import annotations
