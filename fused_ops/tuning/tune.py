@@ -207,7 +207,7 @@ def why_no_card() -> str | None:
 
 
 def main(out: Path | None, seconds: float) -> int:
-    """The command: 0 when a table was written, 2 without a card."""
+    """The command: 0 when a table was written, 1 when not or when anything failed, 2 without a card."""
     if reason := why_no_card():
         print(f"fused_ops tune needs a card that Triton serves: {reason}", file=sys.stderr)
         return 2
@@ -229,4 +229,6 @@ def main(out: Path | None, seconds: float) -> int:
     if report.left_out:
         print(f"{len(report.left_out)} left out for want of time (--seconds {seconds:g}):", *report.left_out)
     print(f"{sum(map(len, report.rows.values()))} rows measured on {card.name}, written to {path}")
-    return 0
+    if report.failed:
+        print(f"{len(report.failed)} could not be measured:", *report.failed, sep="\n  ", file=sys.stderr)
+    return 1 if report.failed else 0

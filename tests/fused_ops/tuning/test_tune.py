@@ -274,6 +274,18 @@ def test_the_command_writes_the_table_of_its_card(
     assert "2 rows measured on NVIDIA H100, written to " in capsys.readouterr().out
     assert tuning.choose("sm_90", FAMILY, **FACTS)["pixels"] == 32
 
+    def clock(work: Callable[[], object]) -> float:
+        seconds = machine.clock(work)
+        if not machine.launched:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return seconds
+
+    monkeypatch.setattr(tune, "time_on_card", clock)
+    assert command.main(["tune"]) == 1
+    told = capsys.readouterr()
+    assert "rows measured on NVIDIA H100, written to " in told.out
+    assert told.err.startswith("1 could not be measured:\n  a pair by 'cuda': RuntimeError: CUDA error")
+
     folder = measured / "a file"
     folder.write_text("")
     assert command.main(["tune", "--out", str(folder / "table.json")]) == 1
