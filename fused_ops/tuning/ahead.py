@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from fused_ops.triton_support import ALIGNMENT, Card, Launch, rehearse
@@ -103,8 +103,9 @@ class Compilers:
 
 @contextlib.contextmanager
 def compilers_for(card: Card, most: int = MOST) -> Iterator[Compilers]:
-    """As many processes as there are processors to spare."""
-    found = Compilers(card, min(most, torch.get_num_threads() - 2))
+    """As many processes as there are processors to spare, whatever number of threads torch is told to use."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = Compilers(card, min(most, processors - 2))
     try:
         yield found
     finally:
