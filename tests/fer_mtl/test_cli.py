@@ -53,13 +53,14 @@ def test_a_large_photograph_is_no_attack(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_name_that_the_output_cannot_show_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    written = io.BytesIO()
+    output = io.TextIOWrapper(written, encoding="ascii")
     monkeypatch.setattr(sys, "stdout", output)
     run = SimpleNamespace(main=lambda arguments: Console().line("Müller.png: anger"))
     monkeypatch.setattr(cli, "load_command", lambda name: run)
     assert cli.main(["predict"]) == 0
     output.flush()
-    assert output.buffer.getvalue() == rb"M\xfcller.png: anger" + b"\n"  # type: ignore[attr-defined]
+    assert written.getvalue() == rb"M\xfcller.png: anger" + b"\n"
 
 
 def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_the_kernels_of_a_training_step(launches: list[Launch]) -> None:
         rehearsed = kernels_of(launches)
         launches.clear()
         for phase in step.phases:  # garbage has no loss that is finite, but asks for the same kernels
-            phase.weighting.total = finite  # type: ignore[method-assign]
+            phase.weighting.total = finite
         step.train(providers.batch)
     assert kernels_of(launches) == rehearsed and len(rehearsed) > 20
 

@@ -16,10 +16,10 @@ from fused_ops.tuning import cost_share
 from fused_ops.tuning.cost_model import Kernel
 from fused_ops.tuning.cost_share import ShareCall
 from tests.fused_ops import emulated
+from tests.fused_ops.selective_share.test_autocast import check_parameters_in_float32
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
     check_operands_are_checked,
-    check_parameters_in_float32,
     eager_everything,
     everything,
     pair,

@@ -15,9 +15,9 @@ from fused_ops import explain, triton_support, tuning, use
 from fused_ops.selective_share import reference, triton_plan
 from fused_ops.triton_support import Card
 from tests.fused_ops.far_apart import far_apart
+from tests.fused_ops.selective_share.test_autocast import check_parameters_in_float32
 from tests.fused_ops.selective_share.test_op import (
     FORMATS,
-    check_parameters_in_float32,
     pair,
     strided,
     test_a_single_unit_is_one_direction_of_the_pair,
