@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,21 @@ class TwoFaces:
         return [Face((0, 0, side / 2, side / 2)), Face((side, 0, side, side))] if width > height else []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """gradio's client leaves an empty folder behind for every file that it downloads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def client(trained_run: Path) -> Iterator[Any]:
+def client(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from gradio_client import Client
 
     studio = Studio(load_model(trained_run), TwoFaces())
     with serve(studio, "127.0.0.1", None, open_browser=False) as address:
-        yield Client(address, verbose=False)
+        yield Client(address, download_files=tmp_path_factory.mktemp("downloads"), verbose=False)
 
 
 @pytest.fixture
@@ -151,7 +160,8 @@ def test_a_recogniser_has_no_part_for_drawing(tmp_path: Path, faces: FaceSet) ->
         port = free.getsockname()[1]
     with serve(studio, "127.0.0.1", port, open_browser=False) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
-        found = Client(address, verbose=False).predict(handle_file(str(path)), True, api_name="/picture")
+        client = Client(address, download_files=tmp_path, verbose=False)
+        found = client.predict(handle_file(str(path)), True, api_name="/picture")
         assert list(folder.rglob("face.png")) and folder.stat().st_mode & 0o077 == 0
     assert len(found) == 4 and set(said(found[3])) == {"no", "yes"}
     assert not folder.exists()  # nobody's picture outlives the page
