@@ -84,11 +84,12 @@ FUSED_OPS_INLINE void pair_rows(const uint16_t* from, int64_t ld, int64_t half, 
     second[i] = uint16_t(16 + i / 2 + (i & 1) * 32);
   }
   for (int i = 0; i < 16; ++i) {
-    Shorts even, odd;
+    __m512i even, odd;
     const uint16_t* row = from + (i >> 3) * half + 2 * (i & 7) * ld;
     memcpy(&even, row, sizeof(even));
     memcpy(&odd, row + ld, sizeof(odd));
-    const Shorts pairs[2] = {__builtin_shuffle(even, odd, first), __builtin_shuffle(even, odd, second)};
+    const __m512i pairs[2] = {_mm512_permutex2var_epi16(even, (__m512i)first, odd),
+                              _mm512_permutex2var_epi16(even, (__m512i)second, odd)};
     memcpy(to + i * kTileRow, &pairs[0], sizeof(even));
     memcpy(to + kTile + i * kTileRow, &pairs[1], sizeof(even));
   }

@@ -64,6 +64,9 @@ template <typename S, int bytes = kVectorBytes>
 struct VectorOf {
   typedef S type __attribute__((vector_size(bytes)));
 };
+// None: it is widened. (Older clangs form a template's return type before they look at its constraint.)
+template <int bytes>
+struct VectorOf<BFloat16, bytes> {};
 
 template <typename S>
 using Vec = typename VectorOf<S>::type;

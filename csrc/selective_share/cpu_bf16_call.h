@@ -38,18 +38,21 @@ using ConstWeightPointers = std::array<const uint16_t*, kWeights>;
 // What `from` and `to` both have of each weight: of their columns those that multiply x and those that multiply y.
 inline void copy_weights(const Shape& from_shape, const ConstWeightPointers& from, const Shape& to_shape,
                          const WeightPointers& to) {
-  std::vector<std::pair<int64_t, int64_t>> parts;  // the first column and how many
+  struct Part {
+    int64_t col, channels;
+  };
+  std::vector<Part> parts;
   each_weight_gradient(from_shape, [&](int, int64_t, int operand, int64_t col) {
-    parts.emplace_back(col, operand_channels(from_shape, operand));
+    parts.push_back({col, operand_channels(from_shape, operand)});
   });
   auto part = parts.begin();
   each_weight_gradient(to_shape, [&](int w, int64_t, int operand, int64_t col) {
-    const auto [from_col, from_channels] = *part++;
-    const int64_t channels = std::min(from_channels, operand_channels(to_shape, operand));
+    const Part source = *part++;
+    const int64_t channels = std::min(source.channels, operand_channels(to_shape, operand));
     const int64_t rows = std::min(from_shape.rows(w), to_shape.rows(w));
     torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kGrain / channels), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        std::copy_n(from[w] + r * from_shape.cols(w) + from_col, channels, to[w] + r * to_shape.cols(w) + col);
+        std::copy_n(from[w] + r * from_shape.cols(w) + source.col, channels, to[w] + r * to_shape.cols(w) + col);
       }
     });
   });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_cpu_objects_are_linked_plainest_first(
     assert "-DFUSED_OPS_ISAS_avx512=1" in compiles[0].command and "-mavx512f" not in compiles[0].command
     assert "-DFUSED_OPS_ISA=avx512" in compiles[-1].command and "-mavx512f" in compiles[-1].command
     assert not any(word.endswith("torch/include") for word in compiles[-1].command)
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
+def test_clang_takes_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows other builtins than g++, which builds what the other tests run."""
+    monkeypatch.setenv("CXX", "clang++")
+    glue = sorted(ROOT.glob("csrc/*/cpu.cpp"))
+    *compiles, _ = native_build._cpu_library(ROOT, tmp_path, toolchain.find_torch(), glue)[0]
+    (tmp_path / "cpu").mkdir()
+    for step in compiles:
+        found = toolchain.run_quietly([*step.command, "-fsyntax-only"], cwd=ROOT)
+        assert found.returncode == 0, found.stdout
 
 
 def test_cuda_commands(
