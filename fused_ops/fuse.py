@@ -25,6 +25,7 @@ from fused_ops.recording import record
 from fused_ops.straight_code import Unproven
 
 NO_ACTIVATION = "no activation of the table follows it directly"
+WRITTEN_BY_FX = "torch.fx wrote the forward it is called in; fuse a model before that"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -116,6 +117,10 @@ class _Fusion:
                 self.skip_all(module, "the module that calls it would not be copied")
             elif isinstance(module, FusedSequential | Recorded):
                 self.skip_all(module, "the module that calls it is fused already")
+            elif isinstance(module, fx.GraphModule):  # has ways of its own to be copied and to get a forward
+                self.skip_below(module, WRITTEN_BY_FX)
+            elif isinstance(module, torch.jit.ScriptModule):
+                continue  # its norms are TorchScript's, and its class has no forward that could be looked at
             elif type(module).forward is nn.Sequential.forward:
                 self.fuse_sequential(module)
             elif not isinstance(module, nn.ModuleList | nn.ModuleDict):
@@ -240,6 +245,11 @@ class _Fusion:
 
     def skip(self, norm: nn.Module, reason: str) -> None:
         self.report.skipped.setdefault(self.norms[norm], reason)
+
+    def skip_below(self, module: nn.Module, reason: str) -> None:
+        for below in module.modules():
+            if below in self.norms:
+                self.skip(below, reason)
 
     def skip_all(self, module: nn.Module, reason: str) -> None:
         for child in module.children():

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from fused_ops import straight_code
 from fused_ops.straight_code import MODULE, OTHER, TENSOR, Unproven, check_code, paths, plain, plainly
@@ -55,23 +56,23 @@ def record(module: nn.Module) -> Recording:
             differs between training and evaluation, does a part of its work in a context such as
             ``torch.no_grad``, or runs code that :mod:`fused_ops.straight_code` refuses.
     """
-    if "forward" in vars(module) or isinstance(module, torch.jit.ScriptModule):
+    forward = inspect.unwrap(type(module).forward)
+    if "forward" in vars(module) or not inspect.isfunction(forward):
         raise Unproven("the forward it is called in is not its class's own")
     parameters = inspect.signature(module.forward).parameters.values()
     if any(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Unproven("the forward it is called in has optional arguments")
-    forward = inspect.unwrap(type(module).forward)
     if _is_looked_into(forward.__code__):
-        check_code(forward.__code__, forward.__globals__ | inspect.getclosurevars(forward).nonlocals)
+        check_code(forward.__code__, {**forward.__globals__, **inspect.getclosurevars(forward).nonlocals})
     graphs: list[fx.Graph] = []
     training = {child: child.training for child in module.modules()}
-    before, random_state = list(_held(module)), _random_state()
+    before = list(_held(module))
     seen = _Seen()
     try:
         for mode in (True, False):
             module.train(mode)
             set_to = [child.training for child in module.modules()]
-            with _watched(module, seen):
+            with _drawing_nothing(), _watched(module, seen):
                 graphs.append(_Tracer().trace(module))
             if [child.training for child in module.modules()] != set_to:
                 raise Unproven(_CHANGES)
@@ -99,7 +100,7 @@ def record(module: nn.Module) -> Recording:
     for path, value in read.items():
         if value is OTHER:
             raise Unproven(f"the forward it is called in reads {path}, which cannot be watched")
-    if not _is_same(before, list(_held(module))) or _random_state() != random_state:
+    if not _is_same(before, list(_held(module))):
         raise Unproven(_CHANGES)
     for node in graphs[0].nodes:
         node.type = None  # annotations written as text would keep the graph's code from being pickled
@@ -109,8 +110,18 @@ def record(module: nn.Module) -> Recording:
 _CHANGES = "the forward it is called in changes more than what it returns"
 
 
-def _random_state() -> tuple[Any, ...]:
-    return random.getstate(), torch.get_rng_state().numpy().tobytes()
+@contextlib.contextmanager
+def _drawing_nothing() -> Iterator[None]:
+    """Raise Unproven if random numbers are drawn within, and leave them to be drawn by others."""
+    of_python, of_torch = random.getstate(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        drawn = random.getstate() != of_python or not torch.equal(torch.get_rng_state(), of_torch)
+        random.setstate(of_python)
+        torch.set_rng_state(of_torch)
+    if drawn:
+        raise Unproven(_CHANGES)
 
 
 class _Tracer(fx.Tracer):
@@ -178,13 +189,15 @@ Held = tuple[str, object, int]
 def _held(module: nn.Module) -> Iterator[Held]:
     """All that a module and its children hold, containers opened: where, what, and a tensor's version."""
     for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):  # makes what it shows anew, and is not run here
+            continue
         for attribute, value in vars(child).items():
             if attribute != "training":
                 yield from _opened(f"{name}.{attribute}", value, 0)
 
 
 def _opened(where: str, value: object, depth: int) -> Iterator[Held]:
-    versioned = isinstance(value, torch.Tensor) and not value.is_inference()
+    versioned = isinstance(value, torch.Tensor) and not is_lazy(value) and not value.is_inference()
     yield where, value, value._version if versioned else 0  # type: ignore[attr-defined]
     if depth < 8 and isinstance(value, dict):
         for key, inner in value.items():

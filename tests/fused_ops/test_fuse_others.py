@@ -1,0 +1,97 @@
+"""Fusing models that hold more than ordinary modules: TorchScript, torch.fx, lazy layers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from fused_ops import explain, fuse
+
+X = torch.randn(2, 4, 5, 5)
+
+
+def chain(*first: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*first, nn.BatchNorm2d(4), nn.ReLU())
+
+
+class Block(nn.Module):
+    def __init__(self, conv: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv, self.norm = conv or nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize("compiled", [torch.jit.script, functools.partial(torch.jit.trace, example_inputs=X)])
+@pytest.mark.parametrize("kind", [chain, Block])
+def test_parts_in_torchscript_are_parts_like_others(compiled: Callable, kind: Callable) -> None:
+    part = compiled(kind().eval())
+    model, report = fuse(part)
+    assert not report.fused and not report.skipped
+    torch.testing.assert_close(model(X), part(X))
+    original = kind(part)
+    model, report = fuse(original)
+    assert len(report.fused) == 1
+    torch.testing.assert_close(model(X), original(X))
+
+
+def test_what_torch_fx_wrote_stays_and_can_be_copied() -> None:
+    original = fx.symbolic_trace(nn.Sequential(Block(), chain()))
+    model, report = fuse(original)
+    reason = "torch.fx wrote the forward it is called in; fuse a model before that"
+    assert report.fused == {} and report.skipped == {"0.norm": reason, "1.0": reason}
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    torch._dynamo.reset()
+    for way in (
+        copy.deepcopy(model),
+        torch.load(buffer, weights_only=False),
+        torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True),
+    ):
+        torch.testing.assert_close(way(X), original(X))
+
+
+def test_layers_may_learn_their_sizes_later() -> None:
+    model, report = fuse(Block(nn.LazyConv2d(4, 1)))
+    assert report.fused == {"norm": "relu"}
+    torch.testing.assert_close(model(X), torch.relu(model.norm(model.conv(X))))
+    assert len(explain(model, X)) == 1
+
+
+def test_a_forward_that_is_no_function_stays() -> None:
+    class Called:
+        def __get__(self, owner: nn.Module | None, kind: type) -> object:
+            return self if owner is None else functools.partial(Block.forward, owner)
+
+    class Odd(Block):
+        forward = Called()  # type: ignore[assignment]
+
+    original = Odd()
+    model, report = fuse(original)
+    assert report.skipped == {"norm": "the forward it is called in is not its class's own"}
+    torch.testing.assert_close(model(X), original(X))
+
+
+def noise() -> float:
+    return random.random()
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(1), noise])
+def test_fusing_draws_no_random_numbers(draw: Callable[[], Tensor | float]) -> None:
+    class Noisy(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.norm(x)) * draw()
+
+    original = Noisy()
+    before = torch.get_rng_state(), random.getstate()
+    assert fuse(original).report.fused == {}
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
