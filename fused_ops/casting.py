@@ -1,4 +1,4 @@
-"""Several tensors to other dtypes at once: on a GPU a launch for each would take longer than the work."""
+"""Casts: whether autocast makes them, and of several tensors at once, as on a GPU launches take longest."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def cast_together(
     for into, given in launches.values():
         torch._foreach_copy_(into, given)
     return cast
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where x lies. About some places, such as "meta", torch refuses the question."""
+    place = x.device.type
+    return torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)

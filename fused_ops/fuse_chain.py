@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from fused_ops.activations import ACTIVATIONS, resolve
+from fused_ops.casting import autocasts
 from fused_ops.fuse_patterns import Found, activation_module, is_pool_module
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.module import batch_norm, group_norm, instance_norm
@@ -83,10 +84,18 @@ def run_chain(
     nothing is added."""
     chain = Chain(norm, activation, pool)
     found = activation_module(activation) if isinstance(activation, nn.Module) else activation
-    if found is None or not _fits(chain, found, x, add, residual):
+    read = _as_autocast_casts(norm, x)
+    if found is None or not _fits(chain, found, read, add, residual):
         return _in_steps(chain, x, add, residual)
     name, slope = found
-    return NORMS[type(norm)](norm, x, residual, name, slope, pool=2 if pool else 1)
+    return NORMS[type(norm)](norm, read, residual, name, slope, pool=2 if pool else 1)
+
+
+def _as_autocast_casts(norm: nn.Module, x: Any) -> Any:
+    """What torch's norm makes of x: but on the CPU, autocast has group norms computed in float32."""
+    if type(norm) is not nn.GroupNorm or not isinstance(x, Tensor) or x.is_cpu:
+        return x
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) and autocasts(x) else x
 
 
 def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) -> bool:

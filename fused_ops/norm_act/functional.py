@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from fused_ops.activations import ACTIVATIONS, resolve
+from fused_ops.casting import autocasts
 from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, statistics_dtype
@@ -340,7 +341,7 @@ def _check_small(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wa
     if value.shape != shape:
         raise ValueError(f"{name} must be {wanted} = {list(shape)}, got shape {list(value.shape)}")
     allowed = (x.dtype, statistics_dtype(x.dtype))
-    if value.dtype not in allowed and not _autocast(x):
+    if value.dtype not in allowed and not autocasts(x):
         raise TypeError(f"{name} is {value.dtype} and x is {x.dtype}; {name} must be {_either(allowed)}")
     _check_device(x, name, value)
 
@@ -350,7 +351,7 @@ def _check_large(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wa
         raise TypeError(f"{name} must be a Tensor, got {_describe(value)}")
     if value.shape != shape:
         raise ValueError(f"{name} must have {wanted}, {list(shape)}, got shape {list(value.shape)}")
-    if value.dtype != x.dtype and not _autocast(x):
+    if value.dtype != x.dtype and not autocasts(x):
         raise TypeError(f"{name} is {value.dtype} and x is {x.dtype}; both must be of one dtype")
     _check_device(x, name, value)
 

@@ -230,6 +230,8 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
 class FusedGroupNormAct(WithActivation, nn.GroupNorm):
     """``activation(GroupNorm(x) + residual)``; x and residual [N, C, *spatial].
 
+    Under autocast of a GPU the result has x's dtype, where torch's group norm gives float32.
+
     Args: as :class:`FusedBatchNormAct2d`; the others as in :class:`torch.nn.GroupNorm`.
     """
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from fused_ops.casting import autocasts
 from fused_ops.registration import may_be_differentiated
 from fused_ops.selective_share import reference
 from fused_ops.selective_share.op import selective_share_op
@@ -213,7 +214,7 @@ def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], na
 
 def _autocast_unites(one: Tensor, other: Tensor) -> bool:
     """Whether autocast gives two tensors of different dtypes one dtype: as everywhere, not float64."""
-    return torch.is_autocast_enabled(one.device.type) and torch.float64 not in (one.dtype, other.dtype)
+    return autocasts(one) and torch.float64 not in (one.dtype, other.dtype)
 
 
 def _keeps_gates(recompute: bool, *tensors: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Fusing models that hold more than ordinary modules: TorchScript, torch.fx, lazy layers."""
+"""Fusing models that hold more than ordinary modules: TorchScript, torch.fx, lazy layers; and on a card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fused_ops import explain, fuse
 
@@ -95,3 +97,32 @@ def test_fusing_draws_no_random_numbers(draw: Callable[[], Tensor | float]) -> N
     before = torch.get_rng_state(), random.getstate()
     assert fuse(original).report.fused == {}
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+class Added(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(x) + x)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4, affine=False), nn.InstanceNorm2d(4)], ids=str)
+def test_autocast_of_a_card_gives_the_dtype_that_torch_gives(norm: nn.Module, autocast: bool) -> None:
+    """It has torch compute group norms, but no others, in float32. The tensors only say they lie there."""
+    models = [(model, fuse(model).model) for model in (nn.Sequential(norm, nn.SiLU()), Added(norm))]
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", autocast)
+    try:
+        with FakeTensorMode():
+            x = torch.empty(2, 4, 5, 5, device="cuda", dtype=torch.bfloat16)
+            for stock, fused in models:
+                found, expected = fused(x), stock(x)
+                assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+            assert expected.dtype == (
+                torch.float32 if autocast and isinstance(norm, nn.GroupNorm) else torch.bfloat16
+            )
+    finally:
+        torch.set_autocast_enabled("cuda", before)

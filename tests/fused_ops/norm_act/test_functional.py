@@ -35,6 +35,12 @@ BAD_CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("weight type", lambda: group_norm_act(X, 2, 1.0), TypeError, "weight must be a Tensor [C], got float"),
     ("bias dtype", lambda: group_norm_act(X, 2, C, C.double()), TypeError, "bias is torch.float64 and x is"),
     (
+        "bias dtype on meta",
+        lambda: group_norm_act(X.to("meta"), 2, C.to("meta"), C.to("meta").double()),
+        TypeError,
+        "bias is torch.float64 and x is",
+    ),
+    (
         "bias device",
         lambda: group_norm_act(X, 2, C, C.to("meta")),
         ValueError,

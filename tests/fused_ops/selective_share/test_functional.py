@@ -8,6 +8,8 @@ from torch import Tensor
 
 import fused_ops
 
+META = torch.empty(2, 4, 5, 5, device="meta")
+
 
 def unit(target: int, source: int, kernel: int = 1) -> list[Tensor]:
     shapes = ((source, target + source), (target, source), (target, target), (target, target + source))
@@ -33,6 +35,7 @@ def good() -> dict[str, object]:
         ({"x_from_y": unit(4, 3)[:3]}, ValueError, "x_from_y must hold the four weights"),
         ({"y_from_x": (*unit(3, 4)[:3], None)}, TypeError, "y_from_x must hold four Tensors .*, NoneType"),
         ({"y_from_x": [w.double() for w in unit(3, 4)]}, TypeError, "y_from_x.W_r is torch.float64"),
+        ({"x": META, "y": META.double()}, TypeError, "y is torch.float64 and x is torch.float32"),
         ({"convention": "both"}, ValueError, "convention is 'both'; allowed are 'accept', 'keep'"),
     ],
 )
