@@ -129,7 +129,7 @@ def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
 def fitting(
     x: Tensor, small: Sequence[Tensor | None], large: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """x keeps its dtype, as in torch's own norms under autocast; what does not fit it follows."""
+    """x keeps its dtype, as in torch's batch norm under autocast; what does not fit it follows."""
     fits = (x.dtype, statistics_dtype(x.dtype))
     return (
         *(value if value is None or value.dtype in fits else value.to(x.dtype) for value in small),

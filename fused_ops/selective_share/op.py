@@ -101,7 +101,19 @@ def _backward(
     )
     wanted = (True, True, *[x_used] * 4, *[y_used] * 4)
     found = [grad if needed else None for grad, needed in zip(grads, wanted, strict=True)]
+    if weights[0].stride() != grads[2].stride():
+        found[2:] = map(_with_strides_of, found[2:], weights)
     return *found, None, None, None
+
+
+def _with_strides_of(grad: Tensor | None, weight: Tensor) -> Tensor | None:
+    """A weight's gradient with its strides, should the weight be 1x1 and in channels_last.
+
+    Those of its two last dimensions of one element mean nothing, but DDP compares them, and warns.
+    """
+    if grad is None or weight.stride() != (weight.shape[1], 1, weight.shape[1], weight.shape[1]):
+        return grad
+    return grad.view(weight.shape[0], 1, 1, -1).permute(0, 3, 1, 2)
 
 
 def _autocast(dtype: torch.dtype, x: Tensor, y: Tensor, *rest: Any) -> tuple[Any, ...]:

@@ -77,6 +77,22 @@ def test_checkpointing_and_recomputing_change_no_gradient(recompute: bool) -> No
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("layer", [FusedConvFLU, FusedSelectiveShare])
+def test_gradients_have_the_weights_strides(layer: Callable[..., nn.Module], kernel_size: int) -> None:
+    """Even those that mean nothing, of dimensions of one element: DDP warns where they differ."""
+    x, y = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
+    plain = layer(4, 6, kernel_size)
+    for module in (plain, copy.deepcopy(plain).to(memory_format=torch.channels_last)):
+        for call in (module, torch.compile(module, backend="aot_eager", fullgraph=True)):
+            module.zero_grad()
+            found = call(x, y)
+            sum(part.square().sum() for part in (found if isinstance(found, tuple) else (found,))).backward()
+            for weight, expected in zip(module.parameters(), plain.parameters(), strict=True):
+                assert weight.grad is not None and weight.grad.stride() == weight.stride()
+                torch.testing.assert_close(weight.grad, expected.grad)
+
+
 def test_copies_exports_and_compiles() -> None:
     share = FusedSelectiveShare(4, 3)
     x, y = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 5, 5)
