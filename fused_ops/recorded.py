@@ -96,7 +96,10 @@ def _forward(base: type[nn.Module], written: Written) -> Callable[..., Any]:
     file = f"<recorded forward {next(_NUMBERS)} of {base.__qualname__}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
     exec(compile(source, file, "exec"), known)
-    return _while_unchanged(known["forward"], base.forward, read)
+    forward: Any = _while_unchanged(known["forward"], base.forward, read)
+    # Dynamo counts how often it compiled a code object, and which sizes vary in its file: one for each class.
+    forward.__code__ = forward.__code__.replace(co_filename=file)
+    return forward
 
 
 def _while_unchanged(

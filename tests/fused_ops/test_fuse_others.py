@@ -69,6 +69,26 @@ def test_layers_may_learn_their_sizes_later() -> None:
     assert len(explain(model, X)) == 1
 
 
+def test_each_kind_of_block_compiles_as_often_as_torch_allows() -> None:
+    class Twice(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * torch.relu(self.norm(self.conv(x)))
+
+    sizes: list[list[object]] = []
+
+    def keep(module: fx.GraphModule, inputs: list[object]) -> fx.GraphModule:
+        sizes.append([x.shape for x in inputs if isinstance(x, Tensor) and x.dim() == 4 and x.size(0) == 2])
+        return module
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for kind, x in ((Block, X), (Twice, X[..., :3])):
+            model, _ = fuse(kind())
+            model.compile(backend=keep, fullgraph=True)
+            model(x)
+    assert sizes == [[(2, 4, 5, 5)], [(2, 4, 5, 3)]]  # which are known, as no block has seen others
+
+
 def test_a_forward_that_is_no_function_stays() -> None:
     class Called:
         def __get__(self, owner: nn.Module | None, kind: type) -> object:
