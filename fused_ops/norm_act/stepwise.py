@@ -18,6 +18,7 @@ from torch import Tensor
 from fused_ops import backends, native
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, memory_format
+from fused_ops.norm_act.op import NATIVE_DTYPES
 from fused_ops.registration import is_observed
 
 Kind = Literal["batch", "running", "instance", "group"]  # of statistics; running: those of before
@@ -78,8 +79,8 @@ def quicker_in_steps(x: Tensor, kind: Kind, alone: bool) -> str | None:
     """Why torch's own kernels are quicker for a norm of x on the CPU, or None. ``alone``: with nothing but an
     activation."""
     library = native.cpu_library()
-    if not library.loaded:
-        return library.reason if x.numel() else None
+    if not library.loaded or x.dtype not in NATIVE_DTYPES:
+        return (library.reason or f"it has no kernel for {x.dtype}") if x.numel() else None
     return _why_quicker(x.shape, not x.is_contiguous(), x.element_size() == 2, kind, alone)
 
 

@@ -169,6 +169,24 @@ def test_without_a_native_library_torch_serves_all_sizes(monkeypatch: pytest.Mon
     assert stepwise.is_better(LARGE, "batch", AFTER)
 
 
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("name", MODULES)
+def test_torch_serves_a_dtype_without_kernels_in_all_sizes(name: str, with_residual: bool) -> None:
+    x = torch.randn(8, 8, 136, 136).half()
+    residual, module = x.flip(0) if with_residual else None, MODULES[name]().half()
+    reasons = explain(module, x)[0].reasons
+    assert reasons["cpu"] in ("it has no kernel for torch.float16", native.cpu_library().reason)
+    for more in ({"residual": residual}, {"pool": 2}):
+        assert stepwise.is_better(x, "batch", AFTER._replace(**more))
+    single = copy.deepcopy(module).float()
+    found = outcome(module, x, residual)
+    expected = outcome(single, x.float(), None if residual is None else residual.float())
+    del found[1], expected[1]  # the gradient of x: at kinks of the activation rounding decides
+    for one, other in zip(found, expected, strict=True):
+        largest = other.abs().max().item()
+        torch.testing.assert_close(one.to(other.dtype), other, rtol=0.02, atol=0.02 * largest)
+
+
 def test_mixed_dtypes_and_empty_batches_go_to_the_op() -> None:
     half = SMALL.bfloat16()
     weighted = MODULES["batch"]()  # with weights in float32
