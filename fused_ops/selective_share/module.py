@@ -162,6 +162,14 @@ class FusedSelectiveShare(nn.Module):
     def convention(self) -> str:
         return self.x_from_y.convention
 
+    @property
+    def recompute(self) -> bool:
+        return self.x_from_y.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        self.x_from_y.recompute = self.y_from_x.recompute = value
+
     def forward(
         self, x: Tensor, y: Tensor, return_gates: bool = False
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, ShareGates]:

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from fer_mtl.evaluation.stock import StockSelectiveShare
 from fused_ops import FusedConvFLU, FusedSelectiveShare, explain, native, selective_share, use
 from fused_ops.selective_share import reference
+from tests.numerics import saved_bytes
 
 
 def test_names_shapes_and_initialisation_of_the_parameters() -> None:
@@ -75,6 +76,15 @@ def test_checkpointing_and_recomputing_change_no_gradient(recompute: bool) -> No
     )
     for one, other in zip(plain, again, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_recomputing_may_be_switched_on_later() -> None:
+    share = FusedSelectiveShare(4)
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    kept = saved_bytes(lambda: share(x, x))
+    share.recompute = True
+    assert share.recompute and share.x_from_y.recompute and share.y_from_x.recompute
+    assert saved_bytes(lambda: share(x, x)) < kept
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
