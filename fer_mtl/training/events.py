@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ WATCHED = 64  # faces whose gates are averaged
 
 
 class Events:
-    """Writes one step an epoch into ``folder``. ``ModuleNotFoundError`` where tensorboard is missing."""
+    """Writes one step an epoch into ``folder``, which is made by the first of them: until a run has begun, its
+    folder is not its own. ``ModuleNotFoundError`` where tensorboard is missing."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # needs an optional package
 
-        self.writer: Any = SummaryWriter(str(folder))
+        self._open = partial(SummaryWriter, str(folder))
+
+    @cached_property
+    def writer(self) -> Any:
+        return self._open()
 
     def write(self, line: Mapping[str, Any], model: FERSNet, faces: FaceSet) -> None:
         """The epoch's line of stats.jsonl; the gates' means, maps and the synthesis of a few of ``faces``."""

@@ -7,8 +7,21 @@ import pytest
 
 from fer_mtl.data import FaceSet
 from fer_mtl.training.config import TrainConfig
+from fer_mtl.training.run import train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.trainer import Trainer
+
+
+def test_a_run_writes_them_into_its_own_folder(
+    faces: FaceSet, tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = tiny(epochs=1, tensorboard=True, model={"synthesis": False, "sharing": "none"})
+    for overwrite in (False, True):
+        train_run(config, tmp_path / "run", faces=faces, overwrite=overwrite)
+        found = accumulator.EventAccumulator(str(RunFolder(tmp_path / "run").events))
+        found.Reload()
+        assert [value.step for value in found.Scalars("loss/generator")] == [1]
 
 
 def test_an_epoch_is_written_with_its_gates(
