@@ -19,9 +19,8 @@ from fer_mtl.commands.options import (
 )
 from fer_mtl.console import Console
 from fer_mtl.training.config import TrainConfig
-from fer_mtl.training.run import describe_plan, load_faces, train_run
+from fer_mtl.training.run import make_ready, train_run
 from fer_mtl.training.run_folder import RunFolder
-from fer_mtl.training.split import make_split
 
 DESCRIPTION = """Train FERSNet on one subject-independent fold, keep the selected epoch, test it once on the
 subjects that were left out, and write config.yaml, environment.json, stats.jsonl, checkpoints, report.json
@@ -35,7 +34,9 @@ def parser(arguments: Sequence[str]) -> ArgumentParser:
         "--resume", type=str, metavar="FOLDER", help="continue the run in this folder, as configured there"
     )
     options.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
-    options.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
+    options.add_argument(
+        "--dry_run", action="store_true", help="check all that a run needs, say what it would do, and stop"
+    )
     add_config(options, arguments)
     return options
 
@@ -65,8 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         config = read_config(options)
         folder = out_folder(options.out) if options.out else default_folder(config)
     if options.dry_run:
-        faces = load_faces(config)
-        console.line(describe_plan(config, faces, make_split(config, faces)))
+        make_ready(config, RunFolder(folder), overwrite=options.overwrite, console=console)
         console.line(f"run folder: {folder}")
         return 0
     train_run(config, folder, resume=bool(options.resume), overwrite=options.overwrite, console=console)

@@ -21,8 +21,8 @@ WATCHED = 64  # faces whose gates are averaged
 
 
 class Events:
-    """Writes one step an epoch into ``folder``, which is made by the first of them: until a run has begun, its
-    folder is not its own. ``ModuleNotFoundError`` where tensorboard is missing."""
+    """Writes one step an epoch into ``folder``, which is made by the first of them: before that a
+    run is not sure of its folder. ``ModuleNotFoundError`` where tensorboard is missing."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # needs an optional package

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fer_mtl.files import write_json, write_text
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.environment import environment
+from fer_mtl.training.fold_folders import is_crossval
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.methods import method_of
 from fer_mtl.training.run_folder import RunFolder
@@ -91,6 +93,63 @@ def describe_plan(config: TrainConfig, faces: FaceSet, split: Split) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A run of which nothing but its training is missing."""
+
+    trainer: Trainer
+    test: FaceSet
+    judge: Judge | None
+
+
+def make_ready(
+    config: TrainConfig,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    faces: FaceSet | None = None,
+    judge: Judge | None = None,
+    console: Console,
+    on_step: Callable[[Trainer], None] | None = None,
+) -> Ready:
+    """Load and check everything that a run needs, say what it would do, and write nothing.
+
+    The arguments, and what is raised, are those of :func:`train_run`.
+    """
+    if is_crossval(run.root):
+        raise ValueError(
+            f"{run.root} holds a cross-validation: fer-mtl crossval goes on with it, given the settings "
+            "it was begun with"
+        )
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if not resume and not overwrite:
+        run.check_free()
+    faces = faces if faces is not None else load_faces(config)
+    split = make_split(config, faces)
+    subjects = split.subjects(faces)
+    test = faces.subset(split.test)
+    if missing := missing_classes(faces, split.train):
+        console.line(f"warning: no training image of {', '.join(missing)}; those faces cannot be recognised")
+    check_start(config, subjects["test"], faces.classes)
+    judge = judge or load_judge(config.judge, subjects["test"], config, faces.classes)
+    train = faces.subset(split.train)
+    trainer = Trainer(
+        config,
+        train,
+        faces.subset(split.validation) if len(split.validation) else None,
+        run,
+        subjects=subjects,
+        synthetic=None if config.synthetic is None else load_synthetic(config.synthetic, train),
+        watched=test if config.optimistic and len(test) else None,
+        console=console,
+        on_step=on_step,
+    )
+    console.line(describe_plan(config, faces, split))
+    return Ready(trainer, test, judge)
+
+
 def train_run(
     config: TrainConfig,
     folder: str | Path,
@@ -108,36 +167,15 @@ def train_run(
     ``resume`` goes on from the last checkpoint, or begins where the run was stopped before the first one.
     ``faces`` saves loading what is in memory already (it must be what ``config.data`` names); ``judge`` is
     passed on to the measures of synthesis. Raises as :class:`Trainer` and the data loaders do,
-    ``FileExistsError`` when the folder holds a run that is neither resumed nor overwritten, and
-    ``BlockingIOError`` when another process trains in it.
+    ``FileExistsError`` when the folder holds a run that is neither resumed nor overwritten, ``ValueError``
+    when it is that of a whole cross-validation, and ``BlockingIOError`` when another process trains in it.
     """
     run, console = RunFolder(folder), console or Console(quiet=True)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if not resume and not overwrite:
-        run.check_free()
-    faces = faces if faces is not None else load_faces(config)
-    split = make_split(config, faces)
-    subjects = split.subjects(faces)
-    test = faces.subset(split.test)
-    if missing := missing_classes(faces, split.train):
-        console.line(f"warning: no training image of {', '.join(missing)}; those faces cannot be recognised")
-    check_start(config, subjects["test"], faces.classes)
-    judge = judge or load_judge(config.judge, subjects["test"], config, faces.classes)
-    train = faces.subset(split.train)
-    validation = faces.subset(split.validation) if len(split.validation) else None
-    trainer = Trainer(
-        config,
-        train,
-        validation,
-        run,
-        subjects=subjects,
-        synthetic=None if config.synthetic is None else load_synthetic(config.synthetic, train),
-        watched=test if config.optimistic and len(test) else None,
-        console=console,
+    ready = make_ready(
+        config, run, resume=resume, overwrite=overwrite, faces=faces, judge=judge, console=console,
         on_step=on_step,
-    )
-    console.line(describe_plan(config, faces, split))
+    )  # fmt: skip
+    trainer = ready.trainer
     with run.alone():
         if resume and not run.unbegun():
             trainer.resume()
@@ -148,23 +186,16 @@ def train_run(
             write_json(run.environment, environment(trainer.device))
         trainer.fit()
         try:
-            return finish(config, run, trainer, test, subjects, judge, console)
+            return finish(config, run, ready, console)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after the last epoch, before the report; {run.how_to_go_on}"
             ) from None
 
 
-def finish(
-    config: TrainConfig,
-    run: RunFolder,
-    trainer: Trainer,
-    test: FaceSet,
-    subjects: dict[str, list[str]],
-    judge: Judge | None,
-    console: Console,
-) -> dict[str, Any]:
+def finish(config: TrainConfig, run: RunFolder, ready: Ready, console: Console) -> dict[str, Any]:
     """Test the selected epoch and write the report. Without a test fold only the training is reported."""
+    trainer, test, subjects = ready.trainer, ready.test, ready.trainer.subjects
     trained = checkpoints.load_model(run.best, trainer.device)
     report: dict[str, Any] = {
         "data": config.data,
@@ -185,7 +216,7 @@ def finish(
     figures, predictions = evaluate(
         trained.model,
         test,
-        judge=judge,
+        judge=ready.judge,
         identity=trainer.networks.identity,
         views=config.views,
     )

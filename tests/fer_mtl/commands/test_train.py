@@ -20,6 +20,25 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.levels=7", "levels: a number from 0 to 3 is needed, got 7"),
+        ("--batch_size=43", "batch_size must be at most the 42 training images, got 43"),
+        ("--init=nowhere", "no checkpoint at nowhere"),
+        ("--judge=nowhere", "no checkpoint at nowhere"),
+        ("--synthetic=nowhere", "nowhere"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--data", DATA, "--folds", "4", option, "--dry-run", "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("settings", "name"),
     [
         ({"data": "ck48:data/CK+48", "fold": 3}, "ck48-small-convflu-fold3"),

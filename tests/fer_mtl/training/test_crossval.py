@@ -13,6 +13,7 @@ from fer_mtl.data import FaceSet
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.crossval import Job, fold_config, run_crossval
 from fer_mtl.training.interrupt import Interrupted
+from fer_mtl.training.run import train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.trainer import Trainer
 
@@ -94,6 +95,11 @@ def test_a_stopped_fold_goes_on(
         run_crossval(config, tmp_path / "stopped", faces=faces)
     assert RunFolder(tmp_path / "stopped" / "seed-0" / "fold-1").last.is_file()
     stop = False
+    # As one run it would be another one: on all subjects, in the middle of the folds.
+    whole = RunFolder(tmp_path / "stopped")
+    for how in ("resume", "overwrite"):
+        with pytest.raises(ValueError, match="stopped holds a cross-validation: fer-mtl crossval goes on"):
+            train_run(whole.read_config(), whole.root, faces=faces, **{how: True})
     # With as many threads as before, but by another setting, and on the same device by another name.
     elsewhere = crossval.replace(config, threads=torch.get_num_threads(), device="cpu")
     resumed = run_crossval(elsewhere, tmp_path / "stopped", faces=faces)
