@@ -74,6 +74,14 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. ``ValueError`` names the file when it is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
 def to_yaml(content: Any) -> str:
     """Plain dictionaries, lists, strings and numbers as YAML, in their own order."""
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

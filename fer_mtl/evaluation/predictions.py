@@ -77,16 +77,24 @@ def to_csv(predictions: Predictions) -> str:
 def read_csv(path: Path) -> Predictions:
     """``FileNotFoundError`` or ``ValueError`` naming the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"no predictions at {path}; the run is not finished")
-    with open(path, encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    if tuple(header[: len(FIXED)]) != FIXED or not rows:
-        raise ValueError(f"{path} is not a table of predictions (columns {', '.join(FIXED)}, ...)")
-    classes = tuple(header[len(FIXED) :])
-    return Predictions(
-        classes,
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        torch.tensor([classes.index(row[2]) for row in rows]),
-        torch.tensor([[float(value) for value in row[len(FIXED) :]] for row in rows], dtype=torch.float64),
-    )
+        raise FileNotFoundError(
+            f"no predictions at {path}; the run is not finished, or they were removed: "
+            f"fer-mtl train --resume {path.parent} makes them"
+        )
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        if tuple(header[: len(FIXED)]) != FIXED or not rows:
+            raise ValueError(f"columns {', '.join(FIXED)}, ... are needed")
+        classes = tuple(header[len(FIXED) :])
+        return Predictions(
+            classes,
+            [row[0] for row in rows],
+            [row[1] for row in rows],
+            torch.tensor([classes.index(row[2]) for row in rows]),
+            torch.tensor(
+                [[float(value) for value in row[len(FIXED) :]] for row in rows], dtype=torch.float64
+            ),
+        )
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path} is not a table of predictions: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from fer_mtl.evaluation.evaluate import figures_of
 from fer_mtl.evaluation.predictions import Predictions, concatenate, read_csv
 from fer_mtl.evaluation.statistics import mean_interval, subject_interval
+from fer_mtl.files import read_json
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.fold_folders import fold_folder, is_crossval, read_folds
 from fer_mtl.training.methods import method_of
@@ -63,7 +63,7 @@ def load_run(folder: str | Path) -> Run:
 def read_report(folder: Path) -> dict[str, Any]:
     if not (folder / "report.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished run (no report.json)")
-    content: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder / "report.json")
     return content
 
 

@@ -23,7 +23,7 @@ from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.pictures import to_image
 from fer_mtl.evaluation.quality import Judge, identity_features
 from fer_mtl.evaluation.synthesis import spread, synthesise
-from fer_mtl.files import write_json, write_text
+from fer_mtl.files import read_json, write_json, write_text
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import FeatureNetwork
 from fer_mtl.training import checkpoints
@@ -175,7 +175,7 @@ def is_made(source: Source, faces: FaceSet, out: str | Path, options: BalanceOpt
     out = Path(out)
     if not (out / SUMMARY).is_file() or not (out / MANIFEST).is_file():
         return False
-    found = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    found = read_json(out / SUMMARY)
     return asked(source, training_faces(source, faces), options).items() <= found.items()
 
 

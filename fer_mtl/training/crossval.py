@@ -6,7 +6,6 @@ continues a cross-validation, and one with more seeds extends it. Images are dec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +21,7 @@ from fer_mtl.data.folds import Fold
 from fer_mtl.evaluation.comparison import remove_comparison, write_comparison
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
-from fer_mtl.files import write_json
+from fer_mtl.files import read_json, write_json
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
 from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, to_dict
@@ -64,7 +63,7 @@ def finished(job: Job) -> dict[str, Any] | None:
     if not run.report.is_file():
         return None
     check_same(run.read_config(), job.config, run.config)
-    report: dict[str, Any] = json.loads(run.report.read_text(encoding="utf-8"))
+    report: dict[str, Any] = read_json(run.report)
     return report
 
 
@@ -88,7 +87,10 @@ def train_fold(job: Job, faces: FaceSet, console: Console | None = None) -> dict
             job.config, job.folder, resume=resume, overwrite=not resume, faces=faces, console=console
         )
     except (RuntimeError, ValueError) as error:
-        raise type(error)(f"{job.name}: {error}") from error
+        kind = (
+            RuntimeError if isinstance(error, RuntimeError) else ValueError
+        )  # theirs may take other arguments
+        raise kind(f"{job.name}: {error}") from error
 
 
 def _start(threads: int) -> None:

@@ -5,10 +5,11 @@ RUN itself holds config.yaml, folds.json (the split lists and the seeds), report
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
+
+from fer_mtl.files import read_json
 
 FOLDS = "folds.json"
 
@@ -48,8 +49,5 @@ def matching(source: str, seed: int, fold: int) -> str:
 
 def read_folds(root: Path) -> dict[str, Any]:
     """The seeds and the split lists of a cross-validation. ``ValueError`` names a file that is broken."""
-    try:
-        content: dict[str, Any] = json.loads((root / FOLDS).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{root / FOLDS} is not JSON: {error.msg}") from error
+    content: dict[str, Any] = read_json(root / FOLDS)
     return content

@@ -179,6 +179,7 @@ def train_run(
     with run.alone():
         if resume and not run.unbegun():
             trainer.resume()
+            run.read_environment()  # the report needs it: rather an error now than after the last epoch
             console.line(f"resuming in epoch {trainer.position.epoch + 1}, step {trainer.position.step + 1}")
         else:
             run.create(overwrite or resume)

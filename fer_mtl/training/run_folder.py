@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fer_mtl.files import locked, read_yaml, to_yaml, write_text
+from fer_mtl.files import locked, read_json, read_yaml, to_yaml, write_text
 from fer_mtl.training.config import TrainConfig, from_dict, to_dict
 
 
@@ -114,7 +114,8 @@ class RunFolder:
             raise ValueError(f"{self.config}: {error}") from error
 
     def read_environment(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.environment.read_text(encoding="utf-8"))
+        """What the run was begun on. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+        content: dict[str, Any] = read_json(self.environment)
         return content
 
     def add_stats(self, line: dict[str, Any]) -> None:

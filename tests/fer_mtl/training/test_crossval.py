@@ -175,6 +175,32 @@ def test_runs_that_are_built_on_are_those_of_the_same_fold(tiny: Tiny, tmp_path:
     assert (config.seed, config.fold) == (5, 2)
 
 
+def test_a_broken_file_of_a_fold_is_named(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
+    run_crossval(quick, tmp_path, faces=faces)
+    run = RunFolder(tmp_path / "seed-0" / "fold-1")
+    files = (run.report, run.predictions, run.environment)
+    before = {file: file.read_bytes() for file in files}
+    for broken, missing, message in (
+        (run.report, None, r"fold-1/report\.json is not JSON: Expecting"),
+        (run.predictions, None, r"fold-1/predictions\.csv is not a table of predictions: "),
+        (run.environment, run.report, r"seed 0, fold 1: .*fold-1/environment\.json is not JSON: Expecting"),
+    ):
+        broken.write_bytes(before[broken][: len(before[broken]) // 2])
+        if missing is not None:
+            missing.unlink()
+        with pytest.raises(ValueError, match=message):
+            run_crossval(quick, tmp_path, faces=faces)
+        for file, content in before.items():
+            file.write_bytes(content)
+    run.predictions.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"or they were removed: fer-mtl train --resume .*fold-1 makes"
+    ):
+        run_crossval(quick, tmp_path, faces=faces)
+    train_run(run.read_config(), run.root, faces=faces, resume=True)
+    assert run.predictions.read_bytes() == before[run.predictions]
+
+
 def test_an_error_says_in_which_fold(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seed 0, fold 0: batch_size must be at most the 28 training images"):
         run_crossval(crossval.replace(quick, batch_size=50), tmp_path, faces=faces)
