@@ -52,7 +52,10 @@ def unseen(faces: FaceSet, trained: TrainedModel, data: str) -> FaceSet:
     kept = [i for i, subject in enumerate(faces.subjects) if subject not in seen]
     if not kept:
         raise ValueError("data must hold subjects the model was not trained on, got none")
-    return faces.subset(kept)
+    chosen, known = faces.subset(kept), len(faces) - len(kept)
+    if known:
+        chosen.notes.append(f"{counted(known, 'image')} of subjects the model was trained on left out")
+    return chosen
 
 
 def faces_to_test(
@@ -66,7 +69,9 @@ def faces_to_test(
         if config is None or not trained.origin["split"]["test"]:
             raise ValueError("--data is needed: this model has no test fold of its own")
         held_out = set(trained.origin["split"]["test"])
-        faces = load_faces(from_dict(TrainConfig, config))
+        as_trained = from_dict(TrainConfig, config)
+        skip = skip_bad_images or as_trained.skip_bad_images
+        faces = load_faces(replace(as_trained, skip_bad_images=skip))
         return faces.subset([i for i, subject in enumerate(faces.subjects) if subject in held_out])
     model = trained.model.config
     faces = match_classes(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fer_mtl.cli import main
-from fer_mtl.commands.evaluate import match_classes, unseen
+from fer_mtl.commands.evaluate import faces_to_test, match_classes, unseen
 from fer_mtl.data import FaceSet
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
@@ -35,7 +35,9 @@ def test_other_data_leaves_out_who_was_trained_on(
     for data, images in (("", 14), (",seed=1", 56)):
         spec = f"procedural:num_subjects=8,images_per_expression=1{data}"
         assert main(["evaluate", str(trained_run), "--data", spec]) == 0
-        assert f"({images} images)" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"({images} images)" in said
+        assert ("42 images of subjects the model was trained on left out" in said) == (images == 14)
     assert main(["evaluate", str(trained_run), "--data", "nowhere:x"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
@@ -100,6 +102,23 @@ def test_options_of_the_data(
     assert "1 colour image of 1 subject" in capsys.readouterr().out
     assert main(["evaluate", str(trained_run), *pattern]) == 2
     assert "--data_options go with --data" in capsys.readouterr().err
+
+
+def test_broken_pictures_of_the_held_out_fold(trained_run: Path, faces: FaceSet, tmp_path: Path) -> None:
+    """Also where the training, when they were whole, was not told to leave any out."""
+    for subject in ("ann", "bob"):
+        (tmp_path / subject / "fear").mkdir(parents=True)
+        for name in ("1.png", "2.png"):
+            picture = Image.fromarray(faces.images[3].permute(1, 2, 0).numpy())
+            picture.save(tmp_path / subject / "fear" / name)
+    (tmp_path / "ann" / "fear" / "2.png").write_bytes(b"no picture")
+    trained = load_model(trained_run)
+    trained.origin["config"] |= {"data": f"folder:{tmp_path}"}
+    trained.origin["split"] |= {"test": ["ann"]}
+    with pytest.raises(ValueError, match="skip_bad_images leaves out"):
+        faces_to_test(trained, None, {}, skip_bad_images=False)
+    found = faces_to_test(trained, None, {}, skip_bad_images=True)
+    assert found.sources == ["ann/fear/1.png"] and len(found.skipped) == 1
 
 
 def test_classes_are_matched_by_name(faces: FaceSet) -> None:
