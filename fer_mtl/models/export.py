@@ -8,6 +8,7 @@ two expressions) to redrawn images, which are not bounded. Any batch size; the i
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +86,11 @@ def write_pt2(program: Program, path: Path, facts: Mapping[str, str]) -> None:
     """For ``torch.export.load(path).module()``, wherever PyTorch is. Raises RuntimeError where the program
     does not compute what the network does."""
     check(program.part, program.exported.module())
-    torch.export.save(program.exported, path, extra_files={f"{key}.txt": text for key, text in facts.items()})
+    buffer = io.BytesIO()  # where torch writes files itself, a full disk ends the whole process (2.13)
+    torch.export.save(
+        program.exported, buffer, extra_files={f"{key}.txt": text for key, text in facts.items()}
+    )
+    path.write_bytes(buffer.getvalue())
 
 
 def write_onnx(program: Program, path: Path, facts: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 FORMAT_VERSION = 1
@@ -62,9 +62,10 @@ class Pretrained:
         state = {key: value.detach().cpu().contiguous() for key, value in _module(self).state_dict().items()}
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        _replace(place / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
-        _replace(place / CARD, lambda path: path.write_text(_card(self, metadata), encoding="utf-8"))
-        _replace(place / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        # safetensors' own file is nobody else's to read, and a full disk no OSError there
+        _replace(place / WEIGHTS, save(state, metadata={"format": "pt"}))
+        _replace(place / CARD, _card(self, metadata).encode())
+        _replace(place / CONFIG, text.encode())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
@@ -124,13 +125,10 @@ def _module(model: object) -> nn.Module:
     return model
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        usual = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(usual)  # safetensors makes files that nobody else can read
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -53,6 +53,22 @@ def test_programs_with_what_they_take(trained_run: Path, tmp_path: Path) -> None
     assert told["files"]["synthesis.pt2"] == {"inputs": ["image", "expression"], "output": "redrawn"}
 
 
+@pytest.mark.parametrize("kind", ["folder", "pt2"])
+def test_a_disk_that_takes_no_more_is_one_line(
+    kind: str, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+    try:
+        code = main(["export", str(trained_run), "--format", kind, "--out", str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    error = capsys.readouterr().err
+    assert code == 2 and "File too large" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(
     trained_run: Path,
     tmp_path: Path,
