@@ -33,7 +33,8 @@ def find_folder(
     Raises ValueError, naming the folder or file, for a layout that is neither or both, an unknown expression
     and a file that the pattern does not match.
     """
-    known = (*EXPRESSIONS, NEUTRAL) if classes is None else tuple(classes)
+    named = (classes,) if isinstance(classes, str) else classes
+    known = (*EXPRESSIONS, NEUTRAL) if named is None else tuple(named)
     if subject_pattern is not None:
         records = _by_expression(root, known, _compile(subject_pattern))
     else:

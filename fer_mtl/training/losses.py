@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fer_mtl.models.identity import FeatureNetwork, grey
+from fer_mtl.training.settings import check
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class LossWeights:
     features: float = 0.05
     expression: float = 0.0
     penalty: float = 0.01
+
+    def __post_init__(self) -> None:
+        for term in fields(self):
+            value = getattr(self, term.name)
+            check(f"loss.{term.name}", value, "0 or more", value >= 0)
 
 
 def classification(

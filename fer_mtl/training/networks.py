@@ -67,8 +67,18 @@ def build_networks(
 ) -> Networks:
     """Fresh networks; the generator is drawn first, so runs of one seed that differ elsewhere start from the
     same one. The identity encoder is still untrained, LightCNN-9 has its weights; where nobody knows who is
-    who (``num_subjects`` None) and there is no LightCNN-9, there is no identity network."""
+    who (``num_subjects`` None) and there is no LightCNN-9, there is no identity network.
+
+    Raises ``ValueError`` for training images of one expression, or of one person where that is to be told
+    from others; and as :meth:`LightCNN9.from_file` and :func:`start_from` do."""
     model = config.model
+    if num_expressions < 2:
+        raise ValueError(f"the data must show 2 or more expressions, got {num_expressions}")
+    if model.synthesis and config.identity.weights is None and num_subjects == 1:
+        raise ValueError(
+            "the training images must show 2 or more subjects for the identity encoder to tell apart, got 1 "
+            "(recognition alone needs none: --method baseline)"
+        )
     place: dict[str, Any] = {
         "device": device,
         "memory_format": torch.channels_last,

@@ -55,6 +55,11 @@ def test_classes_of_ones_own_set_the_labels(write_tree: WriteTree) -> None:
         load(f"folder:{root}", image_size=48)
 
 
+def test_a_single_class_may_be_named(write_tree: WriteTree) -> None:
+    root = write_tree({"ann/bored/1.png": 0, "bob/bored/1.png": 1})
+    assert load(f"folder:{root}", image_size=48, classes="bored").class_counts() == {"bored": 2}
+
+
 def test_spellings_named_as_classes_stay_apart(write_tree: WriteTree) -> None:
     root = write_tree({"ann/neutral/1.png": 0, "ann/calm/1.png": 1, "bob/calm/1.png": 2})
     faces = load(f"folder:{root}", image_size=48, classes=("calm", "neutral"))

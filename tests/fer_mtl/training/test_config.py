@@ -46,6 +46,7 @@ def test_a_configuration_survives_yaml() -> None:
         ({"model": {"synthesis": False}}, "model.sharing must be none without synthesis"),
         ({"optimiser": {"learning_rate": -1.0}}, "optimiser.learning_rate must be positive, got -1.0"),
         ({"optimiser": {"milestones": [0.8, 0.3]}}, "optimiser.milestones must be increasing"),
+        ({"loss": {"identity": -1.0}}, "loss.identity must be 0 or more, got -1.0"),
         ({"identity": {"epochs": 0}}, "identity.epochs must be 1 or more"),
         ({"epoch": 3}, "unknown setting epoch; known are"),
         ({"optimiser": {"lr": 3}}, "unknown setting optimiser.lr; known are learning_rate"),

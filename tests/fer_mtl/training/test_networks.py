@@ -1,14 +1,24 @@
-"""The optimiser that a configuration asks for."""
+"""The networks and the optimiser that a configuration asks for."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fer_mtl.training.networks import make_optimiser
+from fer_mtl.training.networks import build_networks, make_optimiser
 from fer_mtl.training.presets import preset_config
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def test_what_cannot_be_told_apart_is_named() -> None:
+    config, cpu = preset_config("small", model={"image_size": 32, "width": 0.125}), torch.device("cpu")
+    with pytest.raises(ValueError, match="the data must show 2 or more expressions, got 1"):
+        build_networks(config, 1, 5, cpu)
+    with pytest.raises(ValueError, match=r"must show 2 or more subjects .* got 1 .*--method baseline"):
+        build_networks(config, 7, 1, cpu)
+    alone = preset_config("small", model={**vars(config.model), "synthesis": False, "sharing": "none"})
+    assert build_networks(alone, 7, 1, cpu).identity is None
 
 
 @pytest.mark.parametrize("weight_layout", LAYOUTS)
