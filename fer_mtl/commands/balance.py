@@ -61,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--identity",
         type=float,
-        help="least cosine of the identity features of face and source (default: the 90 %% quantile of "
-        "the cosines between different training people)",
+        help="least cosine of the identity features of face and source (default: what nine in ten of the "
+        "cosines between different training people stay below)",
     )
     parser.add_argument(
         "--attempts",

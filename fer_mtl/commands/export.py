@@ -10,6 +10,7 @@ from typing import Any
 
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.console import Console
+from fer_mtl.data.faceset import stored_side
 from fer_mtl.models.export import Program, programs, write_onnx, write_pt2
 from fer_mtl.training.checkpoints import TrainedModel, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
@@ -21,8 +22,9 @@ DESCRIPTION = """Write a trained model for use elsewhere. --format folder: weigh
 configuration and a model card, for FERSNet.from_pretrained and for every command that takes a CHECKPOINT;
 without the optimisers, the people it was trained on, or any path. pt2 and onnx: recognition and, if the model
 draws, synthesis as programs that need nothing of this package, each checked against the model, and model.json
-with the names of the expressions and the images they take. Example: fer-mtl export runs/ck48 --format onnx
---out exported"""
+with the names of the expressions and the images they take: a face as `fer-mtl prepare` cuts it, scaled to
+FACE_SIDE x FACE_SIDE pixels, of which the middle SIDE x SIDE are given. Example: fer-mtl export runs/ck48
+--format onnx --out exported"""
 
 WRITERS: dict[str, Callable[[Program, Path, Mapping[str, str]], None]] = {
     "pt2": write_pt2,
@@ -51,7 +53,8 @@ def write_programs(trained: TrainedModel, kind: str, folder: Path) -> None:
         name = f"{program.part.name}.{kind}"
         WRITERS[kind](program, folder / name, told)
         files[name] = {"inputs": list(program.part.inputs), "output": program.part.output}
-    image = {"channels": config["in_channels"], "side": config["image_size"], "range": [0, 1]}
+    side = config["image_size"]
+    image = {"channels": config["in_channels"], "face_side": stored_side(side), "side": side, "range": [0, 1]}
     text = json.dumps({**known, "image": image, "files": files}, indent=2, ensure_ascii=False)
     (folder / "model.json").write_text(text + "\n", encoding="utf-8")
 

@@ -111,7 +111,8 @@ def main(arguments: Sequence[str]) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     ways = Counter(outcome.aligned for outcome in outcomes if outcome.aligned)
-    by = ", ".join(f"{ways[way]} by {word}" for way, word in WAYS.items() if ways[way])
+    found_by = WAYS if options.detector != "whole" else {}
+    by = ", ".join(f"{ways[way]} by {word}" for way, word in found_by.items() if ways[way])
     console.line(f"{counted(ways.total(), 'face')} in {out}" + (f": {by}" if by else ""))
     several = sum(outcome.faces > 1 for outcome in outcomes)
     if several:

@@ -32,6 +32,7 @@ from fer_mtl.training.seen import people_of, seen_by, union
 from fer_mtl.training.settings import check
 from fer_mtl.training.starting import load_judge
 from fer_mtl.training.synthetic import MANIFEST, check_subjects
+from fer_mtl.words import counted
 
 SUMMARY = "balance.json"
 LARGEST = "largest"
@@ -317,5 +318,5 @@ def balance(
             "warning: the expressions of this training set are even already, so quota largest wants no face; "
             "--quota N enlarges the set by N"
         )
-    console.line(f"{len(found.records)} synthetic faces: {out / MANIFEST}")
+    console.line(f"{counted(len(found.records), 'synthetic face')}: {out / MANIFEST}")
     return summary

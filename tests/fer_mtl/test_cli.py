@@ -32,7 +32,8 @@ def test_every_command_is_listed_and_explains_itself(capsys: pytest.CaptureFixtu
         with pytest.raises(SystemExit) as left:
             cli.main([name, "--help"])
         assert left.value.code == 0
-        assert f"usage: fer-mtl {name}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"usage: fer-mtl {name}" in said and "%%" not in said
     assert cli.main([]) == 2
 
 

@@ -49,7 +49,7 @@ def test_programs_with_what_they_take(trained_run: Path, tmp_path: Path) -> None
     assert {path.name for path in out.iterdir()} == {"model.json", "recognition.pt2", "synthesis.pt2"}
     told = json.loads((out / "model.json").read_text(encoding="utf-8"))
     assert told["expressions"] == list(load_model(trained_run).classes)
-    assert told["image"] == {"channels": 3, "side": 32, "range": [0, 1]}
+    assert told["image"] == {"channels": 3, "face_side": 37, "side": 32, "range": [0, 1]}
     assert told["files"]["synthesis.pt2"] == {"inputs": ["image", "expression"], "output": "redrawn"}
 
 
