@@ -13,11 +13,12 @@ from typing import Any
 
 from fer_mtl.evaluation import plots
 from fer_mtl.evaluation.document import Part, Table, write_document
-from fer_mtl.evaluation.paired import comparable, compare
+from fer_mtl.evaluation.paired import comparable, compare, obstacle
 from fer_mtl.evaluation.published import PUBLISHED, protocol_differences, published_accuracy, published_row
 from fer_mtl.evaluation.report import gate_table, number, percent, redrawn_table
 from fer_mtl.evaluation.runs import Run
 from fer_mtl.files import write_json
+from fer_mtl.words import counted
 
 # The tables and pictures that the parts below may leave, and so may remove.
 FILES = re.compile(
@@ -174,9 +175,12 @@ def calibrations(runs: Sequence[Run]) -> list[Part]:
 
 
 def paired(runs: Sequence[Run]) -> list[Part]:
-    rows = []
+    if len(runs) < 2:
+        return []
+    rows, apart = [], []
     for (first, name), (second, other) in combinations(zip(runs, columns(runs), strict=True), 2):
-        if not comparable(first, second):
+        if reason := obstacle(first, second):
+            apart.append(reason)
             continue
         found = compare(first, second)
         exact = found["mcnemar"].values()
@@ -191,8 +195,10 @@ def paired(runs: Sequence[Run]) -> list[Part]:
                 p_value(found["subjects"]["p"]),
             ]
         )
+    title, more = "Paired tests", ", and so on" if len(apart) > 1 else ""
+    lines = [f"{counted(len(apart), 'pair')} without a test: {apart[0]}{more}"] if apart else []
     if not rows:
-        return []
+        return [Part("paired", title, lines=lines)]
     header = [
         "first", "second", "difference in points", "images only one has right", "p, McNemar by seed",
         "p, folds", f"p, {drawn(runs)}",
@@ -203,7 +209,7 @@ def paired(runs: Sequence[Run]) -> list[Part]:
         f"for training sets that overlap; the last one flips the sign of whole {drawn(runs)}. Mean "
         "difference over folds and seeds."
     )
-    return [Part("paired", "Paired tests", lead, table=Table(header, rows, range(2, 7)))]
+    return [Part("paired", title, lead, lines, Table(header, rows, range(2, 7)))]
 
 
 def p_value(p: float | None) -> str:

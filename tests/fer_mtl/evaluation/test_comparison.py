@@ -96,6 +96,11 @@ def test_runs_of_one_method_are_told_apart_and_strangers_not_paired(
     names = [row["method"] for row in read(tmp_path / "out" / "tables" / "results.csv")]
     assert names == ["FERSNet (ConvFLU) [one]", "FERSNet (ConvFLU) [two]"]
     assert not (tmp_path / "out" / "tables" / "paired.csv").exists()
+    why = (
+        "1 pair without a test: {0} [one] and {0} [two] were not tested on the same images in the same folds"
+    )
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"## Paired tests\n\n- {why.format('FERSNet (ConvFLU)')}\n" in text
 
 
 def test_runs_in_folders_of_one_name_are_told_apart(tiny: Tiny, made_up: MakeUp, tmp_path: Path) -> None:
