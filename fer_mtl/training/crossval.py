@@ -30,6 +30,7 @@ from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.split import folds_of, missing_classes
+from fer_mtl.training.synthetic import read_manifest
 from fer_mtl.workers import busy, processes
 
 # What may differ between a cross-validation and its continuation.
@@ -178,6 +179,9 @@ def train_missing(jobs: Sequence[Job], faces: FaceSet, workers: int, console: Co
     if reports:
         console.line(f"{len(reports)} of {len(jobs)} folds are finished already")
     left = [job for job in jobs if job.folder not in reports]
+    for job in left:
+        if job.config.synthetic is not None:
+            read_manifest(job.config.synthetic)  # rather an error now than when other folds have taken hours
     try:
         for job, report in train_folds(left, faces, workers, console):
             reports[job.folder] = report

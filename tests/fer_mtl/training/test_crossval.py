@@ -15,6 +15,7 @@ from fer_mtl.training.crossval import Job, fold_config, run_crossval
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import train_run
 from fer_mtl.training.run_folder import RunFolder
+from fer_mtl.training.synthetic import FIELDS
 from fer_mtl.training.trainer import Trainer
 
 Tiny = Callable[..., TrainConfig]
@@ -173,6 +174,19 @@ def test_runs_that_are_built_on_are_those_of_the_same_fold(tiny: Tiny, tmp_path:
     config = fold_config(tiny(init=str(tmp_path), judge="some/run"), 5, 2)
     assert (config.init, config.judge) == (str(tmp_path / "seed-0" / "fold-2"), "some/run")
     assert (config.seed, config.fold) == (5, 2)
+
+
+def test_a_fold_without_synthetic_faces_is_known_before_any_is_trained(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, trained: list[str]
+) -> None:
+    for fold, line in enumerate((json.dumps(dict.fromkeys(FIELDS)), "")):
+        manifest = tmp_path / "faces" / "seed-0" / f"fold-{fold}" / "manifest.jsonl"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(line)
+    config = crossval.replace(quick, synthetic=str(tmp_path / "faces"))
+    with pytest.raises(ValueError, match=r"fold-1/manifest\.jsonl lists no face"):
+        run_crossval(config, tmp_path / "run", faces=faces)
+    assert not trained
 
 
 def test_a_broken_file_of_a_fold_is_named(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
