@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -138,13 +138,13 @@ def files_in(folder: Path) -> list[Path]:
     return readable_names(
         p
         for p in folder.iterdir()
-        if p.is_file() and not p.name.startswith(".") and p.name.lower() not in _CLUTTER
+        if _is_file(p) and not p.name.startswith(".") and p.name.lower() not in _CLUTTER
     )
 
 
 def files_under(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of these suffixes in a folder and its subfolders, sorted, hidden ones left out. Raises as
-    :func:`readable_names`."""
+    """The files of these suffixes in a folder and below (links are followed), sorted, without hidden ones.
+    Raises as :func:`readable_names`, and OSError for a folder that cannot be read."""
     return readable_names(path for path in _visible(folder) if path.suffix.lower() in suffixes)
 
 
@@ -158,9 +158,24 @@ def other_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = Path(place).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not here.is_relative_to((here / name).resolve())  # a way back up
+        ]
+        yield from (
+            path for name in names if not name.startswith(".") and _is_file(path := Path(place, name))
+        )
+
+
+def _is_file(path: Path) -> bool:
+    """Also of a link whose file is gone: whoever reads that says so, and it is not left out in silence."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def shown(path: Path) -> str:

@@ -21,6 +21,7 @@ from fer_mtl.data.files import (
     pictures_in,
     subfolders,
 )  # fmt: skip
+from fer_mtl.data.images import read_images
 
 
 def test_listings_are_sorted_and_free_of_clutter(tmp_path: Path) -> None:
@@ -101,6 +102,22 @@ def test_files_of_a_tree_without_hidden_ones(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert files_under(tmp_path, (".png",)) == [tmp_path / "a.png", tmp_path / "b" / "c" / "2.PNG"]
+
+
+def test_links_are_followed_and_those_to_nowhere_are_not_passed_over(tmp_path: Path) -> None:
+    real, linked = tmp_path / "real", tmp_path / "linked"
+    (real / "fear").mkdir(parents=True)
+    (real / "fear" / "1.png").touch()
+    (real / "up").symlink_to(tmp_path)
+    (linked / "ann").mkdir(parents=True)
+    (linked / "ann" / "fear").symlink_to(real / "fear")
+    (linked / "bob").symlink_to(real)
+    (linked / "2.png").symlink_to(tmp_path / "gone.png")
+    found = [path.relative_to(linked).as_posix() for path in files_under(linked, (".png",))]
+    assert found == ["2.png", "ann/fear/1.png", "bob/fear/1.png"]
+    assert files_in(linked) == [linked / "2.png"]
+    with pytest.raises(ValueError, match=r"2\.png: not a readable image \(FileNotFoundError"):
+        read_images(files_in(linked), image_size=32)
 
 
 def test_stems_of_files_are_told_apart() -> None:
