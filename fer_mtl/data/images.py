@@ -82,7 +82,8 @@ def open_image(path: Path) -> Image.Image:
     """Decode a file upright, in mode "L" (grey) or "RGB".
 
     EXIF rotation is applied, 16-bit grey is scaled to 8 bits, transparency is laid over white, and palette,
-    CMYK and other modes are converted. Raises ImageError.
+    CMYK and other modes are converted. Raises ImageError, also for 8 bits in a file of more, which would be
+    black.
     """
     try:
         if path.stat().st_size == 0:
@@ -98,6 +99,11 @@ def open_image(path: Path) -> Image.Image:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError(f"{path}: grey levels {levels.min()}..{levels.max()} exceed 16 bits")
+        if 0 < levels.max() <= 255:
+            raise ImageError(
+                f"{path}: grey levels {levels.min()}..{levels.max()} of a picture of 16 bits or more would "
+                "be black; store 8 bits"
+            )
         return Image.fromarray(np.round(levels / 257).astype(np.uint8))
     if image.mode == "F":
         raise ImageError(f"{path}: floating point pixels have no defined range; store 8 or 16 bits")

@@ -39,6 +39,15 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert read(path)[0].numpy().tolist() == ramp().tolist()
 
 
+@pytest.mark.parametrize(("kind", "name"), [(np.uint16, "a.png"), (np.int32, "a.tif")])
+def test_eight_bits_in_a_file_of_more_are_refused(kind: type, name: str, tmp_path: Path) -> None:
+    Image.fromarray(np.arange(256, dtype=kind).reshape(16, 16)).save(tmp_path / name)
+    with pytest.raises(
+        ImageError, match=r"grey levels 0\.\.255 of a picture of 16 bits or more would be black"
+    ):
+        open_image(tmp_path / name)
+
+
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "turned.png"
     exif = Image.Exif()
