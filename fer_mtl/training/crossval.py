@@ -88,9 +88,8 @@ def train_fold(job: Job, faces: FaceSet, console: Console | None = None) -> dict
             job.config, job.folder, resume=resume, overwrite=not resume, faces=faces, console=console
         )
     except (RuntimeError, ValueError) as error:
-        kind = (
-            RuntimeError if isinstance(error, RuntimeError) else ValueError
-        )  # theirs may take other arguments
+        # Not a subclass, which may take other arguments.
+        kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
         raise kind(f"{job.name}: {error}") from error
 
 
