@@ -158,6 +158,7 @@ def launch(
     kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int = 1, **constants: Any
 ) -> Any:
     """Start a kernel; ``constants`` are its compile-time arguments. Return it compiled, if it is."""
+    settle_key(kernel)
     if _rehearsed is not None:
         _rehearsed.append(Launch(kernel, grid, args, constants, num_warps, num_stages))
         return None
@@ -171,6 +172,21 @@ def launch(
     return kernel[grid](
         *args, **constants, num_warps=num_warps, num_stages=num_stages, enable_fp_fusion=True
     )  # fused multiply-add: said so, since Triton 3.10 changes the default
+
+
+def settle_key(function: Any) -> None:
+    """Have Triton hash a kernel after all that it calls.
+
+    Before Triton 3.8 a hash lacks the constants of functions that are hashed later, so that a kernel's key in
+    the cache on disk depends on what was compiled before it: other processes did not find what was there.
+    """
+    if getattr(function, "hash", "") is not None:  # made, or of the interpreter's functions, which have none
+        return
+    for name in function.fn.__code__.co_names:
+        called = function.fn.__globals__.get(name)
+        if isinstance(called, type(function)):
+            settle_key(called)
+    function.cache_key  # noqa: B018  # made when it is asked for
 
 
 def run(planned: Planned, *tensors: Tensor | None, after: tuple[int | float, ...] = ()) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fused_ops.triton_support import ALIGNMENT, Card, Launch, rehearse
+from fused_ops.triton_support import ALIGNMENT, Card, Launch, rehearse, settle_key
 
 PATIENCE = 40.0  # seconds; the first kernels also wait for the processes to start
 MOST = 12  # processes, each of which holds some hundred megabytes of the card
@@ -49,6 +49,7 @@ class Wanted(NamedTuple):
     def compile(self) -> None:
         """As the launch does; nothing is started."""
         kernel = getattr(importlib.import_module(self.module), self.kernel)
+        settle_key(kernel)
         kernel.warmup(*self.args, grid=(1,), **dict(self.constants), enable_fp_fusion=True)
 
 
