@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# A torch for CUDA brings the Triton that it was built with, which may be no other.
+CPU_PINS := from importlib.metadata import requires; \
+  print('' if 'triton' in str(requires('torch')) else '-c constraints-cpu.txt')
 # auto | none | cpu | cuda: which native libraries are built
 FUSED_OPS_BUILD ?= auto
 export FUSED_OPS_BUILD
@@ -18,7 +21,7 @@ GPU_ARGS ?=
 comma := ,
 # What was installed last: a changed source, build script or pin, or another FUSED_OPS_BUILD, installs again.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(FUSED_OPS_BUILD))
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_support/*.py csrc/*/*)
+SOURCES := pyproject.toml setup.py $(wildcard constraints*.txt build_support/*.py csrc/*/*)
 
 .PHONY: setup test lint format bench bench-full gpu demo check-cuda-load clean
 
@@ -27,7 +30,7 @@ setup: $(INSTALLED)
 # torch and the build tools come first: the native libraries are compiled against the torch they will run with.
 $(INSTALLED): $(PY) $(SOURCES)
 	$(PIP) torch setuptools ninja
-	$(PIP) --no-build-isolation -e '.[dev]'
+	$(PIP) --no-build-isolation -e '.[dev]' $$($(PY) -c "$(CPU_PINS)")
 	@rm -f $(VENV)/.installed-* && touch $@
 	-@$(PY) -m fused_ops doctor
 

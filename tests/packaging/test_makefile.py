@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_after_clean_the_libraries_are_built_again(tmp_path: Path) -> None:
     """They lie in the source tree, from where `make clean` takes them."""
-    for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt", "constraints-cpu.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").touch()
