@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,3 +111,45 @@ def test_odd_addresses_are_left_to_the_launch() -> None:
         (("SPAN", 4), ("num_warps", 4), ("num_stages", 2)),
     )
     assert Wanted.by(Launch(forward_row, (1,), (even[1:], 3), {"SPAN": 4}, 4, 2)) is None
+
+
+TOY = """
+import triton
+import triton.language as tl
+
+HALF = tl.constexpr(0.5)
+
+
+@triton.jit
+def innermost(x):
+    return x * HALF
+
+
+@triton.jit
+def inner(x):
+    return innermost(x)
+
+
+@triton.jit
+def kernel(x):
+    inner(x)
+"""
+
+
+def test_the_key_of_a_kernel_is_the_same_whatever_was_compiled_before(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(TOY)
+
+    def toy() -> Any:
+        specification = importlib.util.spec_from_file_location("toy", tmp_path / "toy.py")
+        assert specification is not None and specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        return module
+
+    one, other = toy(), toy()
+    assert other.innermost.cache_key and other.inner.cache_key  # of kernels that also call them
+    keys = set()
+    for module in (one, other):
+        triton_support.settle_key(module.kernel)
+        keys.add(module.kernel.cache_key)
+    assert len(keys) == 1
