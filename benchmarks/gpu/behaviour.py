@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.checks import Found, card_answers
+from benchmarks.gpu.found import Found, card_answers
 from benchmarks.gpu.stages import Context
 from benchmarks.gpu.timing import capturing
 from fused_ops import (

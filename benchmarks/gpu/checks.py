@@ -18,6 +18,8 @@ import torch
 
 from benchmarks.accuracy import error_in_roundings
 from benchmarks.cases import OPS, Case, Shape
+from benchmarks.gpu import behaviour
+from benchmarks.gpu.found import Found, card_answers
 from benchmarks.gpu.stages import Context, Failed
 from benchmarks.problems import make_problem
 from fer_mtl.processors import available_processors
@@ -47,16 +49,6 @@ class Spec:
     @property
     def name(self) -> str:
         return f"{self.op} {self.shape.name} {self.dtype} {self.layout} {self.backend}"
-
-
-@dataclass
-class Found:
-    """What a check found: "right", "wrong" or "refused", and details."""
-
-    name: str
-    state: str
-    detail: str = ""
-    error_roundings: float | None = None
 
 
 def specs(dry: bool, backends: tuple[str, ...]) -> Iterator[Spec]:
@@ -105,8 +97,6 @@ def check(spec: Spec, device: str) -> Found:
 
 def run(context: Context) -> dict[str, Any]:
     """All of them as far as time goes, then the behaviours."""
-    from benchmarks.gpu import behaviour
-
     wanted = list(specs(context.dry, context.backends()))
     end = time.monotonic() + 0.6 * context.left
     found = _alone(wanted, context, end) if context.dry else _side_by_side(wanted, context, end)
@@ -179,15 +169,6 @@ def _check_apart(spec: Spec, device: str) -> tuple[Found, bool]:
     except Exception as error:  # of a kernel that failed unnoticed until its results were looked at, say
         found = Found(spec.name, "wrong", f"{type(error).__name__}: {error}"[:500])
     return found, device == "cpu" or card_answers()
-
-
-def card_answers() -> bool:
-    """Whether this process can still use the card."""
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
 
 
 def small(device: str, until: float) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from fer_mtl.data.drawing.action_units import VARIANTS, controls_of, sample_units
-from fer_mtl.data.drawing.face import Shot, render
+from fer_mtl.data.drawing.face import Shot
 from fer_mtl.data.drawing.identity import sample_identity
+from fer_mtl.data.drawing.render import render
 from fer_mtl.data.expressions import EXPRESSIONS
 from fer_mtl.data.faceset import FaceSet, check_channels, stored_side
 from fer_mtl.data.parallel import parallel_map

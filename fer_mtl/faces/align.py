@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from fer_mtl.faces.detector import Face, Point
+from fer_mtl.faces.face import Face, Point
 
 # Where eyes, nose and corners of the mouth come to lie, as fractions of the side of the result. The chin is
 # still inside, and the centre crop that training takes (96 of 110) holds all five points.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_mtl.faces.detector import Face, Point, named
+from fer_mtl.faces.face import Face, Point, named
 
 Box = tuple[float, float, float, float]
 

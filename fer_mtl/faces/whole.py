@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fer_mtl.faces.align import PLACES
-from fer_mtl.faces.detector import Face
+from fer_mtl.faces.face import Face
 
 
 class WholePicture:

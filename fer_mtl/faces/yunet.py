@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_mtl.faces.detector import Face, named
+from fer_mtl.faces.face import Face, named
 
 _SCORE, _OVERLAP, _MOST = 0.7, 0.3, 100
 

@@ -150,13 +150,12 @@ norm_act_op = define_op(
 # --- the backends -------------------------------------------------------------------------------------------
 
 RESTORE = 15  # the position of `restore` among the backward's arguments
-NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def native_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if x.device.type != "cpu":
         return f"the tensors are on {x.device}"
-    if x.dtype not in NATIVE_DTYPES:
+    if x.dtype not in native.CPU_DTYPES:
         return f"it has no kernel for {x.dtype}"
     if not groups and any(value is not None and value.dim() == 2 for value in (gamma, beta)):
         return "it takes no gamma and beta per sample with statistics over the batch"

@@ -22,7 +22,6 @@ from fused_ops.selective_share import flops as formulas
 from fused_ops.selective_share import reference
 from fused_ops.selective_share.layout import gates_format, working_format
 
-NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # From so many channels (of x and y together) on, with fewer than so many pixels, large weights pass through
 # narrow tiles: the reference's products of matrices are quicker, as measured on a Zen 4.
 FEW_PIXELS = {
@@ -182,7 +181,7 @@ def _native_backward(*args: Any) -> tuple[Tensor, ...]:
 def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
     if x.device.type != "cpu":
         return f"the tensors are on {x.device}"
-    if x.dtype not in NATIVE_DTYPES:
+    if x.dtype not in native.CPU_DTYPES:
         return f"it has no kernel for {x.dtype}"
     if W_r.shape[2] != 1 or W_r.shape[3] != 1:
         return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"

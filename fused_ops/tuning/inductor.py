@@ -10,16 +10,17 @@ fewer passes. On a GPU the cost model compares the two; a tie goes to Inductor o
 On the CPU this was measured (two threads, AVX-512; time of Inductor's loops over that of our op): a norm with
 given statistics, alone 0.6 to 0.9 for 1,180,000 elements, 0.4 for 18,000; with neighbours 0.3 to 0.7; only
 alone in bfloat16 and channels_last 1.0 to 1.1. Small calls that eager leaves to torch's kernels
-(:mod:`fused_ops.norm_act.stepwise`) are left to Inductor's as well: forward and backward 0.5 to 0.8.
+(:mod:`fused_ops.tuning.small_calls`) are left to Inductor's as well: forward and backward 0.5 to 0.8.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fused_ops.tuning import dispatch
+from fused_ops.tuning import dispatch, small_calls
 from fused_ops.tuning.cost_model import LAUNCH_SECONDS, Kernel, ceilings_of
 from fused_ops.tuning.cost_norm import NormCall
+from fused_ops.tuning.small_calls import Kind
 
 # What one program of Inductor's reductions holds: elements of a row that lie side by side, or apart.
 ROW, ROW_APART = 1024, 64
@@ -36,11 +37,10 @@ def why_aside(op: str, args: tuple[Any, ...], backend: str) -> str | None:
     x, given = (args[1], args[10]) if backward else (args[0], args[6] is not None)
     loop = given and not (backward and args[-4])  # the gradients of gamma and beta are sums
     if x.device.type == "cpu":
-        from fused_ops.norm_act.stepwise import Kind, quicker_in_steps  # that package imports this one
-
         groups = args[11] if backward else args[8]
         own: Kind = "batch" if not groups else "instance" if groups == x.size(1) else "group"
-        return ONE_LOOP if loop else quicker_in_steps(x, "running" if given else own, alone=False)
+        kind = "running" if given else own
+        return ONE_LOOP if loop else small_calls.quicker_in_steps(x, kind, alone=False)
     card, call = dispatch.norm_call(op, args)
     ceilings = ceilings_of(card)
     ours = ceilings.seconds(dispatch.norm_kernels(card, call, backward)[backend], "half")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fused_ops.norm_act import stepwise
+from fused_ops.tuning import small_calls
 
 
 @pytest.fixture(autouse=True)
 def no_steps_of_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.path.stem != "test_stepwise":
-        monkeypatch.setattr(stepwise, "quicker_in_steps", lambda *_, **__: None)
+        monkeypatch.setattr(small_calls, "quicker_in_steps", lambda *_, **__: None)

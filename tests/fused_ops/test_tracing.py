@@ -25,10 +25,9 @@ from fused_ops import (
     triton_support,
     use,
 )
-from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.op import norm_act_backward_op
 from fused_ops.selective_share.op import selective_share_backward_op, selective_share_op
-from fused_ops.tuning import inductor
+from fused_ops.tuning import inductor, small_calls
 from tests.fused_ops.compiling import (
     H100,
     as_on_h100,
@@ -206,8 +205,11 @@ def test_training_and_pairs_stay_ours() -> None:
 def test_small_norms_are_left_to_inductor_as_eager_leaves_them_to_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def why(x: Tensor, kind: str, alone: bool) -> str:
+        return f"{x.numel()} are few, {kind}"
+
+    monkeypatch.setattr(small_calls, "quicker_in_steps", why)
     x = torch.randn(2, 16, 12, 12)
-    monkeypatch.setattr(stepwise, "quicker_in_steps", lambda x, kind, alone: f"{x.numel()} are few, {kind}")
     assert not ops_in(graph_of(FusedBatchNormAct2d(16), x))
     args = (x, None, None, None, None, None, None, None, 16, 1e-5, 0, 0.0, False)
     assert inductor.why_aside("norm_act", args, "cpu") == "4608 are few, instance"

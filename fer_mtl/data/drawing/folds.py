@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fer_mtl.data.drawing.canvas import SIDES, Canvas, shade, stroke
+from fer_mtl.data.drawing.face import Face
 from fer_mtl.data.drawing.identity import BROW_Y, EYE_Y
-
-if TYPE_CHECKING:
-    from fer_mtl.data.drawing.face import Face
 
 
 def draw_folds(canvas: Canvas, face: Face) -> None:

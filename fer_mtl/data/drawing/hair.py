@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from fer_mtl.data.drawing.canvas import Canvas, Field, ellipse, rounded_box, shade
-
-if TYPE_CHECKING:
-    from fer_mtl.data.drawing.face import Face
+from fer_mtl.data.drawing.face import Face
 
 
 def _locks(canvas: Canvas, face: Face, x: Field, y: Field, waves: float) -> torch.Tensor:

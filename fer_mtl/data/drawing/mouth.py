@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from fer_mtl.data.drawing.canvas import SIDES, Canvas, ellipse, shade
-
-if TYPE_CHECKING:
-    from fer_mtl.data.drawing.face import Face
+from fer_mtl.data.drawing.face import Face
 
 
 def draw_mouth(canvas: Canvas, face: Face) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from fer_mtl.data.drawing.canvas import SIDES, Canvas, Field, ellipse, rounded_box, shade, stroke
+from fer_mtl.data.drawing.face import Face
 from fer_mtl.data.drawing.identity import EYE_Y
-
-if TYPE_CHECKING:
-    from fer_mtl.data.drawing.face import Face
 
 
 def draw_beard(canvas: Canvas, face: Face, head: Field) -> None:

@@ -15,6 +15,7 @@ import torch
 from benchmarks.cases import OPS, Shape
 from benchmarks.gpu import behaviour, checks, sanitizer
 from benchmarks.gpu.checks import Spec, check
+from benchmarks.gpu.found import Found
 from benchmarks.gpu.stages import Context, Failed, LeftOut
 from benchmarks.problems import make_problem
 from fused_ops import backends
@@ -134,7 +135,7 @@ def test_a_check_that_hangs_costs_nothing_that_was_found(
         kept.append([found["name"] for found in json.loads(text)["checks"]])
 
     monkeypatch.setattr(behaviour, "CHECKS", {"first": look})
-    behaviour.run(context, [checks.Found("an op", "right")])
+    behaviour.run(context, [Found("an op", "right")])
     assert kept == [["an op"], ["an op", "first, reference"]]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fer_mtl.faces.align import EYES_IN_BOX, PLACES, align, similarity
-from fer_mtl.faces.detector import Face, Point
+from fer_mtl.faces.face import Face, Point
 
 SIZE = 110
 

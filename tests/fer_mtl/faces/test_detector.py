@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_mtl.faces.detector import Face, make_detector
+from fer_mtl.faces.detector import make_detector
+from fer_mtl.faces.face import Face
 from fer_mtl.faces.whole import WholePicture
 
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from fer_mtl.data import FaceSet
-from fer_mtl.faces.detector import Detector, Face, make_detector
+from fer_mtl.faces.detector import Detector, make_detector
+from fer_mtl.faces.face import Face
 from fer_mtl.faces.prepare import STATE, Job, Outcome, prepare, save
 
 MakeJobs = Callable[..., list[Job]]

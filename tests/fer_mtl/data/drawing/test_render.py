@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fer_mtl.data.drawing.action_units import controls_of
-from fer_mtl.data.drawing.face import Shot, render
+from fer_mtl.data.drawing.face import Shot
 from fer_mtl.data.drawing.identity import BEARDS, HAIR_STYLES, sample_identity
+from fer_mtl.data.drawing.render import render
 
 PERSON = replace(sample_identity(np.random.default_rng(4)), hair="short", beard="none", glasses="none")
 
