@@ -36,6 +36,8 @@ def processes(
     theirs, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(count, context, _start, (theirs, start, arguments))
     try:
+        for _ in range(count):
+            pool.submit(_begin)
         yield pool
     except BaseException:
         ours.close()
@@ -44,6 +46,11 @@ def processes(
         pool.shutdown(cancel_futures=True)
         ours.close()
         theirs.close()
+
+
+def _begin() -> None:
+    """Each process is started by something to do. The pool learns of one that dies only if a result has come
+    since it was started, and those of work that takes hours would be late."""
 
 
 def _start(lifeline: Connection, start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
