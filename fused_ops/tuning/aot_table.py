@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ COLUMNS = (
     "repeats", "tensor_core", "access_bits", "triton", "fingerprint",
 )  # fmt: skip
 Row = Mapping[str, str]
+# So that all versions of Python print a tree alike.
+_PRINTED: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
 
 
 def fingerprint(kernel: Any, *facts: Any) -> str:
@@ -61,10 +64,9 @@ def _source(function: Any) -> str:
         if isinstance(node, ast.Name)
         and isinstance(value := getattr(function.fn.__globals__.get(node.id), "value", None), int | float)
     }
-    arguments = ast.dump(tree.body[0].args)  # type: ignore[attr-defined]
-    return repr(
-        (function.__name__, arguments, [ast.dump(statement) for statement in body], sorted(constants.items()))
-    )
+    arguments = ast.dump(tree.body[0].args, **_PRINTED)  # type: ignore[attr-defined]
+    statements = [ast.dump(statement, **_PRINTED) for statement in body]
+    return repr((function.__name__, arguments, statements, sorted(constants.items())))
 
 
 def read(path: Path) -> list[Row]:
