@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "torch",
     "numpy",
     "torchmetrics",
     "scikit-learn",
@@ -68,5 +67,7 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "commit": _commit(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        # torch's own word: the package's may not say for which CUDA it was built.
+        "versions": {"torch": str(torch.__version__)}
+        | {name: version for name in PACKAGES if (version := _version(name))},
     }
