@@ -15,8 +15,10 @@
 
 #ifdef __CUDACC__
 #define FUSED_OPS_DISPATCH_KEY CUDA
+#define FUSED_OPS_CUDA_OPS fused_ops_cuda
 #else
 #define FUSED_OPS_DISPATCH_KEY CPU
+#define FUSED_OPS_CUDA_OPS fused_ops_emulated  // a process may load both
 #endif
 
 namespace fused_ops {

@@ -232,14 +232,14 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
 }  // namespace
 }  // namespace fused_ops::norm_act
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cuda, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(FUSED_OPS_CUDA_OPS, m) {
   m.def(FUSED_OPS_NORM_ACT_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_POOL_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_POOL_BACKWARD_SCHEMA);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fused_ops_cuda, FUSED_OPS_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(FUSED_OPS_CUDA_OPS, FUSED_OPS_DISPATCH_KEY, m) {
   m.impl("norm_act", TORCH_BOX(&fused_ops::norm_act::norm_act));
   m.impl("norm_act_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_backward));
   m.impl("norm_act_pool", TORCH_BOX(&fused_ops::norm_act::norm_act_pool));

@@ -284,12 +284,12 @@ Ten selective_share_backward(Tensor grad_x_out, OptionalTensor grad_y_out, Optio
 }  // namespace fused_ops::selective_share
 
 // Features and gates come in any layout and are returned in channels_last.
-STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_cuda, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(FUSED_OPS_CUDA_OPS, m) {
   m.def(FUSED_OPS_SELECTIVE_SHARE_SCHEMA);
   m.def(FUSED_OPS_SELECTIVE_SHARE_BACKWARD_SCHEMA);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fused_ops_cuda, FUSED_OPS_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(FUSED_OPS_CUDA_OPS, FUSED_OPS_DISPATCH_KEY, m) {
   m.impl("selective_share", TORCH_BOX(&fused_ops::selective_share::selective_share));
   m.impl("selective_share_backward", TORCH_BOX(&fused_ops::selective_share::selective_share_backward));
 }

@@ -225,11 +225,11 @@ backends.register(
 
 
 def _cuda_forward(*args: Any) -> tuple[Tensor, ...]:
-    return _forward(torch.ops.fused_ops_cuda.norm_act.default, *args)
+    return _forward(native.CUDA_OPS.norm_act.default, *args)
 
 
 def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
-    return _with_noise(torch.ops.fused_ops_cuda.norm_act_backward.default, _restored(args))
+    return _with_noise(native.CUDA_OPS.norm_act_backward.default, _restored(args))
 
 
 def _gpu_refuses(gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_ops import backends
+from fused_ops import backends, native
 from fused_ops.activations import ACTIVATIONS, BY_INDEX
 from fused_ops.norm_act import reference
 from fused_ops.norm_act.layout import memory_format, statistics_dtype, statistics_size
@@ -191,13 +191,13 @@ backends.register(
 backends.register(
     "norm_act_pool",
     "cuda",
-    lambda *args: torch.ops.fused_ops_cuda.norm_act_pool.default(*args),
+    lambda *args: native.CUDA_OPS.norm_act_pool.default(*args),
     lambda x, gamma, beta, *rest: cuda_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
 )
 backends.register(
     "norm_act_pool_backward",
     "cuda",
-    lambda *args: torch.ops.fused_ops_cuda.norm_act_pool_backward.default(*args),
+    lambda *args: native.CUDA_OPS.norm_act_pool_backward.default(*args),
     lambda grad, *_: cuda_refuses(grad, None, None, 0),
 )
 backends.register(

@@ -198,9 +198,7 @@ def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
 def _cuda_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """The library works and answers in channels_last, and copies what comes otherwise."""
     *weights, keep, want_gates, _save_gates = rest
-    x_out, y_out, gates = torch.ops.fused_ops_cuda.selective_share.default(
-        x, y, *_cast(weights, x), keep, want_gates
-    )
+    x_out, y_out, gates = native.CUDA_OPS.selective_share.default(x, y, *_cast(weights, x), keep, want_gates)
     layout = working_format(x)
     if y_out.dim() == 4:
         y_out = y_out.contiguous(memory_format=layout)
@@ -212,7 +210,7 @@ def _cuda_forward(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
     *tensors, keep = args
     x, weights = tensors[3], tensors[6:]
-    grad_x, grad_y, *grad_weights = torch.ops.fused_ops_cuda.selective_share_backward.default(
+    grad_x, grad_y, *grad_weights = native.CUDA_OPS.selective_share_backward.default(
         *tensors[:6], *_cast(weights, x), keep
     )
     layout = working_format(x)

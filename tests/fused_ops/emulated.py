@@ -16,7 +16,7 @@ import torch
 
 from build_support import native_build, toolchain
 from build_support.runner import Step, run_steps
-from fused_ops import backends, use
+from fused_ops import backends, native, use
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "emulated"
@@ -51,7 +51,7 @@ def compile_emulated(sources: list[Path], name: str) -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The emulated CUDA library, loaded: its ops are in ``torch.ops.fused_ops_cuda``."""
+    """The emulated CUDA library, loaded: its ops are in ``torch.ops.fused_ops_emulated``."""
     sources = [*sorted(ROOT.glob("csrc/*/cuda.cu")), ROOT / "tests/csrc/emulation.cpp"]
     path = compile_emulated(sources, "fused_ops_cuda_emulated")
     torch.ops.load_library(path)
@@ -71,6 +71,7 @@ def device(most_threads: int = 512, processors: int = 4, reversed_order: bool = 
     before = {op: table[op]["cuda"] for op in table if "cuda" in table[op]}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    native.CUDA_OPS = torch.ops.fused_ops_emulated
     for op, implementation in before.items():
         table[op]["cuda"] = backends.Implementation(implementation.run, lambda *args: None)
     try:
@@ -78,6 +79,7 @@ def device(most_threads: int = 512, processors: int = 4, reversed_order: bool = 
             yield
     finally:
         torch.set_num_threads(threads)
+        native.CUDA_OPS = torch.ops.fused_ops_cuda
         for op, implementation in before.items():
             table[op]["cuda"] = implementation
 

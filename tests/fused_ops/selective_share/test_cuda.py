@@ -171,4 +171,4 @@ def test_whom_it_refuses() -> None:
 
 def test_the_library_checks_its_operands() -> None:
     with emulated.device():
-        check_operands_are_checked(torch.ops.fused_ops_cuda)
+        check_operands_are_checked(torch.ops.fused_ops_emulated)
