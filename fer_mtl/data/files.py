@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -157,20 +157,18 @@ def other_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     )
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> NoReturn:
-        raise error
-
-    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        here = Path(place).resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not here.is_relative_to((here / name).resolve())  # a way back up
-        ]
-        yield from (
-            path for name in names if not name.startswith(".") and _is_file(path := Path(place, name))
-        )
+def _visible(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """``above``: the real folders that led here, into none of which a link may lead back."""
+    here = folder.resolve()
+    if any(other.is_relative_to(here) for other in above):
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _visible(path, (*above, here))
+        elif _is_file(path):
+            yield path
 
 
 def _is_file(path: Path) -> bool:

@@ -120,6 +120,15 @@ def test_links_are_followed_and_those_to_nowhere_are_not_passed_over(tmp_path: P
         read_images(files_in(linked), image_size=32)
 
 
+def test_links_that_lead_in_a_circle_are_followed_once(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+        (tmp_path / name / "other").symlink_to(tmp_path / other)
+    found = [path.relative_to(tmp_path).as_posix() for path in files_under(tmp_path, (".png",))]
+    assert found == ["a/1.png", "a/other/1.png", "b/1.png", "b/other/1.png"]
+
+
 def test_stems_of_files_are_told_apart() -> None:
     paths = [Path(name) for name in ("x/a.png", "y/a.jpg", "a-1.png", "b.png")]
     assert distinct_stems(paths) == ["a-2", "a-3", "a-1", "b"]
