@@ -98,7 +98,8 @@ def _forward(base: type[nn.Module], written: Written) -> Callable[..., Any]:
     exec(compile(source, file, "exec"), known)
     forward: Any = _while_unchanged(known["forward"], base.forward, read)
     # Dynamo counts how often it compiled a code object, and which sizes vary in its file: one for each class.
-    forward.__code__ = forward.__code__.replace(co_filename=file)
+    # Not the recorded one's file, of which a traceback would show some other line.
+    forward.__code__ = forward.__code__.replace(co_filename=f"{__file__} for {file}")
     return forward
 
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import random
+import traceback
 from collections.abc import Callable
 
 import pytest
@@ -87,6 +88,14 @@ def test_each_kind_of_block_compiles_as_often_as_torch_allows() -> None:
             model.compile(backend=keep, fullgraph=True)
             model(x)
     assert sizes == [[(2, 4, 5, 5)], [(2, 4, 5, 3)]]  # which are known, as no block has seen others
+
+
+def test_a_traceback_shows_the_lines_that_ran() -> None:
+    model, _ = fuse(Block())
+    with pytest.raises(RuntimeError) as failure:
+        model(X[:, :3])
+    lines = [frame.line for frame in traceback.extract_tb(failure.tb) if "<recorded" in frame.filename]
+    assert lines == ["return recorded(self, *inputs, **named)", "conv = self.conv(x);  x = None"]
 
 
 def test_a_forward_that_is_no_function_stays() -> None:
