@@ -33,4 +33,12 @@ def cast_together(
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on where x lies. About some places, such as "meta", torch refuses the question."""
     place = x.device.type
-    return torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)
+    return _knows_autocast(place) and torch.is_autocast_enabled(place)
+
+
+def _knows_autocast(place: str) -> bool:
+    return torch.amp.is_autocast_available(place)
+
+
+# Dynamo of torch 2.10 and 2.11 cannot trace it: as torch.compiler.assume_constant_result.
+_knows_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]

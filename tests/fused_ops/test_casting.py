@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
+import pytest
 import torch
 
-from fused_ops.casting import cast_together
+from fused_ops.casting import autocasts, cast_together
 
 
 def test_a_launch_writes_one_dtype() -> None:
@@ -19,3 +20,14 @@ def test_a_launch_writes_one_dtype() -> None:
     for tensor, dtype, cast in zip(tensors, dtypes, found, strict=False):
         assert cast is not None and torch.equal(cast, tensor.to(dtype or tensor.dtype))
         assert cast.dtype == (dtype or tensor.dtype)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_whether_autocast_is_on_is_known_while_compiling(device: str) -> None:
+    x = torch.empty(2, device=device)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: x + autocasts(x), backend="eager", fullgraph=True)
+    for on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            assert autocasts(x) == (on and device == "cpu")
+            compiled(x)
