@@ -6,6 +6,7 @@ import copyreg
 import functools
 import importlib
 import linecache
+import re
 from collections.abc import Callable
 from itertools import count
 from types import ModuleType
@@ -52,7 +53,9 @@ def recorded_class(base: type[nn.Module], graph: fx.Graph, read: Read) -> type[n
     """A subclass of ``base`` whose forward is what the graph says, as long as the attributes in ``read`` are
     what they were. Equal graphs give one class, so that blocks of one kind stay of one kind."""
     code = graph.python_code("self")
-    return _make(base, (code.src, tuple(_named(name, value) for name, value in code.globals.items()), read))
+    used = set(re.findall(r"\w+", code.src))  # torch.fx also hands over nan, unequal to itself once pickled
+    names = tuple(_named(name, value) for name, value in code.globals.items() if name in used)
+    return _make(base, (code.src, names, read))
 
 
 def extended_class(base: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
