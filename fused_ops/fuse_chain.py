@@ -84,18 +84,18 @@ def run_chain(
     nothing is added."""
     chain = Chain(norm, activation, pool)
     found = activation_module(activation) if isinstance(activation, nn.Module) else activation
-    read = _as_autocast_casts(norm, x)
-    if found is None or not _fits(chain, found, read, add, residual):
+    if found is None or not _fits(chain, found, x, add, residual):
         return _in_steps(chain, x, add, residual)
     name, slope = found
+    dtype = _read_in(norm, x)
+    read = x if dtype is x.dtype else x.to(dtype)
     return NORMS[type(norm)](norm, read, residual, name, slope, pool=2 if pool else 1)
 
 
-def _as_autocast_casts(norm: nn.Module, x: Any) -> Any:
-    """What torch's norm makes of x: but on the CPU, autocast has group norms computed in float32."""
-    if type(norm) is not nn.GroupNorm or not isinstance(x, Tensor) or x.is_cpu:
-        return x
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) and autocasts(x) else x
+def _read_in(norm: nn.Module, x: Tensor) -> torch.dtype:
+    """The dtype that torch's norm has x in: but on the CPU, autocast has group norms computed in float32."""
+    halves = type(norm) is nn.GroupNorm and not x.is_cpu and x.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if halves and autocasts(x) else x.dtype
 
 
 def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) -> bool:
@@ -114,7 +114,7 @@ def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) ->
     if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and x.size(-3) != norm.num_features):
         return False  # torch's own norms take that
     return add is None or (
-        isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+        isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == _read_in(norm, x)
     )
 
 

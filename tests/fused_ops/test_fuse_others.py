@@ -8,12 +8,14 @@ import io
 import random
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_ops import explain, fuse
 
@@ -137,6 +139,14 @@ class Added(nn.Module):
         return F.silu(self.norm(x) + x)
 
 
+class Casts(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._to_copy.default
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4, affine=False), nn.InstanceNorm2d(4)], ids=str)
 def test_autocast_of_a_card_gives_the_dtype_that_torch_gives(norm: nn.Module, autocast: bool) -> None:
@@ -148,7 +158,11 @@ def test_autocast_of_a_card_gives_the_dtype_that_torch_gives(norm: nn.Module, au
         with FakeTensorMode():
             x = torch.empty(2, 4, 5, 5, device="cuda", dtype=torch.bfloat16)
             for stock, fused in models:
-                found, expected = fused(x), stock(x)
+                with Casts() as ours:
+                    found = fused(x)
+                with Casts() as theirs:
+                    expected = stock(x)
+                assert ours.count == theirs.count
                 assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
             assert expected.dtype == (
                 torch.float32 if autocast and isinstance(norm, nn.GroupNorm) else torch.bfloat16
