@@ -19,8 +19,7 @@ class After(NamedTuple):
     inplace: bool
     pool: int
 
-    @property
-    def is_monotone(self) -> bool:
+    def is_monotone(self) -> bool:  # no property: Dynamo of torch 2.10 does not know a named tuple's
         """Whether the activation never decreases, so that it can follow the pooling as well."""
         return BY_INDEX[self.activation].backward_needs != "input"
 

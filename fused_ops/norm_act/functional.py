@@ -224,7 +224,7 @@ def _call(
     noise_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     residual, activation, slope, inplace, pool = after
-    if pool > 1 and after.is_monotone:
+    if pool > 1 and after.is_monotone():
         # What torch.jit.trace makes may be differentiated at any later call.
         differentiated = torch.jit.is_tracing() or may_be_differentiated(x, gamma, beta, residual)
         y, mean, var, _ = norm_act_pool_op(
