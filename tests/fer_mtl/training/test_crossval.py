@@ -195,9 +195,9 @@ def test_a_broken_file_of_a_fold_is_named(quick: TrainConfig, faces: FaceSet, tm
     files = (run.report, run.predictions, run.environment)
     before = {file: file.read_bytes() for file in files}
     for broken, missing, message in (
-        (run.report, None, r"fold-1/report\.json is not JSON: Expecting"),
+        (run.report, None, r"fold-1/report\.json is not JSON: "),
         (run.predictions, None, r"fold-1/predictions\.csv is not a table of predictions: "),
-        (run.environment, run.report, r"seed 0, fold 1: .*fold-1/environment\.json is not JSON: Expecting"),
+        (run.environment, run.report, r"seed 0, fold 1: .*fold-1/environment\.json is not JSON: "),
     ):
         broken.write_bytes(before[broken][: len(before[broken]) // 2])
         if missing is not None:
