@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -68,11 +69,14 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 
 def out_folder(name: str) -> Path:
-    """What ``--out`` names, ``~`` being the home folder. NotADirectoryError where a file lies there, said
-    before the work and not after it."""
+    """What ``--out`` names, ``~`` being the home folder. NotADirectoryError where a file lies there or on the
+    way, PermissionError where nothing can be written: said before the work and not after it."""
     folder = Path(name).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--out must be a folder, got the file {folder}")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"--out must be a folder, got the file {there}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"--out must be a folder that can be written to, {there} cannot")
     return folder
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,18 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "notes.txt").touch()
     with pytest.raises(NotADirectoryError, match=r"--out must be a folder, got the file .*notes\.txt"):
         out_folder("~/notes.txt")
+    with pytest.raises(NotADirectoryError, match=r"--out must be a folder, got the file .*notes\.txt$"):
+        out_folder("~/notes.txt/new")
     assert out_folder("~/new") == tmp_path / "new"
+
+
+def test_a_folder_for_results_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    (tmp_path / "here").mkdir()
+    assert out_folder(str(tmp_path / "here" / "new")) == tmp_path / "here" / "new"
+    for name in ("", "new", "new/below"):
+        with pytest.raises(PermissionError, match=f"--out must be .* written to, {tmp_path} cannot"):
+            out_folder(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
