@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 ENVIRONMENT_VARIABLE = "FUSED_OPS_NATIVE"
-CUDA_OPS = torch.ops.fused_ops_cuda
-CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # that the kernels of the CPU have
 FOLDER = Path(__file__).parent / "lib"
+# Dtypes that the kernels of each library have.
+CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CUDA_OPS = torch.ops.fused_ops_cuda  # the tests put an emulated library's here
 
 
 @dataclass(frozen=True)

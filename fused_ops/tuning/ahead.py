@@ -105,6 +105,7 @@ class Compilers:
 @contextlib.contextmanager
 def compilers_for(card: Card, most: int = MOST) -> Iterator[Compilers]:
     """As many processes as there are processors to spare, whatever number of threads torch is told to use."""
+    # As fer_mtl/processors.py has it, which is imported before torch and so before this package.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = Compilers(card, min(most, processors - 2))
     try:
