@@ -24,7 +24,7 @@ GAIN = 0.97  # of the best time so far: what is no better than that is noise
 STEPS: Mapping[str, tuple[int, ...]] = {
     "pixels": (16, 32, 64, 128, 256), "columns": (16, 32, 64, 128, 256), "reset_columns": (16, 32, 64, 128),
     "depth": (16, 32, 64, 128), "block": (32, 64, 128), "warps": (2, 4, 8, 16), "stages": (1, 2, 3, 4, 5),
-    "programs": (1, 2, 3, 4, 6, 8), "weight_pixels": (16, 32, 64, 128),
+    "programs": (1, 2, 3, 4, 5, 6, 8), "weight_pixels": (16, 32, 64, 128),
     "weight_warps": (1, 2, 4, 8, 16), "weight_stages": (1, 2, 3, 4), "weight_programs": (1, 2, 3, 4, 6, 8),
     "row": (4096, 8192, 16384, 32768), "row_last": (4096, 8192, 16384), "wanted": (512, 1024, 2048, 4096),
     "row_per_thread": (8, 16, 32, 64), "tile": (1024, 2048, 4096, 8192), "per_thread": (4, 8, 16, 32),
