@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from rich.console import Group
 from rich.table import Table
 
@@ -15,6 +15,7 @@ from fer_mtl.data.check import Findings
 from fer_mtl.data.faceset import FaceSet
 from fer_mtl.data.registry import DATASETS, DataSetInfo
 from fer_mtl.files import replacing
+from fer_mtl.fonts import pillow_font
 from fer_mtl.words import counted
 
 _LISTED = 20  # leaks that are listed; the number of all of them is always given
@@ -122,16 +123,16 @@ def image_grid(
     labels: Sequence[str] = (),
 ) -> Image.Image:
     """Pictures in a grid with headings: images uint8 [n, C, S, S], rows of indices (None leaves a gap)."""
-    font = ImageFont.load_default(13)
-    left = 8 + int(max((font.getlength(label) for label in labels), default=-8))
+    fonts = {name: pillow_font(name, 13) for name in (*columns, *labels)}
+    left = 8 + int(max((fonts[label].getlength(label) for label in labels), default=-8))
     top = 22 if columns else 0
     width = max((len(row) for row in rows), default=len(columns))
     sheet = Image.new("RGB", (left + width * side, top + len(rows) * side), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
-        draw.text((left + (column + 0.5) * side, top / 2), name, fill="black", font=font, anchor="mm")
+        draw.text((left + (column + 0.5) * side, top / 2), name, fill="black", font=fonts[name], anchor="mm")
     for row, label in enumerate(labels):
-        draw.text((4, top + (row + 0.5) * side), label, fill="black", font=font, anchor="lm")
+        draw.text((4, top + (row + 0.5) * side), label, fill="black", font=fonts[label], anchor="lm")
     for row, indices in enumerate(rows):
         for column, index in enumerate(indices):
             if index is None:

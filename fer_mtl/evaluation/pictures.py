@@ -6,10 +6,11 @@ import io
 from collections.abc import Iterable
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fer_mtl.evaluation.plots import BLUE
 from fer_mtl.faces import Face
+from fer_mtl.fonts import pillow_font
 
 
 def to_image(face: torch.Tensor) -> bytes:
@@ -27,8 +28,9 @@ def captioned(picture: Image.Image, faces: Iterable[tuple[Face, str]]) -> Image.
     picture ends. Lines and letters grow with the picture."""
     shown = picture.convert("RGB")
     draw, side = ImageDraw.Draw(shown), min(shown.size)
-    font, width = ImageFont.load_default(max(10, side // 24)), max(1, side // 200)
+    size, width = max(10, side // 24), max(1, side // 200)
     for face, caption in faces:
+        font = pillow_font(caption, size)
         left, top, width_of_face, height_of_face = face.box
         draw.rectangle((left, top, left + width_of_face, top + height_of_face), outline=BLUE, width=width)
         x0, y0, x1, y1 = draw.textbbox((0, 0), caption, font=font)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from math import isnan
@@ -14,6 +15,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from fer_mtl import fonts
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREEN, RED = "#2563eb", "#d97706", "#059669", "#dc2626"
@@ -30,10 +33,16 @@ PANELS = (
 
 def to_png(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as the bytes of a PNG file, every text as it stands: a class may be named ``$``, too."""
-    for text in figure.findobj(Text):
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    more = fonts.families("".join(text.get_text() for text in texts))
+    for text in texts:
         text.set_parse_math(False)
+        if more:
+            text.set_fontfamily([*text.get_fontfamily(), *more])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.08)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # `fonts` has said it, once
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()
 
 
