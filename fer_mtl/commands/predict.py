@@ -28,10 +28,10 @@ from fer_mtl.words import counted
 
 DESCRIPTION = """Read the expressions in pictures and videos with a trained model. Every face is found, turned
 and scaled as `fer-mtl prepare` does it; of a video every STEP-th frame is read. --out writes readings.csv (a
-row per face, its box and the probability of every expression), every picture with its faces marked, and for a
-video the probabilities of the largest face over time. A model reads faces like those it has learnt from: one
-trained on drawn faces knows nothing of photographs. Example: fer-mtl predict runs/ck48 holiday.jpg talk.mp4
---out read"""
+row per face: its file, the picture beside the table that shows it, its box and the probability of every
+expression), every picture with its faces marked, and for a video the probabilities of the largest face over
+time. A model reads faces like those it has learnt from: one trained on drawn faces knows nothing of
+photographs. Example: fer-mtl predict runs/ck48 holiday.jpg talk.mp4 --out read"""
 
 TABLE = "readings.csv"
 SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
@@ -45,30 +45,34 @@ class Command:
         self.table, self.faces = Table(classes), 0
 
     def picture(self, path: Path, stem: str) -> None:
+        name = f"{stem}.png"
         image = open_image(path)
         try:
             readings = self.reader.read(image)
         except ImageError as error:  # a detector does not know what the picture is called
             raise ImageError(f"{path}: {error}") from error
         self.faces += len(readings)
-        self.table.add(path, readings)
+        self.table.add(path, readings, picture="" if self.out is None else name)
         for number, reading in enumerate(readings, 1):
             which = f", face {number} of {len(readings)}" if len(readings) > 1 else ""
             self.console.line(f"{path}{which}: {described(reading.ranked(self.classes)[:3])}")
         if not readings:
             self.console.line(f"{path}: no face found")
         if self.out is not None:
-            save(marked(image, readings, self.classes), self.out / f"{stem}.png")
+            save(marked(image, readings, self.classes), self.out / name)
 
     def video(self, path: Path, stem: str, step: int) -> None:
-        track = Track(self.classes)
-        for frame in self.reader.frames(path, step):
-            self.table.add(path, frame.readings, frame.number, frame.second)
-            track.add(frame)
-            self.faces += len(frame.readings)
+        track, name = Track(self.classes), f"{stem}.png"
+        try:
+            for frame in self.reader.frames(path, step):
+                picture = name if self.out is not None and frame.readings else ""
+                self.table.add(path, frame.readings, frame.number, frame.second, picture)
+                track.add(frame)
+                self.faces += len(frame.readings)
+        finally:  # also of a video that breaks off: its rows are kept, and name the plot
+            if self.out is not None and track.said:
+                write_bytes(self.out / name, to_png(track.figure()))
         self.console.line(f"{path}: {track.summary()}")
-        if self.out is not None and track.said:
-            write_bytes(self.out / f"{stem}.png", to_png(track.figure()))
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

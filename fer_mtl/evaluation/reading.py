@@ -26,7 +26,7 @@ from fer_mtl.faces import Detector, Face, align
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.words import counted
 
-COLUMNS = ("file", "frame", "second", "face", "left", "top", "width", "height", "expression")
+COLUMNS = ("file", "picture", "frame", "second", "face", "left", "top", "width", "height", "expression")
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,22 @@ class Reader:
 
 
 class Table:
-    """The rows of readings.csv; a picture without a face has one too, its face is number 0."""
+    """The rows of readings.csv; a picture without a face has one too, its face is number 0. ``picture`` lies
+    beside the table and shows what was read: the marked picture, or a video's plot over time."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes, self.rows = classes, [[*COLUMNS, *classes]]
 
     def add(
-        self, path: Path, readings: Sequence[Reading], frame: int | None = None, second: float | None = None
+        self,
+        path: Path,
+        readings: Sequence[Reading],
+        frame: int | None = None,
+        second: float | None = None,
+        picture: str = "",
     ) -> None:
-        place = [str(path), "" if frame is None else str(frame), "" if second is None else f"{second:.3f}"]
+        place = [str(path), picture]
+        place += ["" if frame is None else str(frame), "" if second is None else f"{second:.3f}"]
         if not readings:
             self.rows.append([*place, "0", *[""] * (len(self.rows[0]) - len(place) - 1)])
         for number, reading in enumerate(readings, 1):

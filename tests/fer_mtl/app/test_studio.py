@@ -151,4 +151,4 @@ def test_the_surest_frame_of_each_expression_in_order(trained: TrainedModel, pho
     assert [caption for _, caption in seen.gallery()] == ["0.1 s", "0.3 s"]
     assert seen.track.summary().startswith("5 frames read, 4 with a face; the largest shows ")
     lines = seen.table.text().splitlines()
-    assert len(lines) == 6 and lines[3].startswith("talk.mp4,2,0.200,0,")
+    assert len(lines) == 6 and lines[3].startswith("talk.mp4,,2,0.200,0,")

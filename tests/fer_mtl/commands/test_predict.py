@@ -64,6 +64,7 @@ def test_whole_pictures_are_read_as_in_testing(
         torch.testing.assert_close(read, probability, atol=1e-6, rtol=0)
         assert row["expression"] == trained.classes[int(probability.argmax())]
         assert (row["face"], row["frame"], row["second"]) == ("1", "", "")
+    assert [row["picture"] for row in found] == ["a-1.png", "a-2.png"]
     assert {path.name for path in out.iterdir()} == {command.TABLE, "a-1.png", "a-2.png"}
     said = capsys.readouterr().out
     assert f"a.png: {found[0]['expression']} " in said and "2 faces: " in said
@@ -112,7 +113,7 @@ def test_a_video_is_read_frame_by_frame(
         ("6", "0.600"),
     ]
     assert "3 frames read, 3 with a face; the largest shows " in capsys.readouterr().out
-    assert (out / "clip.png").is_file()
+    assert (out / "clip.png").is_file() and {row["picture"] for row in rows(out)} == {"clip.png"}
 
 
 def test_what_cannot_be_read_stops_it_or_is_left_out(
@@ -243,4 +244,4 @@ def test_the_table_has_one_width() -> None:
     table.add(Path("a.png"), [])
     table.add(Path("b.png"), [Reading(Face((0, 0, 5, 5)), (0.25, 0.75), torch.empty(0))], 3, math.pi)
     assert {len(row) for row in table.rows} == {len(COLUMNS) + 2}
-    assert table.text().splitlines()[2] == "b.png,3,3.142,1,0.0,0.0,5.0,5.0,anger,0.25,0.75"
+    assert table.text().splitlines()[2] == "b.png,,3,3.142,1,0.0,0.0,5.0,5.0,anger,0.25,0.75"
