@@ -94,6 +94,12 @@ def main(arguments: Sequence[str]) -> int:
             )
         if others := other_files(root, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, *LABEL_SUFFIXES)):
             console.line(f"{counted(len(others), 'other file')} left out, such as {shown(others[0])}")
+    copies = files_under(root, LABEL_SUFFIXES)
+    for path in copies:  # rather said now than when all faces are cut
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise OSError(f"label file {path} cannot be read: {error.strerror}; mend or remove it") from error
 
     outcomes = prepare(
         jobs,
@@ -105,7 +111,6 @@ def main(arguments: Sequence[str]) -> int:
         workers=available_processors() if options.workers is None else options.workers,
         console=console,
     )
-    copies = files_under(root, LABEL_SUFFIXES)
     for path in copies:
         target = out / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,15 @@ def test_boxes_are_not_applied_to_prepared_faces(tmp_path: Path, faces: FaceSet,
     ]
 
 
+def test_a_link_to_a_label_file_that_is_gone_is_refused_before_the_work(
+    ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (ckplus / "FACS.txt").symlink_to(tmp_path / "gone")
+    assert main(["prepare", str(ckplus), str(tmp_path / "out"), "--detector", "whole"]) == 2
+    assert f"label file {ckplus / 'FACS.txt'} cannot be read: No such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plain_folder_takes_every_picture(
     ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
