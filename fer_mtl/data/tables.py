@@ -15,8 +15,8 @@ def read_table(
     columns: those that are needed; others are kept too. Spaces around names and values do not count.
     optional_header: without a header the columns are taken to be `columns`, in that order
 
-    Raises ValueError, naming file and line, for missing columns, a row of another length and text that is
-    not UTF-8.
+    Raises ValueError, naming file and line, for needed columns that are missing or there twice, a row of
+    another length and text that is not UTF-8.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -30,6 +30,8 @@ def read_table(
                     )
                 first, header = header, list(columns)
                 yield f"{path}, line 1", dict(zip(header, first, strict=True))
+            if repeated := [name for name in columns if header.count(name) > 1]:
+                raise ValueError(f"{path}: the first line must name {', '.join(repeated)} once")
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 if not row:

@@ -21,6 +21,10 @@ def test_rows_come_with_their_lines_and_without_spaces(tmp_path: Path) -> None:
     ]
 
 
+def test_columns_that_nobody_needs_may_be_called_alike(tmp_path: Path) -> None:
+    assert [row["a"] for _, row in read_table(write(tmp_path, "a,,\n1,,\n"), ("a",))] == ["1"]
+
+
 def test_a_missing_header_may_be_allowed(tmp_path: Path) -> None:
     table = write(tmp_path, "1,2\n3,4\n")
     assert [row for _, row in read_table(table, ("a", "b"), optional_header=True)] == [
@@ -36,6 +40,7 @@ def test_a_missing_header_may_be_allowed(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "got nothing"),
+        ("a,b,c,a \n1,2,3,4\n", "must name a once$"),
         ("a,c\n1,2\n", "must name the columns a, b, got a, c"),
         ("a,b\n1,2\n1\n", r"t\.csv, line 3: 1 values, expected 2"),
         (b"a,b\n\xff\xfe,1\n", "not UTF-8"),
