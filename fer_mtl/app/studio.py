@@ -34,7 +34,8 @@ ROOM = 40  # pixels
 SHOWN_SIDE = 256
 """Pictures are shown at least so large, in pixels; networks draw faces smaller than screens do."""
 LONGEST_SIDE = 2048
-"""Nothing is enlarged beyond it, in pixels: a strip one pixel high would fill the memory."""
+"""Nothing is shown larger, in pixels: a strip one pixel high would fill the memory, a photograph of a
+telephone take seconds to be written and sent."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,14 @@ class Studio:
         return Seen(image, self.readers[cropped].read(image))
 
     def marked(self, seen: Seen) -> Image.Image:
-        """The picture with its faces marked; small ones enlarged, lest the captions hide the faces."""
-        times, faces = enlargement(seen.image), []
+        """The picture with its faces marked; a small one is enlarged, lest the captions hide the faces, a
+        large one made smaller."""
+        times, faces = scale(seen.image), []
         for reading in seen.readings:
             left, top, width, height = reading.face.box
             faces.append(Face((times * left, times * top, times * width, times * height)))
         said = captions(seen.readings, self.classes)
-        return captioned(enlarged(seen.image), zip(faces, said, strict=True))
+        return captioned(scaled(seen.image), zip(faces, said, strict=True))
 
     def probabilities(self, reading: Reading) -> dict[str, float]:
         return dict(zip(self.classes, reading.probability, strict=True))
@@ -195,16 +197,20 @@ def stored_picture(face: torch.Tensor) -> Image.Image:
 
 def shown(face: torch.Tensor) -> Image.Image:
     """A face float ``[C, S, S]`` in [0, 1] as a picture of a size for screens."""
-    return enlarged(Image.open(io.BytesIO(to_image(face))))
+    return scaled(Image.open(io.BytesIO(to_image(face))))
 
 
-def enlargement(image: Image.Image) -> int:
+def scale(image: Image.Image) -> float:
+    """By how much a picture is made larger for screens (a whole number), or smaller."""
+    if max(image.size) > LONGEST_SIDE:
+        return LONGEST_SIDE / max(image.size)
     return max(1, min(-(-SHOWN_SIDE // min(image.size)), LONGEST_SIDE // max(image.size)))
 
 
-def enlarged(image: Image.Image) -> Image.Image:
-    times = enlargement(image)
-    return image.resize((times * image.width, times * image.height), Image.Resampling.BICUBIC)
+def scaled(image: Image.Image) -> Image.Image:
+    times = scale(image)
+    width, height = (max(1, round(times * side)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def plotted(figure: Figure) -> Image.Image:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from fer_mtl.commands.options import (
+    LISTS,
     SWITCHES,
     add_config,
     make_parser,
@@ -60,7 +61,7 @@ def default_workers(config: TrainConfig) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    arguments = normalise(arguments, SWITCHES)
+    arguments = normalise(arguments, SWITCHES, LISTS)
     for argument in arguments:
         if reason := NOT_HERE.get(argument.partition("=")[0]):
             raise ValueError(f"{argument.partition('=')[0]} is not for a cross-validation: {reason}")

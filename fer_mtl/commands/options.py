@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
@@ -33,23 +33,35 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise ValueError(str(error)) from error
 
 
-def normalise(arguments: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
-    """Let ``--dry-run`` mean ``--dry_run``, a bare ``--skip-bad-images`` mean ``--skip_bad_images true``, and
-    ``--sharing`` and ``--method`` the settings they stand for.
+def normalise(arguments: Sequence[str], switches: Sequence[str] = (), lists: Sequence[str] = ()) -> list[str]:
+    """Let ``--dry-run`` mean ``--dry_run``, a bare ``--skip-bad-images`` mean ``--skip_bad_images true``,
+    ``--restart decoder,style`` mean ``--restart [decoder,style]``, and ``--sharing`` and ``--method`` the
+    settings they stand for.
 
-    ``switches`` names the options that hold a boolean. Raises ``ValueError`` for an unknown method.
+    ``switches`` names the options that hold a boolean, ``lists`` those that hold several values. Raises
+    ``ValueError`` for an unknown method.
     """
     arguments = expand(arguments)
     result: list[str] = []
+    listed = False  # whether the argument is the value of a list
     following = [*arguments[1:], "--"][: len(arguments)]
     for argument, after in zip(arguments, following, strict=True):
-        if argument.startswith("--"):
+        if listed:
+            argument, listed = bracketed(argument), False
+        elif argument.startswith("--"):
             name, equals, value = argument.partition("=")
+            if name[2:] in lists:
+                value, listed = bracketed(value) if equals else value, not equals
             argument = "--" + name[2:].replace("-", "_") + equals + value
             if not equals and argument[2:] in switches and after.lower() not in ("true", "false"):
                 argument += "=true"
         result.append(argument)
     return result
+
+
+def bracketed(value: str) -> str:
+    """A list as jsonargparse takes it, of values separated by commas; a single whole number stays one."""
+    return value if value.startswith("[") or value.isdigit() else f"[{value}]"
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
@@ -92,6 +104,11 @@ def leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 SWITCHES = tuple(name for name, hint in leaves(TrainConfig) if hint is bool)
+LISTS = tuple(
+    name
+    for name, hint in leaves(TrainConfig)
+    if any(get_origin(kind) in (tuple, list) for kind in (hint, *get_args(hint)))
+)
 
 
 def add_config(parser: ArgumentParser, arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from fer_mtl.commands.options import (
+    LISTS,
     SWITCHES,
     add_config,
     make_parser,
@@ -50,7 +51,7 @@ def default_folder(config: TrainConfig) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    arguments = normalise(arguments, SWITCHES)
+    arguments = normalise(arguments, SWITCHES, LISTS)
     options = parse(parser(arguments), arguments)
     console = Console()
     if options.resume:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fer_mtl.app.studio import SHOWN_SIDE, Studio, enlargement, shown, stored_picture
+from fer_mtl.app.studio import SHOWN_SIDE, Studio, shown, stored_picture
 from fer_mtl.commands.export import facts
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
@@ -128,10 +128,25 @@ def test_a_model_folder_tells_what_its_run_told(trained: TrainedModel, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("size", "times"), [((48, 48), 6), ((1500, 1), 1), ((100, 1), 20), ((3000, 10), 1), ((300, 300), 1)]
+    ("size", "shown_size"),
+    [
+        ((48, 48), (288, 288)),
+        ((1500, 1), (1500, 1)),
+        ((100, 1), (2000, 20)),
+        ((4096, 1), (2048, 1)),
+        ((300, 300), (300, 300)),
+        ((4096, 3072), (2048, 1536)),
+    ],
 )
-def test_small_pictures_are_enlarged_within_bounds(size: tuple[int, int], times: int) -> None:
-    assert enlargement(Image.new("L", size)) == times
+def test_pictures_are_shown_neither_small_nor_large(
+    trained: TrainedModel, tmp_path: Path, size: tuple[int, int], shown_size: tuple[int, int]
+) -> None:
+    Image.new("L", size).save(tmp_path / "photo.png")
+    studio = Studio(trained, Finds((size[0] / 2, 0, size[0] / 4, size[1])))
+    marked = studio.marked(studio.look(tmp_path / "photo.png", cropped=False))
+    assert marked.size == shown_size
+    middle = pixels(marked)[shown_size[1] // 2]
+    assert middle[shown_size[0] // 2].any() and not middle[shown_size[0] // 3].any()  # the box on black
 
 
 def test_the_surest_frame_of_each_expression_in_order(trained: TrainedModel, photo: Path) -> None:

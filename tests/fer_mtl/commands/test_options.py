@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fer_mtl.cli import main
 from fer_mtl.commands.options import (
+    LISTS,
     SWITCHES,
     add_config,
     expand,
@@ -22,7 +25,7 @@ from fer_mtl.training.methods import METHODS, method_of
 
 def config_of(*arguments: str) -> TrainConfig:
     """The configuration that a command would read from its arguments."""
-    given = normalise(arguments, SWITCHES)
+    given = normalise(arguments, SWITCHES, LISTS)
     parser = make_parser("test", "A test.")
     add_config(parser, given)
     return read_config(parse(parser, given))
@@ -81,6 +84,27 @@ def test_later_options_win_and_a_preset_comes_first() -> None:
     config = config_of("--preset", "ck48", "--method", "pad", "--epochs", "2", "--restart", "[classifier]")
     assert (config.preset, config.epochs, config.model.sharing) == ("ck48", 2, "pad")
     assert config.restart == ("classifier",) and config.model.in_channels == 1
+
+
+@pytest.mark.parametrize("form", ["--{}={}", "--{} {}"])
+def test_lists_are_read_with_and_without_brackets(form: str) -> None:
+    settings = {
+        "restart": ["decoder,style", "[decoder,style]", "stem", "[]", ""],
+        "optimiser.betas": ["0.4,0.9"],
+        "optimiser.milestones": ["0.5"],
+        "model.levels": ["1,3", "[2]", "2"],
+    }
+
+    def read(name: str, text: str) -> Any:
+        return operator.attrgetter(name)(config_of(*form.format(name, text).split(" ", 1)))
+
+    assert [[read(name, text) for text in texts] for name, texts in settings.items()] == [
+        [("decoder", "style"), ("decoder", "style"), ("stem",), (), ()],
+        [(0.4, 0.9)],
+        [(0.5,)],
+        [[1, 3], [2], 2],
+    ]
+    assert config_of("--restart", "stem", "--skip-bad-images").skip_bad_images
 
 
 @pytest.mark.parametrize(
