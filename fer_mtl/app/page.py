@@ -27,8 +27,11 @@ MOST_UPLOADED = "500mb"
 HEIGHT = 320
 FOLDER = "GRADIO_TEMP_DIR"
 """The variable that tells gradio where to keep files."""
-CSS = "#surest .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(240px, 45%), 1fr)); }"
-"""gradio shows few pictures over the whole width, higher than the room they have."""
+CSS = """
+#surest .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(240px, 45%), 1fr)); }
+#surest .grid-wrap { max-height: none; }
+"""
+"""gradio shows few pictures over the whole width, higher than the room they have, and cuts off the third row."""
 DRAWN = """**This model has learnt from drawn faces and knows nothing of photographs.** Try the drawn people
 below the picture; none of them was in its training."""
 NO_FACE = """No face was found. If the picture shows one face and little else, tick “one cropped face”;
