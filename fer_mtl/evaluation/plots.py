@@ -33,12 +33,11 @@ PANELS = (
 
 def to_png(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as the bytes of a PNG file, every text as it stands: a class may be named ``$``, too."""
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    more = fonts.families("".join(text.get_text() for text in texts))
-    for text in texts:
-        text.set_parse_math(False)
-        if more:
-            text.set_fontfamily([*text.get_fontfamily(), *more])
+    for text in figure.findobj(Text):
+        if isinstance(text, Text):
+            text.set_parse_math(False)
+            if more := fonts.families(text.get_text()):
+                text.set_fontfamily([*text.get_fontfamily(), *more])
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # `fonts` has said it, once
