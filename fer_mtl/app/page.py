@@ -31,7 +31,7 @@ CSS = """
 #surest .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(240px, 45%), 1fr)); }
 #surest .grid-wrap { max-height: none; }
 """
-"""gradio shows few pictures over the whole width, higher than the room they have, and cuts off the third row."""
+"""gradio shows few pictures over the whole width, higher than their room, and cuts off a third row."""
 DRAWN = """**This model has learnt from drawn faces and knows nothing of photographs.** Try the drawn people
 below the picture; none of them was in its training."""
 NO_FACE = """No face was found. If the picture shows one face and little else, tick “one cropped face”;

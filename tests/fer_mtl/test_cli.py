@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
@@ -108,8 +107,3 @@ def test_a_command_that_returns_nothing_has_gone_well(monkeypatch: pytest.Monkey
     assert cli.main(["train"]) == 0
     stand_in(monkeypatch, None, 3)
     assert cli.main(["train"]) == 3
-
-
-def test_the_package_runs_as_the_command() -> None:
-    ran = subprocess.run([sys.executable, "-m", "fer_mtl"], capture_output=True, text=True, check=False)
-    assert ran.returncode == cli.BAD_INPUT and ran.stdout == f"{cli.usage()}\n"
