@@ -8,6 +8,7 @@ backend; what torch.compile sees of it is told in :mod:`fused_ops.tracing`. On t
 * second derivatives: :func:`differentiate_by_reference`, through the plain PyTorch formula of a backward op;
 * the derivatives of ``torch.func`` and of forward mode: the op's definition in plain PyTorch takes its place,
   whichever backend is asked for;
+* ``torch.onnx.export`` of a model: the definition, too;
 * vmap: a loop over the mapped dimension, for any op (what ``is_grads_batched`` and torchjd need);
 * autocast: one function from arguments to arguments.
 
@@ -20,6 +21,7 @@ op's name in a profile all the same, which shows the way that is taken without o
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -72,6 +74,8 @@ def define_op(
     def through_dispatcher(*args: Any) -> Any:
         if is_transformed():
             return _by_definition(name, autocast, args)
+        if is_for_onnx():
+            return _by_definition(name, autocast, args, "torch.onnx exports it, which knows torch's ops only")
         return traced(*args, tracing.asked()) if tracing.is_traced() else overload(*args)
 
     directly = _direct_function(name, setup_context, backward)
@@ -177,8 +181,14 @@ def is_wrapped() -> bool:
     return peek_interpreter_stack() is not None
 
 
+def is_for_onnx() -> bool:
+    """Whether ``torch.onnx.export`` has the call made, to write down what it consists of."""
+    onnx = sys.modules.get("torch.onnx")  # torch imports it late
+    return onnx is not None and onnx.is_in_onnx_export()
+
+
 # Dynamo enters the transforms while it traces them, and asks then: as torch.compiler.assume_constant_result.
-for _function in (is_transformed, is_wrapped):
+for _function in (is_transformed, is_wrapped, is_for_onnx):
     _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -189,10 +199,15 @@ def may_be_differentiated(*tensors: Tensor | None) -> bool:
     return any(tensor is not None and tensor.requires_grad for tensor in tensors) or is_wrapped()
 
 
-def _by_definition(name: str, autocast: Callable[..., Sequence[Any]] | None, args: tuple[Any, ...]) -> Any:
-    """Compute an op in plain PyTorch, which is differentiable in every way."""
+def _by_definition(
+    name: str,
+    autocast: Callable[..., Sequence[Any]] | None,
+    args: tuple[Any, ...],
+    reason: str = "derivatives of torch.func or of forward mode are asked for",
+) -> Any:
+    """Compute an op in plain PyTorch, which is differentiable in every way and exported by everyone."""
     definition, device = backends.definition(name), args[0].device.type
-    backends.note(name, "reference", args[0], "derivatives of torch.func or of forward mode are asked for")
+    backends.note(name, "reference", args[0], reason)
     if autocast is None or device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return definition(*args)
     args = tuple(autocast(torch.get_autocast_dtype(device), *args))

@@ -7,6 +7,7 @@ import copy
 import functools
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -150,16 +151,17 @@ def test_second_derivatives_are_the_dispatchers() -> None:
     torch.testing.assert_close(penalty(contextlib.nullcontext()), penalty(SeeAll()), rtol=1e-12, atol=1e-12)
 
 
+class Network(torch.nn.Module):
+    def __init__(self, **after: Any) -> None:
+        super().__init__()
+        self.share, self.norm = FusedSelectiveShare(4), FusedBatchNormAct2d(4, activation="relu", **after)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        x, y = self.share(x, y)
+        return self.norm(x), y
+
+
 def test_every_op_of_an_exported_program_can_be_plain_pytorch() -> None:
-    class Network(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.share, self.norm = FusedSelectiveShare(4), FusedBatchNormAct2d(4, activation="relu")
-
-        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            x, y = self.share(x, y)
-            return self.norm(x), y
-
     network = Network().eval()
     exported = torch.export.export(network, (X, Y))
     assert any("fused_ops" in str(node.target) for node in exported.graph.nodes)
@@ -172,6 +174,23 @@ def test_every_op_of_an_exported_program_can_be_plain_pytorch() -> None:
         "fused_ops::selective_share_backward",
         "fused_ops::norm_act",
     }
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx_is_made_of_a_model_as_of_a_stock_one(dynamo: bool, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra `export`")
+    import onnxruntime
+
+    network, file = Network(pool=2).eval(), tmp_path / "network.onnx"
+    torch.onnx.export(network, (X, Y), file, dynamo=dynamo)
+    session = onnxruntime.InferenceSession(file)
+    given = {node.name: value.numpy() for node, value in zip(session.get_inputs(), (X, Y), strict=True)}
+    for result, wanted in zip(session.run(None, given), network(X, Y), strict=True):
+        torch.testing.assert_close(torch.from_numpy(result), wanted)
+    assert not torch.onnx.is_in_onnx_export()
+    exported = torch.export.export(network, (X, Y))
+    assert any("fused_ops" in str(node.target) for node in exported.graph.nodes)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
