@@ -66,11 +66,12 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     any other module that calls one gets a subclass of its class whose forward is a recording of the one that
     it had. Where a number, text or flag has changed that this one had read, it runs again itself.
 
-    Four things differ: the output of an instance norm has its input's memory format, where torch's own is
-    always contiguous; ``torch.jit.script`` takes the stock model only; a model that is pickled whole takes
-    its recorded forwards along, where others find what their classes have by then; and among what a chain
-    keeps for its backward, where writing into it raises, may be its output (it pools, or adds before
-    leaky_relu or elu) or what it adds (before silu, gelu or hardswish).
+    Five things differ: the output of an instance norm has its input's memory format, where torch's own is
+    always contiguous; a norm is called, and its hooks run, after what is added to it was computed;
+    ``torch.jit.script`` takes the stock model only; a model that is pickled whole takes its recorded forwards
+    along, where others find what their classes have by then; and among what a chain keeps for its backward,
+    where writing into it raises, may be its output (it pools, or adds before leaky_relu or elu) or what it
+    adds (before silu, gelu or hardswish).
 
     Args:
         model: any module; it is left as it is unless ``inplace``.

@@ -5,12 +5,16 @@ attributes of the module alone, names that stand for functions, classes and cons
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import builtins
 import enum
+import functools
 import inspect
+import operator
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -43,6 +47,9 @@ _REACHING = frozenset(
      "apply", "state_dict", "load_state_dict", "seed", "backward", "compile", "random", "utils", "backends")
 )  # fmt: skip
 _REACHING_AT_FIRST = ("__", "set_", "register_", "named_", "manual_seed", "requires_grad")
+_FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -53,10 +60,7 @@ def check_code(code: CodeType, names: Mapping[str, Any]) -> tuple[ast.AST, list[
         Unproven: it may do something else another time, or more than compute.
     """
     who = f"{code.co_name}, which runs in the forward,"
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, SyntaxError):
-        raise Unproven(f"the source of {code.co_name}, which runs in the forward, is not at hand") from None
+    tree = _tree(code)
     decisions: list[ast.AST] = []
     for node in _body(tree):
         if isinstance(node, ast.Try | ast.While | ast.Match):
@@ -72,6 +76,35 @@ def check_code(code: CodeType, names: Mapping[str, Any]) -> tuple[ast.AST, list[
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             _check_name(node.id, code, names, who)
     return tree, decisions
+
+
+def _tree(code: CodeType) -> ast.Module:
+    """What the code was compiled from.
+
+    Raises:
+        Unproven: it is not at hand. Of a file that was edited since, the same lines may hold anything.
+    """
+    try:
+        lines, _ = inspect.findsource(code)
+        if code in _compiled("".join(lines), code.co_filename, code.co_flags & _FUTURES):
+            return ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except Exception:  # whatever inspect and Python's parser raise of files that are gone, or cut off
+        pass
+    raise Unproven(f"the source of {code.co_name}, which runs in the forward, is not at hand")
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(source: str, file: str, futures: int) -> frozenset[CodeType]:
+    """All functions of a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever imported it has had them
+        waiting = [compile(source, file, "exec", flags=futures, dont_inherit=True)]
+    found = set()
+    while waiting:
+        code = waiting.pop()
+        found.add(code)
+        waiting += [value for value in code.co_consts if isinstance(value, CodeType)]
+    return frozenset(found)
 
 
 def _body(tree: ast.Module) -> Iterator[ast.AST]:

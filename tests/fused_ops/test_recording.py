@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import linecache
 import random
 import subprocess
 import sys
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -268,6 +270,49 @@ def test_notebooks_and_packages_beside_torch_are_looked_into(file: str, monkeypa
     exec(compile(source, file, "exec"), known)
     report = fuse(known["Branches"]()).report
     assert report.skipped == {"norm": "forward, which runs in the forward, branches on more than attributes"}
+
+
+EDITED = """
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, x):
+        return self.norm(x) if {condition} else self.act(self.norm(x))
+"""
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        EDITED.format(condition="self.act is None"),
+        "\n" * 20 + EDITED.format(condition="isinstance(x, Tensor)"),
+        "x = (\n" * 20,
+        None,
+    ],
+    ids=["another condition", "shifted", "cut off", "gone"],
+)
+def test_a_file_edited_since_its_import_proves_nothing(
+    now: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"edited_{tmp_path.name}"
+    file = tmp_path / f"{name}.py"
+    file.write_text(EDITED.format(condition="isinstance(x, Tensor)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    network = importlib.import_module(name).Net()
+    monkeypatch.delitem(sys.modules, name)
+    if now is None:
+        file.unlink()
+    else:
+        file.write_text(now)
+    model, report = fuse(network)
+    assert report.skipped == {"norm": "the source of forward, which runs in the forward, is not at hand"}
+    x = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(model(x), network(x))
 
 
 def test_fusing_does_not_get_in_dynamo_s_way() -> None:
