@@ -282,7 +282,7 @@ def _check(
             raise ValueError("inplace is True; with a residual x does not follow from the output, use False")
         if activation == "elu" and torch.finfo(x.dtype).bits < 32:
             raise TypeError(f"inplace is True; elu needs float32 or float64 for it, x is {x.dtype}")
-    if pool != 1:
+    if pool != 1 or pool is True:
         check_pool(pool)
         if x.dim() != 4 or x.size(2) < pool or x.size(3) < pool:
             raise ValueError(
@@ -304,7 +304,7 @@ def check_inplace(activation: str, slope: float, pool: int = 1) -> None:
 
 def check_pool(pool: int) -> None:
     """Raise ValueError unless ``pool`` is 1 or 2."""
-    if pool not in (1, 2):
+    if pool not in (1, 2) or isinstance(pool, bool):  # True asks for pooling, and is equal to 1
         raise ValueError(f"pool is {pool!r}; it must be 1 (no pooling) or 2 (max-pooling of 2 x 2 pixels)")
 
 

@@ -23,7 +23,7 @@ from fused_ops.norm_act.functional import (
     group_norm_act,
     instance_norm_act,
 )
-from fused_ops.reading import attribute
+from fused_ops.reading import attribute, check_sizes
 
 
 class WithActivation(nn.Module):
@@ -272,11 +272,16 @@ class FusedAdaIN(WithActivation):
         activation(instance_norm(x + noise_scale * noise) * gamma + beta),  [gamma, beta] = style(condition)
 
     ``style`` starts from Xavier-normal weights times 0.1 and zero bias: gamma (not 1 + gamma) starts near 0.
+    ``noise_scale`` is a scalar, as in the authors' networks; for FSDP put it among its ``ignored_params``.
 
     Args:
         channels: C of x [N, C, H, W].
         condition_size: E of the condition [N, E].
         device, dtype: of the parameters, as for torch.nn's layers.
+
+    Raises:
+        TypeError: sizes that are no integers; in a call, x or a condition that is no floating point tensor.
+        ValueError: sizes below 1; in a call, a shape that does not fit.
     """
 
     def __init__(
@@ -291,6 +296,7 @@ class FusedAdaIN(WithActivation):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, condition_size=condition_size)
         self.channels, self.condition_size, self.eps = channels, condition_size, eps
         self.noise_scale = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
         self.style = Style(condition_size, 2 * channels, device=device, dtype=dtype)
@@ -304,6 +310,10 @@ class FusedAdaIN(WithActivation):
         """x [N, C, H, W]; condition [N, E]; noise [N, 1, H, W], in training drawn where it is None."""
         if isinstance(x, Proxy):
             return recorded_call(self, x, condition, noise)
+        for name, value in (("x", x), ("condition", condition)):
+            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"{name} must be a Tensor of a floating point dtype, got {kind}")
         if x.dim() != 4 or x.size(1) != self.channels:
             raise ValueError(f"x must be [N, {self.channels}, H, W], got shape {list(x.shape)}")
         if condition.shape != (x.size(0), self.condition_size):

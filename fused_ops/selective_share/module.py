@@ -12,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fused_ops.leaf import recorded_call
-from fused_ops.reading import attribute
+from fused_ops.reading import attribute, check_sizes
 from fused_ops.selective_share.functional import (
     ConvFLUGates,
     ConvFLUWeights,
@@ -54,6 +54,7 @@ class FusedConvFLU(nn.Module):
         device, dtype: of the weights, as for torch.nn's layers.
 
     Raises:
+        TypeError: channels or a kernel size that are no integers, such as a pair.
         ValueError: channels below 1, an even kernel, an unknown convention.
     """
 
@@ -70,13 +71,7 @@ class FusedConvFLU(nn.Module):
     ) -> None:
         super().__init__()
         y_channels = x_channels if y_channels is None else y_channels
-        for name, value in (
-            ("x_channels", x_channels),
-            ("y_channels", y_channels),
-            ("kernel_size", kernel_size),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(x_channels=x_channels, y_channels=y_channels, kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that the image keeps its size, got {kernel_size}")
         check_convention(convention)

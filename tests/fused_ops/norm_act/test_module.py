@@ -245,6 +245,19 @@ def test_adain_names_what_does_not_fit() -> None:
         module(x, torch.randn(2, 4))
     with pytest.raises(ValueError, match="more than 1 spatial element"):
         module(x[:, :, :1, :1], torch.randn(2, 3))
+    one_hot = nn.functional.one_hot(torch.tensor([0, 2]))
+    for name, given, kind in (
+        ("condition", (x, one_hot), "torch.int64"),
+        ("condition", (x, [[1.0, 0.0, 0.0]] * 2), "list"),
+        ("x", (x.numpy(), one_hot.float()), "ndarray"),
+    ):
+        message = f"{name} must be a Tensor of a floating point dtype, got {kind}"
+        with pytest.raises(TypeError, match=message):
+            module(*given)
+    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
+        FusedAdaIN(0, 3)
+    with pytest.raises(TypeError, match=r"condition_size must be an integer, got 3\.0"):
+        FusedAdaIN(6, 3.0)  # type: ignore[arg-type]
 
 
 def test_no_warning_is_given_in_ordinary_use() -> None:

@@ -164,6 +164,7 @@ def test_activations_that_decrease_are_pooled_afterwards() -> None:
     ("x", "pool", "message"),
     [
         (torch.ones(2, 4, 6, 6), 3, "pool is 3; it must be 1 (no pooling) or 2"),
+        (torch.ones(2, 4, 6, 6), True, "pool is True; it must be 1 (no pooling) or 2"),
         (torch.ones(2, 4, 6), 2, "x must be [N, C, H, W], H and W at least 2, to be pooled; got [2, 4, 6]"),
         (torch.ones(2, 4, 6, 1), 2, "got [2, 4, 6, 1]"),
     ],
@@ -175,6 +176,7 @@ def test_bad_arguments_are_named(x: torch.Tensor, pool: int, message: str) -> No
 
 
 def test_modules_check_and_tell() -> None:
-    with pytest.raises(ValueError, match="pool is 4"):
-        FusedBatchNormAct2d(4, pool=4)
+    for pool in (4, True):
+        with pytest.raises(ValueError, match=f"pool is {pool}"):
+            FusedBatchNormAct2d(4, pool=pool)
     assert "pool=2" in repr(FusedBatchNormAct2d(4, activation="relu", pool=2))
