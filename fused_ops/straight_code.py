@@ -14,6 +14,7 @@ import functools
 import inspect
 import operator
 import textwrap
+import tokenize
 import warnings
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -50,6 +51,8 @@ _REACHING_AT_FIRST = ("__", "set_", "register_", "named_", "manual_seed", "requi
 _FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
+# What inspect and Python's parser raise of files that are gone, cut off or another's by now.
+_NOT_AT_HAND = (OSError, TypeError, ValueError, IndexError, SyntaxError, tokenize.TokenError)
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -88,18 +91,22 @@ def _tree(code: CodeType) -> ast.Module:
         lines, _ = inspect.findsource(code)
         if code in _compiled("".join(lines), code.co_filename, code.co_flags & _FUTURES):
             return ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except Exception:  # whatever inspect and Python's parser raise of files that are gone, or cut off
+    except _NOT_AT_HAND:
         pass
     raise Unproven(f"the source of {code.co_name}, which runs in the forward, is not at hand")
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(source: str, file: str, futures: int) -> frozenset[CodeType]:
-    """All functions of a file."""
+def _compiled(source: str, file: str, flags: int) -> frozenset[CodeType]:
+    """All functions of a file, or of a notebook's cell, which is compiled statement by statement, and may
+    await: a call of what the same text imports is other code."""
+    flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    found: set[CodeType] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever imported it has had them
-        waiting = [compile(source, file, "exec", flags=futures, dont_inherit=True)]
-    found = set()
+        tree = compile(source, file, "exec", flags=flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        parts = [tree, *(ast.Module([statement], []) for statement in tree.body)]
+        waiting = [compile(part, file, "exec", flags=flags, dont_inherit=True) for part in parts]
     while waiting:
         code = waiting.pop()
         found.add(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
@@ -313,6 +314,18 @@ def test_a_file_edited_since_its_import_proves_nothing(
     assert report.skipped == {"norm": "the source of forward, which runs in the forward, is not at hand"}
     x = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(model(x), network(x))
+
+
+def test_classes_of_a_notebook_s_cell_are_read_as_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell lies in linecache alone, is compiled statement by statement, and may await."""
+    cell = f"await something()\nimport torch\n{EDITED}".replace("self.act(self", "torch.relu(self")
+    cell = cell.format(condition="False")
+    lines = cell.splitlines(keepends=True)
+    monkeypatch.setitem(linecache.cache, "<cell 1>", (len(cell), None, lines, "<cell 1>"))
+    names: dict[str, Any] = {"__name__": __name__}
+    for statement in ast.parse(cell).body[1:]:
+        exec(compile(ast.Module([statement], []), "<cell 1>", "exec", dont_inherit=True), names)
+    assert fuse(names["Net"]()).report.fused == {"norm": "relu"}
 
 
 def test_fusing_does_not_get_in_dynamo_s_way() -> None:
