@@ -94,6 +94,7 @@ def ops_in(graph: fx.Graph) -> set[str]:
 
 def code_for_cuda(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], shapes: Any) -> str:
     """What Inductor writes for a function of float32 tensors of these shapes on "cuda:0"."""
+    from torch._dynamo.device_interface import caching_worker_device_properties
     from torch._inductor import scheduler
     from torch._inductor.debug import DebugContext
     from torch._inductor.decomposition import select_decomp_table
@@ -102,7 +103,7 @@ def code_for_cuda(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any],
     from torch._inductor.runtime.hints import DeviceProperties
     from torch._inductor.virtualized import V
 
-    properties = dict(
+    properties = SimpleNamespace(
         multi_processor_count=H100.processors, major=9, minor=0, warp_size=32, regs_per_multiprocessor=65536,
         max_threads_per_multi_processor=2048, total_memory=80 << 30, name=H100.name,
     )  # fmt: skip
@@ -110,7 +111,8 @@ def code_for_cuda(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any],
         "cuda", 0, multi_processor_count=H100.processors, cc=90, major=9, regs_per_multiprocessor=65536,
         max_threads_per_multi_processor=2048, warp_size=32,
     )  # fmt: skip
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(**properties))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
+    monkeypatch.setitem(caching_worker_device_properties, "cuda", [properties])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(DeviceProperties, "create", lambda device: hints)
     monkeypatch.setattr(scheduler, "has_triton", lambda *_: True)
