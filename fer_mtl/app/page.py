@@ -49,8 +49,8 @@ def serve(studio: Studio, host: str, port: int | None, open_browser: bool) -> It
     """
     bare = host.strip("[]")
     check_address(bare, port)
-    with own_folder():
-        page = build(studio)
+    with own_folder() as folder:
+        page = build(studio, folder)
         _, address, _ = page.launch(
             server_name=f"[{bare}]" if ":" in bare else bare,  # IPv6 as it stands in addresses of pages
             server_port=port,
@@ -86,28 +86,29 @@ def check_address(host: str, port: int | None) -> None:
 
 
 @contextmanager
-def own_folder() -> Iterator[None]:
+def own_folder() -> Iterator[Path]:
     """What visitors upload and what is made of it lies in a folder that no other user of this machine can
     look into, and that is gone when the block ends. gradio has one for everybody, and leaves it behind."""
     before = os.environ.get(FOLDER)
     with tempfile.TemporaryDirectory(prefix="fer-mtl-app-", ignore_cleanup_errors=True) as folder:
         os.environ[FOLDER] = folder
         try:
-            yield
+            yield Path(folder)
         finally:
             os.environ.pop(FOLDER)
             if before is not None:
                 os.environ[FOLDER] = before
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The page. What visitors upload and what is made of it is deleted after an hour."""
+def build(studio: Studio, folder: Path) -> gr.Blocks:
+    """The page. What visitors upload and what is made of it is deleted after an hour; the drawn people stand
+    in a folder that must stay as long as the page, as gradio before 6.29 reads them when they are chosen."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(f"# {TITLE}\n\n{studio.description()}.")
         if studio.drawn_faces:
             gr.Markdown(DRAWN)
         with gr.Tab("Picture"):
-            picture_tab(studio)
+            picture_tab(studio, folder)
         with gr.Tab("Video"):
             video_tab(studio)
         gr.Markdown(LIMITS + KEPT)
@@ -115,15 +116,14 @@ def build(studio: Studio) -> gr.Blocks:
     return page
 
 
-def picture_tab(studio: Studio) -> None:
+def picture_tab(studio: Studio, folder: Path) -> None:
     classes, state = list(studio.classes), gr.State(None)
     with gr.Row():
         with gr.Column():
             picture = gr.Image(label="Picture", sources=["upload", "webcam", "clipboard"], height=HEIGHT)
             cropped = cropped_switch(studio)
             if studio.drawn_faces:
-                with tempfile.TemporaryDirectory() as folder:  # gradio keeps copies
-                    gr.Examples(written(studio.strangers(), Path(folder)), [picture], label="Drawn people")
+                gr.Examples(written(studio.strangers(), folder), [picture], label="Drawn people")
         with gr.Column():
             marked = result("Faces found", height=HEIGHT, show_label=False)
             status = gr.Markdown()

@@ -192,9 +192,17 @@ def test_a_port_that_was_just_served_at_is_free() -> None:
     check_address(*address)
 
 
-def test_what_cannot_be_read_empties_the_page(trained_run: Path) -> None:
+def test_drawn_people_are_there_when_they_are_chosen(trained_run: Path, tmp_path: Path) -> None:
+    """Not all releases of gradio made copies that they then found."""
+    page = build(Studio(load_model(trained_run), TwoFaces()), tmp_path)
+    (people,) = [block for block in page.blocks.values() if block.get_block_name() == "dataset"]
+    assert people.raw_samples and all(Path(file).parent == tmp_path for (file,) in people.raw_samples)
+    assert all(Path(file).is_file() for (file,) in people.raw_samples)
+
+
+def test_what_cannot_be_read_empties_the_page(trained_run: Path, tmp_path: Path) -> None:
     """The next face is not drawn from the picture before, nor its reading left beside the error."""
-    page = build(Studio(load_model(trained_run), TwoFaces()))
+    page = build(Studio(load_model(trained_run), TwoFaces()), tmp_path)
     events = page.config["dependencies"]
     for name in ("picture", "video"):
         (event,) = [each for each in events if each["api_name"] == name]
