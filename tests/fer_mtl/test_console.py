@@ -22,7 +22,8 @@ def test_a_pipe_gets_plain_lines_only() -> None:
     assert text.getvalue() == "[epoch 1] " + "x" * 100 + "\n"
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # not the one of who runs the tests, which may be dumb
     console, text = output(terminal=True)
     with console.bar("epoch 1/2", 3, done=1):
         console.advance("loss 1.0")
