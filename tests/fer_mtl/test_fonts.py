@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
 from fer_mtl import fonts
+from fer_mtl.data.overview import image_grid
 from fer_mtl.evaluation.pictures import captioned
 from fer_mtl.evaluation.plots import confusion_plot, to_png
 from fer_mtl.faces import Face
@@ -75,6 +77,15 @@ def test_plots_and_captions_have_the_letters(tmp_path: Path, monkeypatch: pytest
         with_letters = to_png(confusion_plot([[1, 0], [0, 1]], ["愤怒", "x"]))
     install(monkeypatch, [])
     assert to_png(confusion_plot([[1, 0], [0, 1]], ["愤怒", "x"])) != with_letters
+
+
+def test_contact_sheets_have_the_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, [write_font(tmp_path / "squares.ttf", "愤怒")])
+    face = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
+    black = np.asarray(image_grid(face, [[0]], 60, columns=["愤怒"], labels=["愤怒"])).max(2) == 0
+    left = black.shape[1] - 60  # of the picture
+    for letters in (black[:22, left:], black[22:, :left]):
+        assert letters.sum() == letters.any(0).sum() * letters.any(1).sum() > 26 * 8
 
 
 def test_letters_that_no_font_has_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
