@@ -7,6 +7,7 @@ same.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,8 @@ from fused_ops.triton_support import Card
 from fused_ops.tuning.ahead import Compilers
 
 Timer = Callable[[Callable[[], object]], float]
+# Why a candidate is dropped. The second kind is a defect, of a kernel of ours or of the compiler.
+DID_NOT_RUN, COMPUTED_OTHERWISE = "did not run", "computed otherwise"
 GAIN = 0.97  # of the best time so far: what is no better than that is noise
 # The values that a parameter may take, in order; the neighbours of the present one are tried.
 STEPS: Mapping[str, tuple[int, ...]] = {
@@ -61,18 +64,20 @@ def best_launch(
     present = tuning.choose_row(card.architecture, group.family, **group.facts).launch
     rows = tuning.all_rows(card.architecture, group.family, group.facts)
     others = [row.launch for row in rows if row.launch != present]
-    best, best_ratio, tried, failed = present, 1.0, 1, 0
+    best, best_ratio, tried = present, 1.0, 1
+    dropped: Counter[str] = Counter()
 
     def compile_ahead(names: Sequence[str], *more: Mapping[str, Any]) -> None:
         candidates = [*more, *(near for name in names for near in neighbours(best, name))]
         compilers.compile([partial(_run_all, group, candidate) for candidate in candidates], left())
 
     def consider(candidate: Mapping[str, Any]) -> None:
-        nonlocal best, best_ratio, tried, failed
+        nonlocal best, best_ratio, tried
         tried += 1
         ratio = _time_ratio(group, candidate, expected, base, timer)
-        failed += ratio is None
-        if ratio is not None and ratio < GAIN * best_ratio:
+        if isinstance(ratio, str):
+            dropped[ratio] += 1
+        elif ratio < GAIN * best_ratio:
             best, best_ratio = candidate, ratio
 
     names = list(STEPS)
@@ -91,7 +96,7 @@ def best_launch(
             if left() > 0:
                 consider(candidate)
     told = f"{best_ratio:.3f} of the time before ({1e6 * sum(base) / len(base):.1f} us on average)"
-    note = f"measured: {told}, {tried} tried, {failed} of them failed"
+    note = f"measured: {told}, {tried} tried" + "".join(f", {count} {why}" for why, count in dropped.items())
     return (None if best == present else best), note
 
 
@@ -114,17 +119,17 @@ def neighbours(launch: Mapping[str, Any], name: str) -> Iterator[Mapping[str, An
 def _time_ratio(
     group: Group, candidate: Mapping[str, Any], expected: Sequence[tuple[Tensor, ...]],
     base: Sequence[float], timer: Timer,
-) -> float | None:  # fmt: skip
-    """Geometric mean of a candidate's times over those before; None where it fails or computes otherwise."""
+) -> float | str:  # fmt: skip
+    """Geometric mean of a candidate's times over those before, or why it is none to take."""
     ratios = []
     try:
         with tuning.on_trial(group.family, candidate):
             for call, results, before in zip(group.calls, expected, base, strict=True):
                 if not all(map(_agree, call.run(), results)):
-                    return None
+                    return COMPUTED_OTHERWISE
                 ratios.append(timer(call.run) / before)
     except Exception:  # too much shared memory, or a tile that the compiler refuses: no candidate
-        return None
+        return DID_NOT_RUN
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 

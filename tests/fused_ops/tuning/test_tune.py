@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ class Machine:
 
     def triton(self, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
         self.launched = tuning.choose("sm_90", FAMILY, **FACTS)
-        if self.launched["pixels"] > 64:
+        if self.launched["pixels"] > 64 or self.launched["warps"] > 8:
             raise RuntimeError("out of resource: shared memory")
         return (x + 1 if self.launched["stages"] == 3 else x,)
 
@@ -81,7 +82,8 @@ def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call:
     assert row["when"] == FACTS
     assert (row["launch"]["pixels"], row["launch"]["warps"], row["launch"]["stages"]) == (32, 4, 2)
     assert not any(launch.get("stages") == 3 for launch in machine.tried)  # wrong: not even timed
-    assert "measured: " in row["note"] and "failed" in row["note"] and "NVIDIA H100" in row["note"]
+    said = r"measured: .* tried(, [1-9] did not run|, [1-9] computed otherwise){2}; NVIDIA H100, torch .*"
+    assert re.fullmatch(said, row["note"]), row["note"]
     assert not report.left_out and len(report.lines) == 2
 
 
