@@ -20,7 +20,7 @@ def saved_bytes(function: Callable[[], object], ignore: Sequence[Tensor] = ()) -
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in ignored:
             storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that is kept as itself keeps the whole graph, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         kept = function()  # alive until counted, so that no storage is freed and its address used again

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -12,6 +14,19 @@ def test_saved_bytes_counts_each_storage_once() -> None:
     x = torch.randn(1024, requires_grad=True)
     assert saved_bytes(lambda: x * x) == KILO  # x twice
     assert saved_bytes(lambda: x.exp() * x) == 2 * KILO  # the exponential, twice, and x
+
+
+def test_saved_bytes_leaves_nothing_behind() -> None:
+    """A graph that stays holds on to its leaves' streams, and no CUDA graph can be captured any more."""
+    made = []
+
+    def call() -> torch.Tensor:
+        made.append(weakref.ref(output := x.exp()))  # whose backward keeps it
+        return output
+
+    x = torch.randn(KILO // 4, requires_grad=True)
+    saved_bytes(call)
+    assert made[0]() is None
 
 
 def test_saved_bytes_leaves_parameters_out() -> None:
