@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in BY_NAME:
             parser.error(f"--only: {name!r} is no stage; known are {', '.join(BY_NAME)}")
     if options.stage:
+        from benchmarks.gpu.build import leave_facts
+
         context = Context(options.stage, options.device, options.dry, options.seconds, options.scratch)
+        leave_facts(context)
         write_outcome(run_here(BY_NAME[options.stage], context), options.scratch)
         return 0
     if options.device == "cuda" and (reason := why_no_card()):

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.gpu.stages import ROOT, Context
+from benchmarks.gpu.stages import ROOT, Context, write_json
 
+FACTS = "facts.json"
 PACKAGES = ("torch", "triton", "numpy", "pytest", "matplotlib", "safetensors")
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Say what is here, then build."""
-    found = facts(context)
-    context.keep(found)  # a compiler may take longer than there is time
+    """Build, and say what can be loaded."""
     os.environ.setdefault("FUSED_OPS_BUILD", "auto")
     folder = ROOT / "fused_ops" / "lib"
     if context.dry:  # the build's own tests build; here what is there stays as it is
@@ -36,11 +35,19 @@ def run(context: Context) -> dict[str, Any]:
 
     if not context.dry:
         command.doctor()
-    found["built"] = sorted(path.name for path in built)
+    found: dict[str, Any] = {"built": sorted(path.name for path in built)}
     for name, status in (("cpu", native.cpu_library()), ("cuda", native.cuda_library())):
         found[f"{name} library"] = "loaded" if status.loaded else status.reason
         print(f"{name} library: {found[f'{name} library']}")
     return found
+
+
+def leave_facts(context: Context) -> None:
+    """What belongs to any result: versions, commit and card; said and left by the first stage's process."""
+    if not (context.scratch / FACTS).exists():
+        found = facts(context)
+        print(found)
+        write_json(context.scratch / FACTS, found)
 
 
 def facts(context: Context) -> dict[str, Any]:
@@ -64,7 +71,6 @@ def facts(context: Context) -> dict[str, Any]:
             "l2_mib": round(properties.L2_cache_size / 2**20),
             "processors": properties.multi_processor_count,
         }
-    print(found)
     return found
 
 

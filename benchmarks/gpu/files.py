@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.stages import Outcome, in_a_line
+from benchmarks.gpu.build import FACTS
+from benchmarks.gpu.stages import Outcome, in_a_line, read_json
 from benchmarks.gpu.tuning import TABLE
 from benchmarks.results import to_csv
 from benchmarks.tables import Table
@@ -27,11 +28,13 @@ _COLUMNS = (
 def write(out: Path, outcomes: Sequence[Outcome], scratch: Path, dry: bool) -> list[Path]:
     """Write all files but the log, which has been written to all along; pictures where matplotlib is."""
     results = {outcome.stage: outcome.result or {} for outcome in outcomes}
-    whole = {"dry": dry, "note": DRY if dry else "", "stages": [asdict(outcome) for outcome in outcomes]}
+    facts = read_json(scratch / FACTS) or {}
+    stages = [asdict(outcome) for outcome in outcomes]
+    whole = {"dry": dry, "note": DRY if dry else "", "facts": facts, "stages": stages}
     (out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
     records = results.get("ops", {}).get("records", [])
     (out / "ops.csv").write_text(to_csv(records))
-    (out / "report.md").write_text(report(outcomes, dry))
+    (out / "report.md").write_text(report(outcomes, facts, dry))
     if (scratch / TABLE).exists():
         shutil.copyfile(scratch / TABLE, out / TABLE)
     try:
@@ -43,18 +46,17 @@ def write(out: Path, outcomes: Sequence[Outcome], scratch: Path, dry: bool) -> l
     return [out / name for name in NAMES if (out / name).exists()]
 
 
-def report(outcomes: Sequence[Outcome], dry: bool) -> str:
+def report(outcomes: Sequence[Outcome], facts: Mapping[str, Any], dry: bool) -> str:
     """The summary in Markdown."""
     results = {outcome.stage: outcome.result or {} for outcome in outcomes}
-    facts = results.get("build", {})
     stages = Table("Stages", ("stage", "state", "seconds", "reason"))
     stages.rows = [(o.stage, o.state, f"{o.seconds:.0f}", o.reason) for o in outcomes]
     lines = [
         "# make gpu",
         "",
-        DRY if dry else f"On {facts.get('device')}.",
+        DRY if dry else f"On {facts.get('device', 'a card that no stage lived to name')}.",
         "",
-        f"{facts}",
+        f"{dict(facts) | results.get('build', {})}",
         "",
         stages.markdown(),
     ]

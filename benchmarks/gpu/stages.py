@@ -57,7 +57,7 @@ class Context:
 
     def keep(self, result: Any) -> None:
         """Leave what was found so far, for the case that time runs out before the stage returns."""
-        _write_json(self.scratch / f"{self.stage}.partial.json", result)
+        write_json(self.scratch / f"{self.stage}.partial.json", result)
 
     def backends(self) -> tuple[str, ...]:
         """The backends that a run on this device is about."""
@@ -143,15 +143,15 @@ def run_apart(
     try:
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        found = _read_json(scratch / f"{stage.name}.partial.json")
+        found = read_json(scratch / f"{stage.name}.partial.json")
         return Outcome(stage.name, "out of time", time.monotonic() - began, f"after {seconds:.0f} s", found)
     finally:
         with contextlib.suppress(ProcessLookupError):  # what it started and left behind
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     taken = time.monotonic() - began
-    kept = _read_json(scratch / f"{stage.name}.partial.json")
-    if (found := _read_json(answer)) is None:
+    kept = read_json(scratch / f"{stage.name}.partial.json")
+    if (found := read_json(answer)) is None:
         return Outcome(stage.name, "failed", taken, f"its process ended with code {code} and no answer", kept)
     # Of a stage that raised there is what it had kept.
     return Outcome(**{**found, "seconds": taken, "result": found["result"] or kept})
@@ -159,15 +159,15 @@ def run_apart(
 
 def write_outcome(outcome: Outcome, scratch: Path) -> None:
     """Leave an outcome for :func:`run_apart`."""
-    _write_json(scratch / f"{outcome.stage}.json", asdict(outcome))
+    write_json(scratch / f"{outcome.stage}.json", asdict(outcome))
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         json.dump(content, file)
     os.replace(file.name, path)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None

@@ -49,7 +49,7 @@ def test_the_prediction_is_of_this_card_and_stands_beside_the_measurement(
         assert found[backend]["cold_us"] == 1000
     assert "predicted_us" not in found["eager"] and "predicted_us" not in found["bound"]
     result = {"ceilings": CEILING, "records": list(found.values())}
-    report = files.report([Outcome("ops", "passed", 1.0, "", result)], dry=False).splitlines()
+    report = files.report([Outcome("ops", "passed", 1.0, "", result)], {}, dry=False).splitlines()
     header = next(line for line in report if "| predicted_us |" in line).split("|")
     row = next(line for line in report if "| triton |" in line).split("|")
     shown = dict(zip((name.strip() for name in header), (value.strip() for value in row), strict=True))
