@@ -26,7 +26,17 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from fused_ops import straight_code
-from fused_ops.straight_code import MODULE, OTHER, TENSOR, Unproven, check_code, paths, plain, plainly
+from fused_ops.straight_code import (
+    MODULE,
+    OTHER,
+    SAME,
+    TENSOR,
+    Unproven,
+    check_code,
+    paths,
+    plain,
+    plain_attribute,
+)
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
@@ -40,7 +50,8 @@ _TOLD_OF_AT_ONCE = (_STANDARD + "functools.py", _STANDARD + "copy.py")  # torch 
 
 
 class Recording(NamedTuple):
-    """A module's forward, and the attributes that it read, by their dotted names, in plain form."""
+    """A module's forward, and the attributes that it read, by their dotted names, in plain form. What has
+    several names has one in the graph, so ``"act2 is act1"`` is among them, too."""
 
     graph: fx.Graph
     read: tuple[tuple[str, Any], ...]
@@ -104,10 +115,23 @@ def record(module: nn.Module) -> Recording:
         raise Unproven(_CHANGES)
     for node in graphs[0].nodes:
         node.type = None  # annotations written as text would keep the graph's code from being pickled
+    read.update((f"{name}{SAME}{other}", True) for name, other in _of_several_names(module, graphs[0]))
     return Recording(graphs[0], tuple(sorted(read.items())))
 
 
 _CHANGES = "the forward it is called in changes more than what it returns"
+
+
+def _of_several_names(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
+    """The other names of the modules and tensors in the graph, and the one that they have there."""
+    named: dict[int, list[str]] = {}
+    for find in (module.named_modules, module.named_parameters, module.named_buffers):
+        for name, part in find(remove_duplicate=False):
+            named.setdefault(id(part), []).append(name)
+    used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    for names in named.values():
+        for target in used.intersection(names):
+            yield from ((name, target) for name in names if name != target)
 
 
 @contextlib.contextmanager
@@ -246,7 +270,7 @@ def _watched(module: nn.Module, seen: _Seen) -> Iterator[None]:
         value = object.__getattribute__(owner, name)
         if sys._getframe(1).f_code in seen.codes and owner in names and not inspect.ismethod(value):
             path = f"{names[owner]}.{name}".lstrip(".")
-            seen.read[path] = plainly(value)
+            seen.read[path] = plain_attribute(name, value)
         return value
 
     previous, collecting = sys.getprofile(), gc.isenabled()

@@ -206,6 +206,7 @@ def _is_constant(value: Any) -> bool:
 # --- attributes that code reads -----------------------------------------------------------------------------
 
 OTHER, MODULE, METHOD, TENSOR = "<anything else>", "<a module>", "<a method>", "<a tensor>"
+SAME = " is "
 
 
 def paths(tree: ast.AST, name: str) -> Iterator[str]:
@@ -220,16 +221,33 @@ def paths(tree: ast.AST, name: str) -> Iterator[str]:
 
 
 def plain(module: nn.Module, path: str) -> Any:
-    """The attribute in a form that can be compared, kept and pickled; OTHER where there is none."""
+    """The attribute in a form that can be compared, kept and pickled; OTHER where there is none.
+
+    Of a path such as ``"act2 is act1"``: whether both are one object.
+    """
+    first, same, second = path.partition(SAME)
+    value = _attribute(module, first)
+    if same:
+        return value is _attribute(module, second)
+    return plain_attribute(path.rpartition(".")[2], value)
+
+
+def plain_attribute(name: str, value: Any) -> Any:
+    return tuple(value) if name == "_modules" else plainly(value)
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
     value: Any = module
     for name in path.split("."):
         value = getattr(value, name, OTHER)
-    return plainly(value)
+    return value
 
 
 def plainly(value: Any, depth: int = 0) -> Any:
     if depth > 8 or isinstance(value, fx.Proxy):
         return OTHER
+    if depth and isinstance(value, nn.Module | torch.Tensor):
+        return OTHER  # what a graph calls by its name may be exchanged there and not in this container
     if type(value) in _CONSTANTS[:-1]:
         return value
     if isinstance(value, nn.ModuleList | nn.ModuleDict | nn.Sequential):

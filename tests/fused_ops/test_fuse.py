@@ -355,6 +355,45 @@ def test_what_is_exchanged_or_loaded_later_counts() -> None:
         torch.testing.assert_close(model(x), original(x))
 
 
+def test_of_what_has_two_names_one_may_be_exchanged() -> None:
+    """A graph calls it by one of them."""
+
+    class Shares(OwnModules):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act2 = self.act1
+            self.scale1 = self.scale2 = nn.Parameter(torch.ones(4, 1, 1))
+            self.register_buffer("shift1", torch.zeros(()))
+            self.register_buffer("shift2", self.shift1)
+            self.convs = nn.ModuleList([nn.Conv2d(4, 4, 1)] * 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.act2(self.norm2(self.act1(self.norm1(x)))) * self.scale1 + self.scale2
+            y = y * self.shift1 + self.shift2
+            for conv in self.convs:
+                y = conv(y)
+            return y
+
+    x = torch.randn(2, 4, 3, 3)
+    for name, change in {
+        "act2": nn.Tanh(),
+        "scale2": nn.Parameter(torch.zeros(4, 1, 1)),
+        "shift2": torch.ones(()),
+        "convs.1": nn.Identity(),
+    }.items():
+        original = Shares()
+        model, report = fuse(original)
+        assert len(report.fused) == 2 and served(model, x) == 2
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), original(x))
+        for module in (original, model):
+            above, _, last = name.rpartition(".")
+            setattr(module.get_submodule(above), last, change)
+        torch.testing.assert_close(model(x), original(x))
+        torch.testing.assert_close(compiled(x), original(x))
+
+
 def test_a_sequential_of_another_name_is_one_too() -> None:
     class ConvNormAct(nn.Sequential):
         def __init__(self, channels: int) -> None:

@@ -220,9 +220,30 @@ class Checkpoints(Doubtful):
         return self.act(self.norm(checkpoint(self.act, x, use_reentrant=False)))
 
 
+class Lists(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts = [self.act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.acts[0](self.norm(x))  # stays the same where another is set in act's place
+
+
+class ListsWeights(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.scales = {"first": self.scale}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * self.scales["first"]
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (Lists, "the forward it is called in reads acts, which cannot be watched"),
+        (ListsWeights, "the forward it is called in reads scales, which cannot be watched"),
         (WritesThroughView, "its input may be changed before what follows"),
         (WritesIntoWhatItIsAViewOf, "its input may be changed before what follows"),
         (Partly, f"{MORE} (With)"),
@@ -326,6 +347,22 @@ def test_classes_of_a_notebook_s_cell_are_read_as_those_of_a_file(monkeypatch: p
     for statement in ast.parse(cell).body[1:]:
         exec(compile(ast.Module([statement], []), "<cell 1>", "exec", dont_inherit=True), names)
     assert fuse(names["Net"]()).report.fused == {"norm": "relu"}
+
+
+def test_children_are_watched_by_name_where_all_are_called() -> None:
+    class All(Doubtful):
+        def forward(self, x: Tensor) -> Tensor:
+            for child in self._modules.values():
+                x = child(x)
+            return x
+
+    original = All()
+    model, report = fuse(original)
+    assert report.fused == {"norm": "relu"}
+    x = torch.randn(2, 4, 5, 5)
+    for module in (original, model):
+        module.last = nn.Tanh()
+    torch.testing.assert_close(model(x), original(x))
 
 
 def test_fusing_does_not_get_in_dynamo_s_way() -> None:
