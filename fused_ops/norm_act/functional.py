@@ -29,9 +29,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.checkpoint import _StopRecomputationError
 
 from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.casting import autocasts
@@ -80,7 +83,12 @@ def batch_norm_act(
         y = torch.batch_norm(x, weight, bias, *stats, momentum, eps, False)
         return stepwise.finish(x, y, after)
     mean, var = (None, None) if training else (running_mean, running_var)
-    y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
+    try:
+        y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
+    except _StopRecomputationError:
+        if count:
+            _update_by_norm(torch.batch_norm, x, running_mean, running_var, momentum, eps)
+        raise
     if count and running_mean is not None and running_var is not None:
         _update_running(running_mean, running_var, mean, var, momentum, count)
     return y
@@ -124,7 +132,12 @@ def instance_norm_act(
         return stepwise.finish(x, y, after)
     if not use_input_stats:
         return _call(x, weight, bias, running_mean, running_var, 0, eps, after)[0]
-    y, mean, var = _call(x, weight, bias, None, None, x.size(1), eps, after)
+    try:
+        y, mean, var = _call(x, weight, bias, None, None, x.size(1), eps, after)
+    except _StopRecomputationError:
+        if x.numel():
+            _update_by_norm(torch.instance_norm, x, running_mean, running_var, momentum, eps)
+        raise
     if running_mean is not None and running_var is not None and x.numel():
         n, c = x.shape[:2]
         _update_running(
@@ -249,6 +262,22 @@ def _update_running(
     with contextlib.nullcontext() if told else untold((running_mean, running_var)):
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+
+
+def _update_by_norm(
+    norm: Callable[..., Tensor],
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> None:
+    """Move the running statistics, where torch.utils.checkpoint ends a call as soon as it has given what was
+    to be kept: torch's own norms have moved them by then, a second time."""
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad(), _disable_current_modes():  # a selective checkpoint's knows but what it has seen
+            stats = stepwise.held(running_mean, True), stepwise.held(running_var, True)
+            norm(x, None, None, *stats, True, momentum, eps, False)
 
 
 # --- checks -------------------------------------------------------------------------------------------------

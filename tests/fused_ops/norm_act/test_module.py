@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from fused_ops import FusedAdaIN, FusedBatchNormAct2d, FusedGroupNormAct, FusedInstanceNormAct2d, adain, use
 from fused_ops.norm_act import convert_sync_batchnorm
@@ -64,6 +67,28 @@ def test_a_stock_checkpoint_trains_on_alike(name: str, backend: str) -> None:
         torch.testing.assert_close(ours.state_dict(), norm.state_dict())
         torch.testing.assert_close(ours.eval()(x), stock.eval()(x))
     norm.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize("selective", [False, True])
+@pytest.mark.parametrize("name", ["batch", "instance, tracked"])
+def test_recomputing_moves_the_statistics_as_torch_s_norms_do(
+    name: str, selective: bool, backend: str
+) -> None:
+    """A second time, although a checkpoint stops what it recomputes where nothing more is to be kept."""
+
+    def prefer_recomputing(*_: Any, **__: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    kind = {"context_fn": functools.partial(create_selective_checkpoint_contexts, prefer_recomputing)}
+    stock, ours = (make().double() for make in TWINS[name])
+    x = torch.randn(3, 6, 5, 4, dtype=torch.float64, requires_grad=True)
+    with use(backend):
+        for module in (stock, ours):
+            y = checkpoint(module, x, use_reentrant=False, **(kind if selective else {}))
+            y.square().sum().backward()
+    torch.testing.assert_close(ours.state_dict(), stock[0].state_dict())
+    expected = 1 - 0.9**2
+    torch.testing.assert_close(ours.running_mean, expected * x.detach().mean((0, 2, 3)))
 
 
 @pytest.mark.parametrize("name", ["batch", "instance", "group"])
