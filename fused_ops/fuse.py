@@ -59,7 +59,8 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     """Run norm + activation and norm + add + activation as one op each; results stay the same.
 
     A 2x2 max-pooling that follows is fused too, unless the activation decreases somewhere. Batch, instance
-    and group norm (2d, torch.nn's own) with any activation of :data:`fused_ops.activations.ACTIVATIONS`.
+    and group norm (2d, torch.nn's own) with any activation of :data:`fused_ops.activations.ACTIVATIONS`; an
+    ``nn.Identity`` behind the norm is passed over.
 
     All modules, parameters, buffers and their names stay, hooks run, and a chain goes torch's own way as soon
     as something hangs on its modules. An ``nn.Sequential`` with a chain becomes a :class:`FusedSequential`;
@@ -99,11 +100,13 @@ class _Chain:
     found: Found
     add: fx.Node | None = None
     pool: fx.Node | None = None
+    passed: tuple[fx.Node, ...] = ()
 
     @property
     def residual(self) -> Any:
         assert self.add is not None
-        return self.add.args[1] if self.add.args[0] is self.norm else self.add.args[0]
+        normed = (self.norm, *self.passed)[-1]
+        return self.add.args[1] if self.add.args[0] is normed else self.add.args[0]
 
 
 class _Fusion:
@@ -145,12 +148,13 @@ class _Fusion:
             if chain is None:
                 continue
             try:
-                check_plain(chain.norm, chain.activation)
+                check_plain(chain.norm, chain.activation, *chain.passed)
             except Unproven as reason:
                 self.skip(chain.norm, str(reason))
                 continue
             fused = True
-            self.note(chain.norm, activation_module(children[place + 1]), pools=bool(chain.pool))
+            found = activation_module(children[place + 1 + len(chain.passed)])
+            self.note(chain.norm, found, pools=bool(chain.pool))
 
         if fused:
             own = type(module) is nn.Sequential
@@ -214,7 +218,11 @@ class _Fusion:
         if len(node.users) != 1:
             raise Unproven(f"its output is used {len(node.users)} times")
         following = next(iter(node.users))
-        add = following if _is_add_of(following, node) else None
+        passed: tuple[fx.Node, ...] = ()
+        while len(following.users) == 1 and _is_identity(module, following):
+            passed += (following,)
+            following = next(iter(following.users))
+        add = following if _is_add_of(following, (node, *passed)[-1]) else None
         if add is not None:
             if len(add.users) != 1:
                 raise Unproven("the sum of its output and another is used more than once")
@@ -223,10 +231,10 @@ class _Fusion:
         found = activation_call(following) if called is None else activation_module(called)
         if found is None:
             raise Unproven(NO_ACTIVATION)
-        check_plain(module.get_submodule(str(node.target)), called)
+        check_plain(*(module.get_submodule(str(part.target)) for part in (node, *passed)), called)
         if _may_change_input(module, graph, node, following if add is None else add):
             raise Unproven("its input may be changed before what follows")
-        return _Chain(node, following, found, add, self.pool_after(module, following, found))
+        return _Chain(node, following, found, add, self.pool_after(module, following, found), passed)
 
     def pool_after(self, module: nn.Module, activation: fx.Node, found: Found) -> fx.Node | None:
         """The pooling that follows and can be fused."""
@@ -265,6 +273,10 @@ def check_plain(*parts: object) -> None:
     """Raise Unproven if something hangs on the modules of a chain."""
     if not all(is_plain(part) for part in parts if isinstance(part, nn.Module)):
         raise Unproven("there are hooks on it or on its activation")
+
+
+def _is_identity(module: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Identity
 
 
 def _is_add_of(node: fx.Node, norm: fx.Node) -> bool:
@@ -366,8 +378,11 @@ def _rewrite(graph: fx.Graph, chain: _Chain) -> None:
         if chain.add is not None:
             kind = "iadd" if chain.add.target in (operator.iadd, "add_") else "add"
             arguments = (*arguments, kind, chain.residual)
-        result = graph.call_function(run_chain, arguments)
+        named: dict[str, Any] = {}
+        if chain.passed:
+            named["passed"] = tuple(part(node, None) for node in chain.passed)
+        result = graph.call_function(run_chain, arguments, named)
     last.replace_all_uses_with(result)
-    for node in (chain.pool, chain.activation, chain.add, chain.norm):
+    for node in (chain.pool, chain.activation, chain.add, *reversed(chain.passed), chain.norm):
         if node is not None:
             graph.erase_node(node)

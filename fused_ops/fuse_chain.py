@@ -30,7 +30,8 @@ ADDS: dict[str, Callable[[Any, Any], Any]] = {"add": operator.add, "iadd": opera
 
 
 class Chain(NamedTuple):
-    """A norm, what follows it and, where that can be fused too, the 2x2 max-pooling behind.
+    """A norm, what follows it and, where that can be fused too, the 2x2 max-pooling behind; and each
+    ``nn.Identity`` that comes right after the norm, in place of what other networks of a kind have there.
 
     An activation or pooling that is called as a function is ``(name, slope)``, or True.
     """
@@ -38,18 +39,25 @@ class Chain(NamedTuple):
     norm: nn.Module
     activation: nn.Module | Found
     pool: nn.Module | bool = False
+    passed: tuple[nn.Module, ...] = ()
+
+    def modules(self) -> list[nn.Module]:
+        return [part for part in (*self[:3], *self.passed) if isinstance(part, nn.Module)]
 
 
 def chain_at(modules: Sequence[nn.Module], place: int) -> Chain | None:
     """The chain that starts at ``place`` of modules that run one after the other."""
-    if type(modules[place]) not in NORMS or place + 1 == len(modules):
+    if type(modules[place]) not in NORMS:
         return None
-    found = activation_module(modules[place + 1])
+    end = place + 1
+    while end < len(modules) and type(modules[end]) is nn.Identity:
+        end += 1
+    found = activation_module(modules[end]) if end < len(modules) else None
     if found is None:
         return None
-    behind = modules[place + 2 : place + 3]
-    pools = bool(behind) and can_pool(behind[0], found)
-    return Chain(modules[place], modules[place + 1], modules[place + 2] if pools else False)
+    behind = modules[end + 1 : end + 2]
+    pool = behind[0] if behind and can_pool(behind[0], found) else False
+    return Chain(modules[place], modules[end], pool, tuple(modules[place + 1 : end]))
 
 
 def can_pool(module: nn.Module, found: Found) -> bool:
@@ -79,10 +87,11 @@ def run_chain(
     x: Tensor,
     add: str | None = None,
     residual: Any = None,
+    passed: tuple[nn.Module, ...] = (),
 ) -> Tensor:
-    """``pool(activation(add(norm(x), residual)))``, x [N, C, H, W]; ``add`` is a key of ADDS, or None and
-    nothing is added."""
-    chain = Chain(norm, activation, pool)
+    """``pool(activation(add(passed(norm(x)), residual)))``, x [N, C, H, W]; ``add`` is a key of ADDS, or None
+    and nothing is added."""
+    chain = Chain(norm, activation, pool, passed)
     found = activation_module(activation) if isinstance(activation, nn.Module) else activation
     if found is None or not _fits(chain, found, x, add, residual):
         return _in_steps(chain, x, add, residual)
@@ -108,9 +117,8 @@ def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) ->
         pools = isinstance(chain.pool, bool) or is_pool_module(chain.pool)
         if not pools or x.dim() != 4 or not _is_monotone(found):
             return False
-    for part in chain:
-        if isinstance(part, nn.Module) and not is_plain(part):
-            return False
+    if not all(map(is_plain, chain.modules())) or any(type(part) is not nn.Identity for part in chain.passed):
+        return False
     if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and x.size(-3) != norm.num_features):
         return False  # torch's own norms take that
     return add is None or (
@@ -119,8 +127,10 @@ def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) ->
 
 
 def _in_steps(chain: Chain, x: Any, add: str | None, residual: Any) -> Any:
-    norm, activation, pool = chain
+    norm, activation, pool, passed = chain
     z = norm(x)
+    for part in passed:
+        z = part(z)
     if add is not None:
         z = ADDS[add](z, residual)
     if isinstance(activation, nn.Module):
@@ -143,6 +153,6 @@ class FusedSequential(nn.Sequential):
                 input = modules[place](input)
                 place += 1
             else:
-                input = run_chain(*chain, input)
-                place += 3 if chain.pool else 2
+                input = run_chain(*chain[:3], input, passed=chain.passed)
+                place += len(chain.modules())
         return input

@@ -65,6 +65,21 @@ class OwnModules(nn.Module):
         return self.act2(self.norm2(self.act1(self.norm1(x))))
 
 
+class Placeholders(nn.Module):
+    """Blocks in which other networks of their kind have something between norm and activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.drop1, self.act1 = nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()
+        self.norm2, self.drop2, self.drop3 = nn.GroupNorm(2, 4), nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act1(self.drop1(self.norm1(x)))
+        y = self.drop3(self.drop2(self.norm2(y)))
+        y += x
+        return F.leaky_relu(y)
+
+
 class Pooled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +121,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         {"norms.0": "silu", "norms.1": "leaky_relu", "norms.2": "tanh", "norms.3": "add + gelu"},
     ),
     "own modules": (OwnModules, {"norm1": "silu", "norm2": "leaky_relu"}),
+    "placeholders": (
+        lambda: nn.Sequential(
+            Placeholders(), nn.BatchNorm2d(4), nn.Identity(), nn.Identity(), nn.ReLU(), nn.MaxPool2d(2)
+        ),
+        {"0.norm1": "relu", "0.norm2": "add + leaky_relu", "1": "relu + max-pool"},
+    ),
+    "placeholders at the end": (lambda: chain(nn.BatchNorm2d(4), nn.Identity()), {}),
     "pooled": (lambda: chain(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), {"1": "relu + max-pool"}),
     "pooled by calls": (Pooled, {"norm1": "add + relu + max-pool", "norm2": "tanh + max-pool"}),
     "pooled, but decreasing": (lambda: chain(nn.GroupNorm(2, 4), nn.SiLU(), nn.MaxPool2d(2)), {"1": "silu"}),
@@ -215,7 +237,14 @@ def test_what_else_is_done_with_models_works_with_fused_ones(make: Callable[[], 
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: chain(nn.BatchNorm2d(4), nn.ReLU()), OwnModules, lambda: ResidualBlock(4, 4)]
+    "make",
+    [
+        lambda: chain(nn.BatchNorm2d(4), nn.ReLU()),
+        lambda: chain(nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()),
+        OwnModules,
+        Placeholders,
+        lambda: ResidualBlock(4, 4),
+    ],
 )
 def test_what_hangs_on_modules_or_replaces_them_later_counts(make: Callable[[], nn.Module]) -> None:
     original = make()
@@ -233,6 +262,24 @@ def test_what_hangs_on_modules_or_replaces_them_later_counts(make: Callable[[], 
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
                 setattr(module, name, nn.Identity())
+    torch.testing.assert_close(model(x), original(x))
+
+
+@pytest.mark.parametrize("where", ["drop1", "drop3"])
+def test_a_placeholder_may_be_hooked_or_filled_later(where: str) -> None:
+    original, x = Placeholders(), torch.randn(2, 4, 6, 6)
+    model, _ = fuse(original)
+    assert served(model, x) == 2
+    seen: list[Tensor] = []
+    for module in (original, model):
+        module.get_submodule(where).register_forward_hook(lambda _, __, y: seen.append(y.clone()))
+    torch.testing.assert_close(model(x), original(x))
+    torch.testing.assert_close(*seen)
+    assert served(model, x) == 1
+    _, report = fuse(original)
+    assert len(report.fused) == 1
+    for module in (original, model):
+        setattr(module, where, nn.Tanh())
     torch.testing.assert_close(model(x), original(x))
 
 
