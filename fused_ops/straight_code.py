@@ -48,6 +48,13 @@ _REACHING = frozenset(
      "apply", "state_dict", "load_state_dict", "seed", "backward", "compile", "random", "utils", "backends")
 )  # fmt: skip
 _REACHING_AT_FIRST = ("__", "set_", "register_", "named_", "manual_seed", "requires_grad")
+# Functions of modules that tell of a state, such as torch.is_grad_enabled and torch.get_default_dtype, which
+# a recording would take for a constant; and those of such names that tell of the tensors they are given.
+_ASKING = ("is_", "are_", "get_", "has_", "current_", "default_", "device_count", "initial_seed")
+_OF_ARGUMENTS = frozenset(
+    ("is_complex", "is_conj", "is_floating_point", "is_inference", "is_neg", "is_nonzero", "is_same_size",
+     "is_scripting", "is_signed", "get_device")
+)  # fmt: skip
 _FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
@@ -74,7 +81,7 @@ def check_code(code: CodeType, names: Mapping[str, Any]) -> tuple[ast.AST, list[
         if not all(map(_asks_only_self, tests)):
             raise Unproven(f"{who} branches on more than attributes")
         decisions += tests
-        if reason := _more_than_computing(node, code):
+        if reason := _more_than_computing(node, code, names):
             raise Unproven(f"{who} does more than compute ({reason})")
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             _check_name(node.id, code, names, who)
@@ -154,8 +161,10 @@ def _asks_only_self(test: ast.AST) -> bool:
     return names <= {"self"} and not any(isinstance(node, ast.Call) for node in ast.walk(test))
 
 
-def _more_than_computing(node: ast.AST, code: CodeType) -> str | None:
+def _more_than_computing(node: ast.AST, code: CodeType, names: Mapping[str, Any]) -> str | None:
     """What a statement or expression does besides."""
+    if isinstance(node, ast.Attribute) and _asks_for_state(node.attr) and _is_of_module(node, names):
+        return node.attr
     if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
         return "writes into an attribute or element"
     if isinstance(node, ast.Attribute) and (
@@ -171,6 +180,16 @@ def _more_than_computing(node: ast.AST, code: CodeType) -> str | None:
         if not called.attr.endswith("_") and not (called.attr in ("append", "extend") and own):
             return "a result is dropped"
     return None
+
+
+def _asks_for_state(name: str) -> bool:
+    return name.startswith(_ASKING) and name not in _OF_ARGUMENTS
+
+
+def _is_of_module(node: ast.AST, names: Mapping[str, Any]) -> bool:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and isinstance(names.get(node.id), ModuleType)
 
 
 def _check_name(name: str, code: CodeType, names: Mapping[str, Any], who: str) -> None:
@@ -189,6 +208,9 @@ def _stays(value: Any) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__.split(".")[0] in _PACKAGES
     package = (getattr(value, "__module__", None) or "").split(".")[0]
+    asks = _asks_for_state(getattr(value, "__name__", ""))
+    if isinstance(value, BuiltinFunctionType | FunctionType) and asks and package in ("", *_PACKAGES):
+        return False
     if isinstance(value, BuiltinFunctionType):
         of_module = isinstance(value.__self__, ModuleType | type | type(None))
         return package == "torch" or (of_module and package in ("builtins", *_PACKAGES))

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import is_initialized
 from torch.utils.checkpoint import checkpoint
 
 from fused_ops.fuse import fuse
@@ -239,9 +240,27 @@ class ListsWeights(Doubtful):
         return self.act(self.norm(x)) * self.scales["first"]
 
 
+class AsksForGradients(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.act(self.norm(x)), 0.5, torch.is_grad_enabled())
+
+
+class AsksForAutocast(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)).to(torch.get_autocast_dtype("cpu"))
+
+
+class AsksForProcesses(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) / (1 + is_initialized())
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (AsksForGradients, f"{MORE} (is_grad_enabled)"),
+        (AsksForAutocast, f"{MORE} (get_autocast_dtype)"),
+        (AsksForProcesses, f"{MORE[:-23]} uses is_initialized, which may change"),
         (Lists, "the forward it is called in reads acts, which cannot be watched"),
         (ListsWeights, "the forward it is called in reads scales, which cannot be watched"),
         (WritesThroughView, "its input may be changed before what follows"),
