@@ -254,7 +254,7 @@ def _watched(module: nn.Module, seen: _Seen) -> Iterator[None]:
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event != "call" or code in seen.codes:
+        if event != "call":
             return
         caller = frame.f_back.f_code if frame.f_back is not None else None
         if _is_looked_into(code) or (code.co_filename in _TOLD_OF_AT_ONCE and caller in seen.codes):
@@ -263,6 +263,8 @@ def _watched(module: nn.Module, seen: _Seen) -> Iterator[None]:
             own = first if first is not None and arguments[first] is module else None
             if any(isinstance(value, nn.Module) and value is not module for value in arguments.values()):
                 seen.problem = Unproven(f"{code.co_name}, which runs in the forward, is given a module")
+            if code in seen.codes:
+                return
             enclosed = {name: frame.f_locals[name] for name in code.co_freevars if name in frame.f_locals}
             seen.codes[code] = own, {**frame.f_globals, **enclosed}
 

@@ -368,6 +368,29 @@ def test_classes_of_a_notebook_s_cell_are_read_as_those_of_a_file(monkeypatch: p
     assert fuse(names["Net"]()).report.fused == {"norm": "relu"}
 
 
+class Nested(Doubtful):
+    def __init__(self, inner: Nested | None = None) -> None:
+        super().__init__()
+        self.last, self.inner = nn.Tanh(), inner
+
+    def compute(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(x))
+        return y if self.last is None else self.last(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.compute(self.compute(x))
+
+
+def test_a_method_of_another_module_is_refused_also_after_the_module_s_own() -> None:
+    """What it decides by is watched in the module alone."""
+    original, x = Nested(Nested()), torch.randn(2, 4, 5, 5)
+    model, report = fuse(original)
+    assert report.skipped["norm"] == "compute, which runs in the forward, is given a module"
+    for module in (original, model):
+        module.inner.last = None
+    torch.testing.assert_close(model(x), original(x))
+
+
 def test_children_are_watched_by_name_where_all_are_called() -> None:
     class All(Doubtful):
         def forward(self, x: Tensor) -> Tensor:
