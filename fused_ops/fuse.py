@@ -141,6 +141,10 @@ class _Fusion:
         if "forward" in vars(module):
             self.skip_all(module, "the forward it is called in is not its class's own")
             return
+        kind: Any = type(module)
+        if kind.__iter__ is not nn.Sequential.__iter__:  # torch's forward goes by it
+            self.skip_all(module, "the Sequential it is in does not call one module after the other")
+            return
         fused = False
         children: list[Any] = list(module._modules.values())  # children() leaves out what comes twice
         for place in range(len(children)):
@@ -157,8 +161,8 @@ class _Fusion:
             self.note(chain.norm, found, pools=bool(chain.pool))
 
         if fused:
-            own = type(module) is nn.Sequential
-            _become(module, FusedSequential if own else extended_class(type(module), FusedSequential.forward))
+            own = kind is nn.Sequential
+            _become(module, FusedSequential if own else extended_class(kind, FusedSequential.forward))
 
     def fuse_forward(self, module: nn.Module) -> None:
         if not any(below in self.norms for below in module.modules() if below is not module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -454,6 +454,17 @@ def test_a_sequential_of_another_name_is_one_too() -> None:
         module.append(nn.Hardswish())
     torch.testing.assert_close(model(x), original(x))
     torch.testing.assert_close(copy.deepcopy(model)(x), original(x))
+
+
+def test_a_sequential_that_goes_its_own_way_stays() -> None:
+    class Backwards(nn.Sequential):
+        def __iter__(self) -> Iterator[nn.Module]:
+            return iter(list(self._modules.values())[::-1])
+
+    original, x = Backwards(nn.BatchNorm2d(4), nn.ReLU()), torch.randn(2, 4, 5, 5)
+    model, report = fuse(original)
+    assert report.skipped == {"0": "the Sequential it is in does not call one module after the other"}
+    torch.testing.assert_close(model(x), original(x))
 
 
 def test_registries_and_who_makes_more_of_a_kind_see_the_original_class() -> None:
