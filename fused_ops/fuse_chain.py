@@ -92,7 +92,7 @@ def run_chain(
     """``pool(activation(add(passed(norm(x)), residual)))``, x [N, C, H, W]; ``add`` is a key of ADDS, or None
     and nothing is added."""
     chain = Chain(norm, activation, pool, passed)
-    found = activation_module(activation) if isinstance(activation, nn.Module) else activation
+    found = activation if isinstance(activation, tuple) else activation_module(activation)
     if found is None or not _fits(chain, found, x, add, residual):
         return _in_steps(chain, x, add, residual)
     name, slope = found
@@ -133,13 +133,13 @@ def _in_steps(chain: Chain, x: Any, add: str | None, residual: Any) -> Any:
         z = part(z)
     if add is not None:
         z = ADDS[add](z, residual)
-    if isinstance(activation, nn.Module):
-        z = activation(z)
-    else:
+    if isinstance(activation, tuple):
         z = After(None, *resolve(*activation), False, 1).apply(z)
-    if isinstance(pool, nn.Module):
-        return pool(z)
-    return torch.nn.functional.max_pool2d(z, 2) if pool else z
+    else:  # a module, or a function that took its place
+        z = activation(z)
+    if isinstance(pool, bool):
+        return torch.nn.functional.max_pool2d(z, 2) if pool else z
+    return pool(z)
 
 
 class FusedSequential(nn.Sequential):

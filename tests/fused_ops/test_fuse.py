@@ -400,6 +400,14 @@ def test_what_is_exchanged_or_loaded_later_counts() -> None:
         for module in (original, model):
             change(module)
         torch.testing.assert_close(model(x), original(x))
+    original = nn.Sequential(OwnModules(), Scaled())
+    model, report = fuse(original)
+    assert len(report.fused) == 3
+    for module in (original, model):
+        for owner, name in ((module[0], "act1"), (module[0], "norm2"), (module[1], "pool")):
+            delattr(owner, name)
+            setattr(owner, name, torch.tanh)
+    torch.testing.assert_close(model(x), original(x))
 
 
 def test_of_what_has_two_names_one_may_be_exchanged() -> None:
