@@ -16,16 +16,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fused_ops.activations import ACTIVATIONS
 from fused_ops.fuse_chain import NORMS, FusedSequential, can_pool, chain_at, is_plain, run_chain
 from fused_ops.fuse_patterns import Found, activation_call, activation_module, is_pool_call
+from fused_ops.norm_act.module import WithActivation
 from fused_ops.recorded import Recorded, extended_class, recorded_class
 from fused_ops.recording import record
 from fused_ops.straight_code import Unproven
 
 NO_ACTIVATION = "no activation of the table follows it directly"
 WRITTEN_BY_FX = "torch.fx wrote the forward it is called in; fuse a model before that"
+_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -113,7 +117,13 @@ class _Fusion:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.report = FuseReport()
-        self.norms = {m: name or "the model" for name, m in model.named_modules() if type(m) in NORMS}
+        self.norms: dict[nn.Module, str] = {}
+        for name, module in model.named_modules():
+            if type(module) in NORMS:
+                self.norms[module] = name or "the model"
+            elif isinstance(module, _NORMS) and not isinstance(module, WithActivation):
+                reason = f"there is no fused form of {type(module).__name__}"
+                self.report.skipped[name or "the model"] = reason
         self.twins: dict[nn.Module, nn.Module] | None = None
 
     def run(self, untouched: Container[nn.Module] = ()) -> nn.Module:

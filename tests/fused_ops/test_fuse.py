@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fused_ops import explain
+from fused_ops import FusedBatchNormAct2d, explain
 from fused_ops.fuse import fuse
 
 
@@ -174,6 +174,19 @@ def test_what_the_report_says() -> None:
         "    0.bn2 + add + relu",
         "    not 0.shortcut.1: no activation of the table follows it directly",
     ]
+
+
+def test_norms_of_other_kinds_are_told() -> None:
+    class Own(nn.BatchNorm2d):
+        pass
+
+    norms = [nn.BatchNorm3d(4), nn.SyncBatchNorm(4), Own(4), FusedBatchNormAct2d(4), nn.LayerNorm(4)]
+    report = fuse(nn.Sequential(*norms, nn.ReLU())).report
+    kinds = {"0": "BatchNorm3d", "1": "SyncBatchNorm", "2": "Own"}
+    assert report.skipped == {name: f"there is no fused form of {kind}" for name, kind in kinds.items()}
+    parametrized = nn.utils.parametrizations.weight_norm(nn.GroupNorm(2, 4))
+    reason = "there is no fused form of ParametrizedGroupNorm"
+    assert fuse(parametrized).report.skipped == {"the model": reason}
 
 
 def served(model: nn.Module, *inputs: Tensor) -> int:
