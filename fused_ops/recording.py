@@ -124,12 +124,12 @@ _CHANGES = "the forward it is called in changes more than what it returns"
 
 def _of_several_names(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
     """The other names of the modules and tensors in the graph, and the one that they have there."""
-    named: dict[int, list[str]] = {}
+    named: dict[int, tuple[object, list[str]]] = {}  # held, as those of TorchScript are made when asked for
     for find in (module.named_modules, module.named_parameters, module.named_buffers):
         for name, part in find(remove_duplicate=False):
-            named.setdefault(id(part), []).append(name)
+            named.setdefault(id(part), (part, []))[1].append(name)
     used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    for names in named.values():
+    for _, names in named.values():
         for target in used.intersection(names):
             yield from ((name, target) for name in names if name != target)
 
