@@ -99,20 +99,22 @@ def _forward(base: type[nn.Module], written: Written) -> Callable[..., Any]:
     file = f"<recorded forward {next(_NUMBERS)} of {base.__qualname__}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
     exec(compile(source, file, "exec"), known)
-    forward: Any = _while_unchanged(known["forward"], base.forward, read)
+    forward: Any = _while_unchanged(known["forward"], base, read)
     # Dynamo counts how often it compiled a code object, and which sizes vary in its file: one for each class.
     # Not the recorded one's file, of which a traceback would show some other line.
     forward.__code__ = forward.__code__.replace(co_filename=f"{__file__} for {file}")
     return forward
 
 
-def _while_unchanged(
-    recorded: Callable[..., Any], original: Callable[..., Any], read: Read
-) -> Callable[..., Any]:
-    """``recorded`` for modules whose attributes are as ``read``, ``original`` for others."""
+def _while_unchanged(recorded: Callable[..., Any], base: type[nn.Module], read: Read) -> Callable[..., Any]:
+    """``recorded`` for modules whose attributes are as ``read``; the forward of ``base`` for others, and for
+    all once base has another."""
+    original = base.forward
 
     @functools.wraps(original)
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        if base.forward is not original:
+            return base.forward(self, *inputs, **named)
         for path, value in read:
             if plain(self, path) != value:
                 return original(self, *inputs, **named)

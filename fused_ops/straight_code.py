@@ -279,8 +279,12 @@ def plainly(value: Any, depth: int = 0) -> Any:
     if isinstance(value, torch.Tensor):
         return TENSOR
     if inspect.isroutine(value):
-        # Not the methods themselves: each holds whose it is, here of a copy of the model.
-        return value if isinstance(getattr(value, "__self__", None), ModuleType | type(None)) else METHOD
+        # Not the methods themselves: each holds whose it is, here of a copy of the model. Nor their
+        # functions: pickle does not find every method by its name.
+        if isinstance(getattr(value, "__self__", None), ModuleType | type(None)):
+            return value
+        names = (getattr(value, name, None) for name in ("__module__", "__qualname__"))
+        return METHOD, *names, getattr(getattr(value, "__code__", None), "co_name", None)
     if isinstance(value, type):
         return value
     inside: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import types
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -421,6 +422,31 @@ def test_what_is_exchanged_or_loaded_later_counts() -> None:
             delattr(owner, name)
             setattr(owner, name, torch.tanh)
     torch.testing.assert_close(model(x), original(x))
+
+
+def test_methods_that_are_exchanged_later_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Features(OwnModules):
+        def features(self, x: Tensor) -> Tensor:
+            return self.act1(self.norm1(x))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act2(self.norm2(self.features(x)))
+
+    x = torch.randn(2, 4, 3, 3)
+    for patch in (
+        lambda module: setattr(module, "features", types.MethodType(lambda self, x: self.norm1(x), module)),
+        lambda module: monkeypatch.setattr(Features, "features", lambda self, x: self.norm2(x)),
+        lambda module: monkeypatch.setattr(Features, "forward", lambda self, x: self.norm1(x)),
+    ):
+        original = Features()
+        model, report = fuse(original)
+        assert len(report.fused) == 2 and served(model, x) == 2
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), original(x))
+        for module in (original, model):
+            patch(module)
+        torch.testing.assert_close(model(x), original(x))
+        monkeypatch.undo()
 
 
 def test_of_what_has_two_names_one_may_be_exchanged() -> None:
