@@ -26,17 +26,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno and error.filename is None:  # as of a full disk, when a write names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An ``OSError`` of the block that names no file, as a write to a full disk raises it, names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextmanager
@@ -61,6 +68,17 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and keep it to this process while the block runs; ``BlockingIOError`` where another one
+    is at work in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder) as first:
+        if not first:
+            raise BlockingIOError(f"another process is at work in {folder}; wait for it, or end it")
+        yield
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     with replacing(path) as file:
         file.write(content)
@@ -68,6 +86,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    with naming(path), open(path, "a", newline="", encoding="utf-8") as file:
+        file.write(text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,6 +18,7 @@ from fer_mtl.data.registry import DATASETS
 from fer_mtl.data.video import VIDEO_SUFFIXES, VideoFrame
 from fer_mtl.faces.detector import DETECTOR_HELP, make_detector
 from fer_mtl.faces.prepare import STATE, Job, prepare, resolved
+from fer_mtl.files import replacing
 from fer_mtl.processors import available_processors
 from fer_mtl.words import counted
 
@@ -114,7 +115,8 @@ def main(arguments: Sequence[str]) -> int:
     for path in copies:
         target = out / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        with replacing(target) as file, path.open("rb") as label:
+            shutil.copyfileobj(label, file)
     ways = Counter(outcome.aligned for outcome in outcomes if outcome.aligned)
     found_by = WAYS if options.detector != "whole" else {}
     by = ", ".join(f"{ways[way]} by {word}" for way, word in found_by.items() if ways[way])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from fer_mtl.data.images import ImageError, Picture, expect_large_photographs, o
 from fer_mtl.data.registry import DATASETS
 from fer_mtl.faces.align import align
 from fer_mtl.faces.detector import Detector
-from fer_mtl.files import replacing, write_json, write_text
+from fer_mtl.faces.face import Face
+from fer_mtl.files import alone, append_text, read_json, replacing, write_bytes, write_json, write_text
 from fer_mtl.workers import busy, processes
 
 STATE = PREPARED
@@ -67,15 +67,16 @@ class Worker:
 
         def work(job: Job) -> Outcome:
             try:
-                return self._crop(detector, job)
+                image = open_image(job.picture) if isinstance(job.picture, Path) else job.picture.open()
+                faces = detector.detect(np.asarray(image.convert("RGB")))
             except (ImageError, OSError) as error:
                 return Outcome(job.name, job.target, reason=" ".join(str(error).split()))
+            # A face that cannot be written, as on a full disk, is no fault of its picture and ends the work.
+            return self._crop(image, faces, job)
 
         return work
 
-    def _crop(self, detector: Detector, job: Job) -> Outcome:
-        image = open_image(job.picture) if isinstance(job.picture, Path) else job.picture.open()
-        faces = detector.detect(np.asarray(image.convert("RGB")))
+    def _crop(self, image: Image.Image, faces: Sequence[Face], job: Job) -> Outcome:
         if not faces:
             return Outcome(job.name, job.target, reason="no face found")
         face = max(faces, key=lambda found: found.area)
@@ -106,33 +107,34 @@ def prepare(
     require_eyes: let a picture fail whose eyes are not found, instead of cropping it by the face's box
 
     Returns the outcome of every picture, in order. Raises ValueError when `out` holds something else or was
-    prepared with other settings, and what `make` raises.
+    prepared with other settings, BlockingIOError when another process is at work in it, OSError when a face
+    cannot be written, and what `make` raises.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 16:
         raise ValueError(f"size must be an int of at least 16, got {size!r}")
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers must be an int of at least 1, got {workers!r}")
     make()  # a detector that cannot be made says so here, before any folder or process is
-    _claim(out, {**settings, "size": size, "require_eyes": require_eyes})
-    done = {o.name: o for o in _read(out / STATE / "done.csv") if (out / o.target).is_file()}
-    todo = [job for job in jobs if job.name not in done]
-    worker, console = Worker(make, out, size, require_eyes), console or Console(quiet=True)
-    failed: list[Outcome] = []
-    try:
-        with (
-            _appending(out / STATE / "done.csv") as append,
-            console.bar("faces", len(jobs), len(jobs) - len(todo)),
-        ):
-            for outcome in _work(worker, todo, workers):
-                if outcome.aligned:
-                    append(outcome)
-                    done[outcome.name] = outcome
-                else:
-                    failed.append(outcome)
-                console.advance()
-    finally:
-        rows = [("file", "reason"), *((o.name, o.reason) for o in failed)]
-        write_text(out / STATE / "failed.csv", "".join(_row(row) for row in rows))
+    with alone(out):
+        _claim(out, {**settings, "size": size, "require_eyes": require_eyes})
+        table = out / STATE / "done.csv"
+        _mend(table)
+        done = {o.name: o for o in _read(table) if (out / o.target).is_file()}
+        todo = [job for job in jobs if job.name not in done]
+        worker, console = Worker(make, out, size, require_eyes), console or Console(quiet=True)
+        failed: list[Outcome] = []
+        try:
+            with console.bar("faces", len(jobs), len(jobs) - len(todo)):
+                for outcome in _work(worker, todo, workers):
+                    if outcome.aligned:
+                        append_text(table, _row(astuple(outcome)))
+                        done[outcome.name] = outcome
+                    else:
+                        failed.append(outcome)
+                    console.advance()
+        finally:
+            rows = [("file", "reason"), *((o.name, o.reason) for o in failed)]
+            write_text(out / STATE / "failed.csv", "".join(_row(row) for row in rows))
     reasons = {outcome.name: outcome for outcome in failed}
     return [done.get(job.name) or reasons[job.name] for job in jobs]
 
@@ -185,11 +187,9 @@ def resolved(source: str) -> str:
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Make the folder ours, or see that it is and was made alike."""
-    import json
-
     path = out / STATE / "settings.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         for name, value in settings.items():
             was = before.get(name)
             if was != value and not (name == "source" and was and resolved(was) == resolved(value)):
@@ -197,36 +197,27 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
                     f"{out} was prepared with {name} {was!r}, not {value!r}: name another folder"
                 )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # An empty folder of ours is what a full disk leaves.
+    if any(found != out / STATE or any(found.iterdir()) for found in out.iterdir()):
         raise ValueError(f"{out} exists and was not made by `fer-mtl prepare`: name a new folder")
-    (out / STATE).mkdir(parents=True)
+    (out / STATE).mkdir(exist_ok=True)
     write_json(path, settings)
 
 
+def _mend(path: Path) -> None:
+    """Begin the table, or cut off the last row where a run that was killed, or a full disk, has left a part
+    of it: its picture is simply done again."""
+    content = path.read_bytes() if path.is_file() else b""
+    rows = content[: content.rfind(b"\n") + 1] or _row(field.name for field in fields(Outcome)).encode()
+    if rows != content:
+        write_bytes(path, rows)
+
+
 def _read(path: Path) -> Iterator[Outcome]:
-    if not path.is_file():
-        return
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.reader(file):
-            # The last row of a run that was killed may be cut off: its picture is simply done again.
             if len(row) == len(fields(Outcome)) and row[3].isdigit():
                 yield Outcome(row[0], row[1], row[2], int(row[3]))
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[Callable[[Outcome], None]]:
-    whole = path.is_file() and path.read_bytes()[-1:] in (b"", b"\n")
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        if not path.stat().st_size:
-            file.write(_row([field.name for field in fields(Outcome)]))
-        elif not whole:
-            file.write("\n")
-
-        def append(outcome: Outcome) -> None:
-            file.write(_row(astuple(outcome)))
-            file.flush()
-
-        yield append
 
 
 def _row(values: Iterable[object]) -> str:

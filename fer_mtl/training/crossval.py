@@ -21,7 +21,7 @@ from fer_mtl.data.folds import Fold
 from fer_mtl.evaluation.comparison import remove_comparison, write_comparison
 from fer_mtl.evaluation.report import percent
 from fer_mtl.evaluation.runs import load_crossval
-from fer_mtl.files import read_json, write_json
+from fer_mtl.files import alone, read_json, write_json
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
 from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, to_dict
@@ -164,7 +164,7 @@ def run_crossval(
     for fold in folds:
         if missing := missing_classes(faces, fold.train):
             console.line(f"warning: fold {fold.index} leaves no training image of {', '.join(missing)}")
-    with RunFolder(root).alone():
+    with alone(root):
         begin(root, config, folds, seeds, overwrite)
         go_on = "the same command" + (" without --overwrite" if overwrite else "") + " continues"
         train_missing(jobs, faces, workers, console, go_on)

@@ -15,7 +15,7 @@ from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.evaluation.predictions import to_csv
 from fer_mtl.evaluation.quality import Judge
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
-from fer_mtl.files import write_json, write_text
+from fer_mtl.files import alone, write_json, write_text
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, to_dict
 from fer_mtl.training.environment import environment
@@ -176,7 +176,7 @@ def train_run(
         on_step=on_step,
     )  # fmt: skip
     trainer = ready.trainer
-    with run.alone():
+    with alone(run.root):
         if resume and not run.unbegun():
             trainer.resume()
             run.read_environment()  # the report needs it: rather an error now than after the last epoch

@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fer_mtl.files import locked, read_json, read_yaml, to_yaml, write_text
+from fer_mtl.files import append_text, read_json, read_yaml, to_yaml, write_text
 from fer_mtl.training.config import TrainConfig, from_dict, to_dict
 
 
@@ -75,16 +73,6 @@ class RunFolder:
         """For those who stopped the run."""
         return f"continue with: fer-mtl train --resume {self.root}"
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Make the folder and keep it to this process while the block runs; ``BlockingIOError`` where another
-        one is at work in it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root) as first:
-            if not first:
-                raise BlockingIOError(f"another process is at work in {self.root}; wait for it, or end it")
-            yield
-
     def create(self, overwrite: bool = False) -> None:
         """Make the folder; an old run in it is refused as by ``check_free``, or, with ``overwrite``, its
         files (and nothing else) are removed."""
@@ -119,8 +107,7 @@ class RunFolder:
         return content
 
     def add_stats(self, line: dict[str, Any]) -> None:
-        with open(self.stats, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_text(self.stats, json.dumps(line) + "\n")
 
     def read_stats(self) -> list[dict[str, Any]]:
         """The finished epochs' lines; a last line that a dying process cut short is left out."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_mtl.files import locked, replacing, write_json, write_text
+from fer_mtl.files import alone, append_text, locked, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -51,3 +51,29 @@ def test_a_folder_is_locked_for_as_long_as_the_block_runs(tmp_path: Path) -> Non
     with locked(tmp_path) as again:
         assert again
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_of_a_file_that_grows(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    append_text(path, "ä\n")
+    append_text(path, "b\n")
+    assert path.read_bytes() == "ä\nb\n".encode()
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        append_text(full, "c\n")
+
+
+def test_one_process_at_a_time_is_at_work_in_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    folder = tmp_path / "new" / "run"
+    with alone(folder):
+        assert folder.is_dir()
+        with (
+            pytest.raises(BlockingIOError, match=r"another process is at work in .*run; wait"),
+            alone(folder),
+        ):
+            pass
+    with alone(folder):
+        pass

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -165,3 +167,23 @@ def test_workers_are_counted_from_one(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["prepare", str(tmp_path / "photos"), str(tmp_path / "out"), "--detector", "whole"]
     assert main([*arguments, "--workers", "0"]) == 2
     assert "workers must be an int of at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_label_file_is_copied_whole_or_not_at_all(
+    ckplus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a table that is cut short fewer pictures are read, and nobody learns of it."""
+
+    def half(source: BinaryIO, target: BinaryIO) -> None:
+        target.write(source.read(3))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    label = Path("Emotion") / "S005" / "001" / "S005_001_00000005_emotion.txt"
+    command = ["prepare", str(ckplus), str(tmp_path / "out"), "--detector", "whole"]
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", half)
+        assert main(command) == 2
+    assert f"No space left on device: '{tmp_path / 'out' / label}'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / label).exists()
+    assert main(command) == 0
+    assert (tmp_path / "out" / label).read_bytes() == (ckplus / label).read_bytes()

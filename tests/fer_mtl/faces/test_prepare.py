@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from fer_mtl.data import FaceSet
 from fer_mtl.faces.detector import Detector, make_detector
 from fer_mtl.faces.face import Face
 from fer_mtl.faces.prepare import STATE, Job, Outcome, prepare, save
+from fer_mtl.files import alone
 
 MakeJobs = Callable[..., list[Job]]
 
@@ -201,3 +203,59 @@ def test_pictures_keep_their_format(name: str, kind: str, tmp_path: Path, faces:
     assert again.format == kind
     assert abs(np.asarray(again, int) - np.asarray(picture, int)).mean() < 4
     assert [p.name for p in (tmp_path / "new").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_takes_no_more_ends_the_work(make_jobs: MakeJobs, tmp_path: Path, workers: int) -> None:
+    """It is no fault of the pictures, which would be listed as failed one after the other, and the command
+    would end well where there is room for the list. Then the same command goes on."""
+    jobs, out = make_jobs(*[100] * 9), tmp_path / "out"
+    block = out / jobs[4].target
+    block.parent.parent.mkdir(parents=True)
+    make = partial(make_detector, "whole")
+    run(jobs[:4], out, make)
+    block.parent.write_text("in the way of a folder, as a full disk is")
+    with pytest.raises(FileExistsError, match=r"Bild ü4"):
+        run(jobs, out, make, workers=workers)
+    block.parent.unlink()
+    assert all(outcome.aligned for outcome in run(jobs, out, make))
+
+
+def test_what_a_full_disk_has_left_is_no_strange_folder(
+    make_jobs: MakeJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    jobs, out = make_jobs(100), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("fer_mtl.files.os.fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*settings.json'"):
+            run(jobs, out)
+    assert run(jobs, out)[0].aligned == "eyes"
+
+
+def test_a_row_cut_off_within_a_letter_is_done_again(make_jobs: MakeJobs, tmp_path: Path) -> None:
+    jobs, out = make_jobs(100, 150), tmp_path / "out"
+    outcomes = run(jobs, out)
+    table = out / STATE / "done.csv"
+    head, first, second = table.read_bytes().splitlines(keepends=True)
+    table.write_bytes(head + first + second[: second.index("ü".encode()) + 1])
+    assert run(jobs, out) == outcomes
+    assert table.read_bytes() == head + first + second
+
+
+def test_broken_settings_are_named(make_jobs: MakeJobs, tmp_path: Path) -> None:
+    run(make_jobs(100), tmp_path / "out")
+    (tmp_path / "out" / STATE / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings.json is not JSON"):
+        run(make_jobs(100), tmp_path / "out")
+
+
+def test_two_at_once_are_refused(make_jobs: MakeJobs, tmp_path: Path) -> None:
+    """Each found the other's half-written pictures, and called them failed."""
+    pytest.importorskip("fcntl")
+    jobs = make_jobs(100)
+    with alone(tmp_path / "out"), pytest.raises(BlockingIOError, match="another process is at work in"):
+        run(jobs, tmp_path / "out")
+    assert run(jobs, tmp_path / "out")[0].aligned == "eyes"
