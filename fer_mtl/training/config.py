@@ -10,9 +10,10 @@ Bad values raise ``ValueError`` naming the field, what it got and what is allowe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fer_mtl.data.folds import RULES
 from fer_mtl.evaluation.predict import VIEWS
@@ -186,18 +187,52 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass ``kind`` from nested dictionaries. ``ValueError`` for an unknown key lists the known."""
+    """The dataclass ``kind`` from nested dictionaries. ``ValueError`` for an unknown key lists the known, for
+    a value of another type than its setting's it names both."""
+    check(where.removesuffix(".") or "the content", values, "settings by name", isinstance(values, Mapping))
     hints = get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ValueError(f"unknown setting {where}{unknown[0]}; known are {', '.join(names)}")
-    nested = {
-        name: from_dict(hints[name], value, f"{where}{name}.")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for name, value in values.items()
-    }
-    return kind(**nested)
+    read = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and not isinstance(value, hint):
+            value = from_dict(hint, value, f"{where}{name}.")
+        allowed = hint.__name__ if isinstance(hint, type) else str(hint)
+        check(f"{where}{name}", value, allowed, fits(value, hint))
+        read[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**read)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a setting's type; a list may stand for a tuple, a whole number for any."""
+    kind, of = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(fits(value, one) for one in of)
+    if kind in (list, tuple):
+        items = isinstance(value, (list, tuple)) and all(fits(item, of[0]) for item in value)
+        return items and (kind is list or Ellipsis in of or len(value) == len(of))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, kind or hint)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Where two configurations, as of :func:`to_dict`, differ, in words; some may be ``free`` to."""
+    before, now = _flat(old), _flat(new)
+    pairs = {name: (before.get(name, "nothing"), now.get(name, "nothing")) for name in {**now, **before}}
+    return [
+        f"{name} was {a!r}, now {b!r}"
+        for name, (a, b) in pairs.items()
+        if a != b and name.partition(".")[0] not in free
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

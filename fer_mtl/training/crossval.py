@@ -24,7 +24,7 @@ from fer_mtl.evaluation.runs import load_crossval
 from fer_mtl.files import alone, read_json, write_json
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
-from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, to_dict
+from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, changes, to_dict
 from fer_mtl.training.fold_folders import FOLDS, fold_folder, fold_folders, matching, read_folds
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
@@ -70,13 +70,9 @@ def finished(job: Job) -> dict[str, Any] | None:
 
 def check_same(found: TrainConfig, asked: TrainConfig, file: Path) -> None:
     """Raise ``ValueError`` naming the settings in which a continuation differs from what was begun."""
-    old, new = to_dict(found), to_dict(asked)
-    different = [name for name in new if name not in FREE and old[name] != new[name]]
-    if different:
-        name = different[0]
+    if different := changes(to_dict(found), to_dict(asked), FREE):
         raise ValueError(
-            f"{file} was begun with other settings: {name} was {old[name]!r}, now {new[name]!r}; "
-            "choose another --out, or give --overwrite"
+            f"{file} was begun with other settings: {different[0]}; choose another --out, or give --overwrite"
         )
 
 

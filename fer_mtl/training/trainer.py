@@ -24,7 +24,7 @@ from fer_mtl.models.identity import IdentityEncoder, freeze
 from fer_mtl.training import checkpoints
 from fer_mtl.training.augmentation import make_augmentation
 from fer_mtl.training.averaging import update_average
-from fer_mtl.training.config import PLACE, TrainConfig, to_dict
+from fer_mtl.training.config import PLACE, TrainConfig, changes, to_dict
 from fer_mtl.training.epochs import Position, describe, draw_order
 from fer_mtl.training.events import Events
 from fer_mtl.training.identity import train_identity
@@ -309,9 +309,11 @@ class Trainer:
         would be tested now.
         """
         state = checkpoints.load(self.run.last)
-        before, now = ({**c, **dict.fromkeys(PLACE)} for c in (state["config"], to_dict(self.config)))
-        if before != now:
-            raise ValueError(f"{self.run.last} was trained with another configuration than {self.run.config}")
+        if different := changes(state["config"], to_dict(self.config), PLACE):
+            raise ValueError(
+                f"{self.run.last} was trained with another configuration than {self.run.config}: "
+                f"{different[0]}; put that back, or begin anew in another --out"
+            )
         if state["split"] != self.subjects:
             raise ValueError(
                 f"{self.run.last} was trained with other subjects in training, validation or test: the data, "

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -50,9 +52,20 @@ def test_a_configuration_survives_yaml() -> None:
         ({"identity": {"epochs": 0}}, "identity.epochs must be 1 or more"),
         ({"epoch": 3}, "unknown setting epoch; known are"),
         ({"optimiser": {"lr": 3}}, "unknown setting optimiser.lr; known are learning_rate"),
+        # As people write them into a config.yaml; YAML takes 1e-3 for a word.
+        ({"epochs": "many"}, "epochs must be int, got 'many'"),
+        ({"fold": "0"}, "fold must be int | None, got '0'"),
+        ({"epochs": True}, "epochs must be int, got True"),
+        ({"model": {"width": None}}, "model.width must be float, got None"),
+        ({"optimiser": {"learning_rate": "1e-3"}}, "optimiser.learning_rate must be float, got '1e-3'"),
+        ({"optimiser": {"betas": [0.5]}}, "optimiser.betas must be tuple[float, float], got [0.5]"),
+        ({"restart": ["style", 3]}, "restart must be tuple[str, ...], got ['style', 3]"),
+        ({"data_options": 3}, "data_options must be dict[str, typing.Any], got 3"),
+        ({"model": 3}, "model must be settings by name, got 3"),
+        (None, "the content must be settings by name, got None"),
     ],
 )
 def test_a_bad_value_names_the_setting(values: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         from_dict(TrainConfig, values)
     assert "\n" not in str(error.value)

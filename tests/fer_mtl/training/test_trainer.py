@@ -302,8 +302,13 @@ def test_a_run_without_an_epoch_is_not_taken_for_a_trained_one(
 
 def test_resuming_with_another_configuration_is_refused(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
     make_trainer(tiny(epochs=1), faces, tmp_path).fit()
-    with pytest.raises(ValueError, match=r"last.pt was trained with another configuration"):
+    with pytest.raises(
+        ValueError,
+        match=r"last.pt was trained with another configuration than .*: epochs was 1, now 2; put that back",
+    ):
         make_trainer(tiny(epochs=2), faces, tmp_path).resume()
+    with pytest.raises(ValueError, match=r"config.yaml: model.sharing was 'convflu', now 'hard'"):
+        make_trainer(tiny(epochs=1, model={"sharing": "hard"}), faces, tmp_path).resume()
 
 
 def test_resuming_with_more_pictures_of_the_same_people_is_refused(
