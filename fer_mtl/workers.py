@@ -31,10 +31,18 @@ def processes(
     What is submitted must hold ``busy``. When the block is left by an exception, or this process dies in
     whatever way, ``unwanted`` is set in the workers, and each ends as soon as it is no longer busy. They hear
     no signals themselves: a terminal sends its own to all, others to this process alone.
+
+    Raises ``OSError`` where the system has no semaphores for them.
     """
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(count, context, _start, (theirs, start, arguments))
+    try:
+        pool = ProcessPoolExecutor(count, context, _start, (theirs, start, arguments))
+    except OSError as error:  # of a semaphore, which knows no name of a file
+        raise OSError(
+            f"worker processes need a /dev/shm that can be written to ({error.strerror}); --workers 1 needs "
+            "none"
+        ) from error
     try:
         for _ in range(count):
             pool.submit(_begin)

@@ -89,6 +89,19 @@ def train_fold(job: Job, faces: FaceSet, console: Console | None = None) -> dict
         raise kind(f"{job.name}: {error}") from error
 
 
+def share_images(faces: FaceSet) -> None:
+    """Lay the images where every process reads them; ``OSError`` where they do not fit (a container has 64 MB
+    unless told otherwise)."""
+    try:
+        faces.images.share_memory_()
+    except RuntimeError as error:
+        size = faces.images.numel() / 2**20
+        raise OSError(
+            f"workers share the images, {size:.1f} MB, in /dev/shm, which has not the room: a container gets "
+            "more by --shm-size, and --workers 1 needs none"
+        ) from error
+
+
 def _start(threads: int) -> None:
     keep_freed_memory()  # as the command does for its own process
     torch.set_num_threads(threads)
@@ -111,6 +124,7 @@ def train_folds(
             console.line(f"\n{job.name}")
             yield job, train_fold(job, faces, console)
         return
+    share_images(faces)
     threads = jobs[0].config.threads or max(1, available_processors() // workers)
     left = list(jobs)
     running: dict[Future[dict[str, Any]], Job] = {}
@@ -220,7 +234,8 @@ def begin(
     if overwrite:
         remove_crossval(root)
     elif (root / FOLDS).is_file():
-        check_same(run.read_config(), config, run.config)
+        if run.config.is_file():
+            check_same(run.read_config(), config, run.config)
         stored = read_folds(root)
         known = stored["seeds"]
         if stored["folds"] != lists:
@@ -231,8 +246,9 @@ def begin(
     else:
         run.check_free()
     root.mkdir(parents=True, exist_ok=True)
-    run.write_config(config)
+    # This one first: it says what the folder is, also where the disk is full before the other one is there.
     write_json(root / FOLDS, {"seeds": [*known, *(s for s in seeds if s not in known)], "folds": lists})
+    run.write_config(config)
 
 
 def remove_crossval(root: Path) -> None:

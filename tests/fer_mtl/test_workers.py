@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from fer_mtl.workers import processes
 
 # Says who its workers are once both are at work, and then waits for them.
 PROGRAM = """
@@ -71,3 +74,17 @@ def test_workers_save_and_end_with_the_one_who_started_them(tmp_path: Path, vict
     finally:
         program.kill()
         program.communicate()
+
+
+def test_a_system_without_semaphores_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container without /dev/shm: their own error has no name in it."""
+
+    def no_semaphore(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("fer_mtl.workers.ProcessPoolExecutor", no_semaphore)
+    with (
+        pytest.raises(OSError, match=r"/dev/shm .*\(Read-only file system\); --workers 1"),
+        processes(2, print),
+    ):
+        pass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import fer_mtl.training.crossval as crossval
+import fer_mtl.training.run_folder as run_folder
 from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.training.config import TrainConfig
@@ -218,3 +220,30 @@ def test_a_broken_file_of_a_fold_is_named(quick: TrainConfig, faces: FaceSet, tm
 def test_an_error_says_in_which_fold(quick: TrainConfig, faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seed 0, fold 0: batch_size must be at most the 28 training images"):
         run_crossval(crossval.replace(quick, batch_size=50), tmp_path, faces=faces)
+
+
+def test_a_disk_that_is_full_at_the_beginning_is_no_run(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder was taken for that of a single run, which --resume was said to go on with."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("write_json", "write_text"):  # the first file, the second one
+        with monkeypatch.context() as patch:
+            patch.setattr(crossval if name == "write_json" else run_folder, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                run_crossval(quick, tmp_path, faces=faces)
+    assert len(run_crossval(quick, tmp_path, faces=faces)["per_fold"]) == 2
+
+
+def test_images_that_workers_have_no_room_to_share_are_said(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(OSError, match=r"share the images, 0.2 MB, in /dev/shm.*--workers 1 needs none"):
+        run_crossval(quick, tmp_path, workers=2, faces=faces)
