@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.demo import demo_config, run_demo
+from fer_mtl.files import alone
 from fer_mtl.training.run_folder import RunFolder
 
 DESCRIPTION = """Train FERSNet on drawn faces with selective sharing, with hard sharing and without sharing,
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     out = out_folder(options.out)
     RunFolder(out).check_report_free()
-    run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
+    with alone(out):
+        run_demo(out, config=demo_config(seed=options.seed, **chosen), console=console, overwrite=True)
     console.line(f"try it in a browser: fer-mtl app {out / 'convflu'}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
-from fer_mtl.evaluation.predictions import to_csv
+from fer_mtl.evaluation.predictions import Predictions, to_csv
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
-from fer_mtl.files import write_text
+from fer_mtl.files import alone, write_text
 from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.environment import environment
@@ -118,6 +119,26 @@ def describe(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def check_free(folder: Path) -> None:
+    """Raise ``FileExistsError`` where an evaluation would take the place of something."""
+    if RunFolder(folder).holds_a_run():
+        raise FileExistsError(f"{folder} already holds a run or an evaluation; choose another --out")
+
+
+def write(evaluated: Evaluated, predictions: Predictions, folder: Path, model: str) -> None:
+    """All files of an evaluation into ``folder``, or none of them."""
+    with alone(folder):
+        check_free(folder)  # now, too: another evaluation may have ended there since the command began
+        run = RunFolder(folder)
+        try:
+            write_text(run.predictions, to_csv(predictions))
+            title, lead = f"FERSNet on {evaluated.faces.name}", f"Evaluation of {model}"
+            write_report(evaluated, folder, title, lead)
+        except BaseException:  # the same command would be refused for what is left
+            run.clear()
+            raise
+
+
 def main(arguments: Sequence[str]) -> int:
     arguments = normalise(arguments)
     parser = make_parser("evaluate", DESCRIPTION)
@@ -145,8 +166,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parse(parser, arguments)
     folder = out_folder(options.out) if options.out else None
-    if folder is not None and RunFolder(folder).holds_a_run():
-        raise FileExistsError(f"{folder} already holds a run or an evaluation; choose another --out")
+    if folder is not None:
+        check_free(folder)
     trained = load_model(options.model)
     warn_untold(options.model, trained.origin)
     faces = faces_to_test(trained, options.data, options.data_options, options.skip_bad_images)
@@ -172,21 +193,8 @@ def main(arguments: Sequence[str]) -> int:
     }
     console.line(describe(report))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(RunFolder(folder).predictions, to_csv(predictions))
-        write_report(
-            Evaluated(
-                report,
-                trained.model,
-                faces,
-                (),
-                config or trained.model.config,
-                environment(),
-                told=config is not None,
-            ),
-            folder,
-            f"FERSNet on {faces.name}",
-            f"Evaluation of {options.model}",
-        )
+        settings, told = config or trained.model.config, config is not None
+        evaluated = Evaluated(report, trained.model, faces, (), settings, environment(), told)
+        write(evaluated, predictions, folder, options.model)
         console.line(f"report: {folder / 'report.html'}")
     return 0

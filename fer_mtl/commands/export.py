@@ -11,6 +11,7 @@ from typing import Any
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.console import Console
 from fer_mtl.data.faceset import stored_side
+from fer_mtl.files import naming, write_text
 from fer_mtl.models.export import Program, programs, write_onnx, write_pt2
 from fer_mtl.training.checkpoints import TrainedModel, load_model
 from fer_mtl.training.config import TrainConfig, from_dict
@@ -56,7 +57,7 @@ def write_programs(trained: TrainedModel, kind: str, folder: Path) -> None:
     side = config["image_size"]
     image = {"channels": config["in_channels"], "face_side": stored_side(side), "side": side, "range": [0, 1]}
     text = json.dumps({**known, "image": image, "files": files}, indent=2, ensure_ascii=False)
-    (folder / "model.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "model.json", text + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,10 +77,11 @@ def main(arguments: Sequence[str]) -> int:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        if options.format == FOLDER:
-            trained.model.save_pretrained(partial, facts(trained))
-        else:
-            write_programs(trained, options.format, partial)
+        with naming(out):
+            if options.format == FOLDER:
+                trained.model.save_pretrained(partial, facts(trained))
+            else:
+                write_programs(trained, options.format, partial)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -8,6 +8,7 @@ from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.evaluation.comparison import write_comparison
 from fer_mtl.evaluation.runs import load_run
+from fer_mtl.files import alone
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.words import counted
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     out = out_folder(options.out)
     RunFolder(out).check_report_free()
     runs = [load_run(folder) for folder in options.runs]
-    write_comparison(runs, out)
+    with alone(out):
+        write_comparison(runs, out)
     Console().line(f"report of {counted(len(runs), 'run')}: {out / 'report.html'}")
     return 0

@@ -23,7 +23,7 @@ from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.pictures import to_image
 from fer_mtl.evaluation.quality import Judge, identity_features
 from fer_mtl.evaluation.synthesis import spread, synthesise
-from fer_mtl.files import read_json, write_json, write_text
+from fer_mtl.files import alone, naming, read_json, write_json, write_text
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import FeatureNetwork
 from fer_mtl.training import checkpoints
@@ -279,34 +279,39 @@ def balance(
     returns the last.
 
     Raises ``FileExistsError`` when ``out`` holds a manifest, or pictures in faces/, and ``overwrite`` is
-    false. What a balance that was stopped while it wrote has left there is replaced.
+    false, and ``BlockingIOError`` when another process is at work in it. What a balance that was stopped
+    while it wrote has left there is replaced.
     """
     out, console = Path(out), console or Console(quiet=True)
-    part = out / "faces.part"  # is there as long as ``out`` is neither as it was nor as it is to be
-    overwrite = overwrite or part.exists()
-    if (out / MANIFEST).exists() and not overwrite:
-        raise FileExistsError(f"{out} already holds a manifest; choose another --out, or give --overwrite")
-    if not overwrite and any((out / "faces").glob("*.png")):  # somebody's
-        raise FileExistsError(
-            f"{out / 'faces'} holds pictures, which would be removed; choose another --out, or give "
-            "--overwrite"
-        )
-    train = training_faces(source, faces)
-    found = draw_faces(source, train, options, console)
-    part.mkdir(parents=True, exist_ok=True)
-    (out / "faces").mkdir(exist_ok=True)
-    names = [Path(record["file"]).name for record in found.records]
-    for name, picture in zip(names, found.pictures, strict=True):
-        (part / name).write_bytes(to_image(picture.float() / 255))
-    for old in (out / MANIFEST, *(out / "faces").glob("*.png")):
-        old.unlink(missing_ok=True)
-    for name in names:
-        (part / name).replace(out / "faces" / name)
-    write_text(out / MANIFEST, "".join(json.dumps(record) + "\n" for record in found.records))
-    tallies = {name: vars(tally) for name, tally in found.tallies.items()}
-    summary = {**asked(source, train, options), "synthetic": tallies}
-    write_json(out / SUMMARY, summary)
-    shutil.rmtree(part)
+    with alone(out):
+        part = out / "faces.part"  # is there as long as ``out`` is neither as it was nor as it is to be
+        overwrite = overwrite or part.exists()
+        if (out / MANIFEST).exists() and not overwrite:
+            raise FileExistsError(
+                f"{out} already holds a manifest; choose another --out, or give --overwrite"
+            )
+        if not overwrite and any((out / "faces").glob("*.png")):  # somebody's
+            raise FileExistsError(
+                f"{out / 'faces'} holds pictures, which would be removed; choose another --out, or give "
+                "--overwrite"
+            )
+        train = training_faces(source, faces)
+        found = draw_faces(source, train, options, console)
+        part.mkdir(parents=True, exist_ok=True)
+        (out / "faces").mkdir(exist_ok=True)
+        names = [Path(record["file"]).name for record in found.records]
+        for name, picture in zip(names, found.pictures, strict=True):
+            with naming(part / name):
+                (part / name).write_bytes(to_image(picture.float() / 255))
+        for old in (out / MANIFEST, *(out / "faces").glob("*.png")):
+            old.unlink(missing_ok=True)
+        for name in names:
+            (part / name).replace(out / "faces" / name)
+        write_text(out / MANIFEST, "".join(json.dumps(record) + "\n" for record in found.records))
+        tallies = {name: vars(tally) for name, tally in found.tallies.items()}
+        summary = {**asked(source, train, options), "synthetic": tallies}
+        write_json(out / SUMMARY, summary)
+        shutil.rmtree(part)
     short = [name for name, tally in found.tallies.items() if tally.kept < tally.wanted]
     if short:
         console.line(

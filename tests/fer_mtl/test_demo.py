@@ -9,6 +9,7 @@ import pytest
 
 from fer_mtl.cli import main
 from fer_mtl.demo import HEADER, JUDGE, TITLES, demo_config, rows, run_demo
+from fer_mtl.files import alone
 
 CONFIG = demo_config(
     data="procedural:num_subjects=6,images_per_expression=1,variation=0",
@@ -42,3 +43,12 @@ def test_another_training_is_not_written_over(trained_run: Path, capsys: pytest.
     assert main(["demo", "--out", str(trained_run)]) == 2
     assert "holds a run or an evaluation, whose own report would be lost" in capsys.readouterr().err
     assert (trained_run / "report.json").read_bytes() == before
+
+
+def test_two_at_once_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second one trained the judge of the first one's faces anew."""
+    pytest.importorskip("fcntl")
+    with alone(tmp_path):
+        assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 2
+    assert f"another process is at work in {tmp_path}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 from fer_mtl.cli import main
 from fer_mtl.commands.evaluate import faces_to_test, match_classes, unseen
 from fer_mtl.data import FaceSet
+from fer_mtl.evaluation.evaluate import evaluate
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.training.checkpoints import load_model
 
@@ -129,3 +131,39 @@ def test_classes_are_matched_by_name(faces: FaceSet) -> None:
     ]
     with pytest.raises(ValueError, match="the data shows fear, which the model does not know"):
         match_classes(faces, [name for name in faces.classes if name != "fear"])
+
+
+def test_an_evaluation_that_is_not_written_leaves_nothing(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command was refused for it, when there was room on the disk again."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "page")
+
+    command = ["evaluate", str(trained_run), "--out", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("of the user")
+    with monkeypatch.context() as patch:
+        patch.setattr("fer_mtl.evaluation.report.write_json", full)
+        assert main(command) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    assert main(command) == 0
+
+
+def test_another_evaluation_into_the_same_folder_is_kept(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each found the folder free when it began."""
+    out = tmp_path / "out"
+
+    def other(*arguments: object, **options: object) -> object:
+        out.mkdir()
+        (out / "report.json").write_text("{}")
+        return evaluate(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fer_mtl.commands.evaluate.evaluate", other)
+    assert main(["evaluate", str(trained_run), "--out", str(out)]) == 2
+    assert "already holds a run or an evaluation" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["report.json"]

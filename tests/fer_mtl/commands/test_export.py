@@ -65,7 +65,7 @@ def test_a_disk_that_takes_no_more_is_one_line(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     error = capsys.readouterr().err
-    assert code == 2 and "File too large" in error and error.count("\n") == 1
+    assert code == 2 and f"File too large: '{tmp_path / 'out'}'" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fer_mtl.cli import main
+from fer_mtl.files import alone
 
 
 def test_a_single_fold_has_a_report(trained_run: Path, tmp_path: Path) -> None:
@@ -31,3 +32,12 @@ def test_an_evaluation_keeps_its_own_report(
     assert main(["evaluate", str(trained_run), *out]) == 0
     assert main(["report", str(trained_run), *out]) == 2
     assert "holds a run or an evaluation, whose own report would be lost" in capsys.readouterr().err
+
+
+def test_a_report_is_written_by_one_at_a_time(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl")
+    with alone(tmp_path):
+        assert main(["report", str(trained_run), "--out", str(tmp_path)]) == 2
+    assert f"another process is at work in {tmp_path}" in capsys.readouterr().err

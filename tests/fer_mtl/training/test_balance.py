@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.evaluation.quality import Judge
+from fer_mtl.files import alone
 from fer_mtl.training import checkpoints
 from fer_mtl.training.balance import BalanceOptions, Source, balance, open_source, wanted_counts
 from fer_mtl.training.config import TrainConfig
@@ -159,3 +160,12 @@ def test_only_a_run_that_can_draw_is_taken(
     train_run(config, tmp_path / "baseline", faces=faces)
     with pytest.raises(ValueError, match="has no synthesis branch"):
         open_source(tmp_path / "baseline", None, faces.classes)
+
+
+def test_two_at_once_are_refused(trained_run: Path, uneven: FaceSet, tmp_path: Path) -> None:
+    """The one that ended last took the place of the other's faces without a word."""
+    pytest.importorskip("fcntl")
+    source = open_with_dice(trained_run, uneven)
+    with alone(tmp_path), pytest.raises(BlockingIOError, match="another process is at work in"):
+        balance(source, uneven, tmp_path, BalanceOptions(**ANYONE))
+    assert list(tmp_path.iterdir()) == []
