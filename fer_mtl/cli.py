@@ -110,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return fail(BAD_INPUT, f"error: {one_line(error)}")
+    except MemoryError as error:
+        if debug:
+            raise
+        return fail(BAD_INPUT, "error: not enough memory" + (f": {one_line(error)}" if str(error) else ""))
     except RuntimeError as error:
         if debug:
             raise

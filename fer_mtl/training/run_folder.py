@@ -84,7 +84,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of a run, and nothing else."""
         for path in self.files():
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():  # of a link nothing else is ours
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)

@@ -75,6 +75,12 @@ def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) 
         (ValueError("two\n lines"), 2, "fer-mtl train: error: two lines\n"),
         (FileNotFoundError("no such file"), 2, "fer-mtl train: error: no such file\n"),
         (RuntimeError("a bug"), 1, "fer-mtl train: error: a bug (--debug shows where)\n"),
+        (MemoryError(), 2, "fer-mtl train: error: not enough memory\n"),
+        (
+            MemoryError("Unable to\nallocate"),
+            2,
+            "fer-mtl train: error: not enough memory: Unable to allocate\n",
+        ),
         (KeyboardInterrupt("stopped after epoch 3"), 130, "fer-mtl train: stopped after epoch 3\n"),
         (ModuleNotFoundError("", name="cv2.data"), 2, "'selective-feature-sharing[faces]'\n"),
         (ModuleNotFoundError("", name="safetensors"), 2, "'selective-feature-sharing[fer]'\n"),

@@ -42,6 +42,16 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path, monkeypatch: pytest.Mon
     assert out_folder("~/new") == tmp_path / "new"
 
 
+def test_a_link_to_a_disk_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """It was "File exists", of what does not."""
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch")
+    for name in ("runs", "runs/new"):
+        with pytest.raises(FileNotFoundError, match=r"got the link .*runs to .*scratch, which is not there"):
+            out_folder(str(tmp_path / name))
+    (tmp_path / "scratch").mkdir()
+    assert out_folder(str(tmp_path / "runs" / "new")) == tmp_path / "runs" / "new"
+
+
 def test_a_folder_for_results_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
     (tmp_path / "here").mkdir()

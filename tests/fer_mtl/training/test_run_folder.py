@@ -27,6 +27,18 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_overwriting_leaves_alone_where_a_link_leads(tmp_path: Path) -> None:
+    """It ended with an error in the middle, the checkpoints gone."""
+    run, watched = RunFolder(tmp_path / "run"), tmp_path / "watched"
+    run.create()
+    run.write_config(TrainConfig())
+    watched.mkdir()
+    (watched / "events").write_text("of another run, too")
+    run.events.symlink_to(watched)
+    run.create(overwrite=True)
+    assert list(run.root.iterdir()) == [] and (watched / "events").exists()
+
+
 def test_the_configuration_comes_back(tmp_path: Path) -> None:
     run, config = RunFolder(tmp_path), TrainConfig(epochs=3, fold=None, data="folder:Straße 7")
     run.write_config(config)
