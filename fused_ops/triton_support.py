@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -206,7 +206,31 @@ def run(planned: Planned, *tensors: Tensor | None, after: tuple[int | float, ...
         if len(planned.started) >= MOST_STARTS:
             planned.started.clear()
         constants = tuple(planned.constants[name] for name in planned.kernel.arg_names[len(args) :])
-        planned.started[alike] = Start(compiled[(*planned.grid, 1, 1)[:3]], constants)
+        planned.started[alike] = Start(_starter(compiled, (*planned.grid, 1, 1)[:3]), constants)
+
+
+def _starter(compiled: Any, grid: tuple[int, ...]) -> Callable[..., None]:
+    """``compiled[grid]`` on the current device, but nothing made for hooks while there are none.
+
+    These are a profiler's; what Triton makes for them at every launch takes as long as the launch itself.
+    """
+    from triton import knobs
+    from triton.runtime.driver import driver
+
+    through_hooks, runtime = compiled[grid], knobs.runtime
+    before, after = runtime.launch_enter_hook, runtime.launch_exit_hook
+    if not (hasattr(before, "calls") and hasattr(after, "calls")):  # Triton 3.5 and older
+        return cast(Callable[..., None], through_hooks)
+    start, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    stream_of, device = driver.active.get_current_stream, driver.active.get_current_device()
+
+    def run(*args: Any) -> None:
+        if before.calls or after.calls:
+            through_hooks(*args)
+        else:
+            start(*grid, stream_of(device), function, metadata, None, None, None, *args)
+
+    return run
 
 
 def _what_is_compiled_for(

@@ -24,6 +24,9 @@ enum class Activation : int {
 
 inline constexpr int kActivations = 9;
 
+// Those whose input the kernels compute from their output, where it was kept in the input's place.
+constexpr bool can_restore(Activation kind) { return kind == Activation::identity || kind == Activation::leaky_relu; }
+
 // `Math` names the types Value and Scalar, and what is computed with them: broadcast, min, max, sigmoid, tanh, expm1
 // (of numbers up to 0) and normal, which gives cdf and density of the standard normal distribution.
 template <Activation kind, typename Math>

@@ -187,7 +187,8 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
                       OptionalTensor residual, OptionalTensor noise, OptionalTensor noise_scale, Tensor mean,
                       Tensor var, bool given, int64_t groups, double eps, int64_t activation, double slope, bool restore,
                       bool need_x, bool need_affine, bool need_residual, bool need_noise, bool need_noise_scale) {
-  STD_TORCH_CHECK(!restore, "norm_act on the GPU leaves it to its caller to restore x");
+  STD_TORCH_CHECK(!restore || can_restore(Activation(activation)),
+                  "norm_act on the GPU restores the input of identity and leaky_relu only");
   STD_TORCH_CHECK(!need_noise, "norm_act on the GPU leaves the gradient of the noise to its caller");
   const Inputs in{x, gamma, beta, residual, noise, noise_scale, groups, given, eps, activation, slope};
   return for_device_dtype(x.scalar_type(), [&](auto zero) -> Six {
@@ -204,9 +205,12 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
     const OptionalTensor kept = p.dense(y);
     p.check_size("grad", grad, x.numel()), p.check_size("y", y, x.numel());
     p.check_statistics(mean, var);
-    p.a.evidence = Activation(activation) == Activation::identity ? Evidence::nothing
-                   : kept                                         ? Evidence::output
-                                                                  : Evidence::input;
+    const bool identity = Activation(activation) == Activation::identity;
+    p.a.evidence = restore    ? Evidence::restored
+                   : identity ? Evidence::nothing
+                   : kept     ? Evidence::output
+                              : Evidence::input;
+    if (restore && identity) p.a.slope = 1;
     p.a.grad = p.call.template input<T>(dense_grad), p.a.kept = p.call.template input<T>(kept);
     if (need_x) p.a.grad_x = p.call.template output<T>(grad_x);
     if (need_residual) p.a.grad_residual = p.call.template output<T>(grad_residual);

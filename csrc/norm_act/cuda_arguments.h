@@ -9,8 +9,9 @@
 
 namespace fused_ops::norm_act {
 
-// From what the activation's derivative is told: nothing (identity), y as it was kept, or z computed again.
-enum class Evidence : int { nothing, output, input };
+// From what the activation's derivative is told: nothing (identity), y as it was kept, z computed again, or y in the
+// place of x, which follows from it (restored: for identity, whose slope is then 1, and leaky_relu).
+enum class Evidence : int { nothing, output, input, restored };
 
 // How the kernels for whole rows and for planes share out threads over contiguous tensors. A thread keeps up to kSlots
 // chunks of a row. `lanes` threads take the chunks of a plane, in `steps` steps; `teams` such teams take the planes of

@@ -74,7 +74,6 @@ FUSED_OPS_KERNEL(kRowThreads) channel_rows_backward(Arguments<T> a) {
     loaded[slot] = chunk.load(a.grad);
   });
   tile.each_slot(a, [&](int slot, int64_t, const Chunk& chunk) {
-    centre<T>(chunk, kept.mean, centred[slot]);
     gradient_of_z<T, Kept>(a, chunk, kept, centred[slot], loaded[slot], grad[slot]);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
@@ -223,7 +222,6 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_sums(Arguments<T> a) {
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
       float grad[V];
-      centre<T>(chunks[slot], kept.mean, centred[slot]);
       gradient_of_z<T, Kept>(a, chunks[slot], kept, centred[slot], loaded[slot], grad);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
@@ -262,7 +260,6 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_backward(Arguments<T> a
     for (int slot = 0; slot < 2; ++slot) {
       if (chunks[slot].mask == 0) continue;
       float grad[V];
-      centre<T>(chunks[slot], kept.mean, centred[slot]);
       gradient_of_z<T, Kept>(a, chunks[slot], kept, centred[slot], loaded[slot], grad);
       store_gradients<T, Kept>(a, chunks[slot], kept, centred[slot], grad);
       noise_sum += tile.noise_product(a, pixels[slot], chunks[slot], centred[slot]);

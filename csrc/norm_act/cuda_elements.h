@@ -80,12 +80,22 @@ FUSED_OPS_DEVICE void store_output(const Arguments<T>& a, const Chunk& chunk, co
   chunk.store(a.y, z);
 }
 
-// grad * f'(z), 0 beyond the chunk, of the loaded gradient. Callers load those of all their chunks first, so that they
-// are under way together.
+// grad * f'(z), 0 beyond the chunk, of the loaded gradient, and of the loaded x' its difference from the mean. Callers
+// load those of all their chunks first, so that they are under way together.
 template <typename T, typename C>
 FUSED_OPS_DEVICE void gradient_of_z(const Arguments<T>& a, const Chunk& chunk, const Coefficients<C>& c,
-                                    const float (&centred)[kVector<T>], const Quad& loaded, float (&grad)[kVector<T>]) {
+                                    float (&centred)[kVector<T>], const Quad& loaded, float (&grad)[kVector<T>]) {
   unpack<T>(loaded, grad);
+  if (a.evidence == Evidence::restored) {
+    const float inverse_slope = 1.0f / a.slope;
+#pragma unroll
+    for (int i = 0; i < kVector<T>; ++i) {
+      if (!(centred[i] > 0)) grad[i] *= a.slope, centred[i] *= inverse_slope;
+      centred[i] = chunk.has(i) ? (centred[i] - c.shift[i]) * (1.0f / c.scale[i]) : 0.0f;
+    }
+    return;
+  }
+  centre<T>(chunk, c.mean, centred);
   if (a.evidence == Evidence::nothing) return;
   float evidence[kVector<T>];
   if (a.evidence == Evidence::output) {

@@ -165,7 +165,6 @@ FUSED_OPS_KERNEL(kRowThreads) plane_rows_backward(Arguments<T> a) {
       [&](int slot, const Plane<T>& plane, const Chunk& chunk) {
         unpack<T>(loaded[slot], grad[slot]);
         if (chunk.mask == 0) return;
-        centre<T>(chunk, Same{mean}, centred[slot]);
         gradient_of_z(a, chunk, plane.coefficients(a, mean, rstd), centred[slot], loaded[slot], grad[slot]);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
@@ -321,7 +320,6 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_sums(Arguments<T> a) {
 #pragma unroll
     for (int slot = 0; slot < 2; ++slot) {
       float grad[V];
-      centre<T>(chunks[slot], c.mean, centred[slot]);
       gradient_of_z(a, chunks[slot], c, centred[slot], loaded[slot], grad);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
@@ -361,7 +359,6 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) plane_parts_backward(Arguments<T> a) 
     for (int slot = 0; slot < 2; ++slot) {
       if (chunks[slot].mask == 0) continue;
       float grad[V];
-      centre<T>(chunks[slot], c.mean, centred[slot]);
       gradient_of_z(a, chunks[slot], c, centred[slot], loaded[slot], grad);
       store_gradients(a, chunks[slot], c, centred[slot], grad);
       noise_sum += mine.plane.noise_product(a, chunks[slot], centred[slot]);

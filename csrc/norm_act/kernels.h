@@ -15,9 +15,6 @@ namespace fused_ops::norm_act {
 // Activations whose derivative takes an exponential: worth keeping while it is in cache (Gradient::grad_z).
 constexpr bool is_costly(Activation kind) { return kind == Activation::silu || kind == Activation::gelu; }
 
-// Activations whose input the kernels compute from their output.
-constexpr bool can_restore(Activation kind) { return kind == Activation::identity || kind == Activation::leaky_relu; }
-
 struct Moments {
   double count = 0, mean = 0, m2 = 0;  // m2: the sum of squared deviations from the mean
 };

@@ -174,13 +174,12 @@ def _native_forward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _native_backward(*args: Any) -> tuple[Tensor, ...]:
-    elu = args[RESTORE] and BY_INDEX[args[RESTORE - 2]].name == "elu"  # the kernels have no logarithm
-    return _with_noise(torch.ops.fused_ops_cpu.norm_act_backward.default, _restored(args) if elu else args)
+    return _with_noise(torch.ops.fused_ops_cpu.norm_act_backward.default, _restorable(args))
 
 
-def _restored(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The backward's arguments for kernels that read x: computed here where its place holds y."""
-    if not args[RESTORE]:
+def _restorable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The backward's arguments for kernels that have no logarithm: where y of elu holds x's place, x."""
+    if not args[RESTORE] or BY_INDEX[args[RESTORE - 2]].name != "elu":
         return args
     grad, y, _, gamma, beta, *others = args
     x = reference.restored_input(y, gamma, beta, *args[8:15]).to(y.dtype)
@@ -229,7 +228,20 @@ def _cuda_forward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
-    return _with_noise(native.CUDA_OPS.norm_act_backward.default, _restored(args))
+    return _with_noise(native.CUDA_OPS.norm_act_backward.default, _gpu_restorable(args))
+
+
+def _gpu_restorable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """:func:`_restorable` for kernels that cannot say that gamma is too small."""
+    args = _restorable(args)
+    if args[RESTORE]:
+        reference.check_restorable(args[1].dtype, *args[3:5])
+    return args
+
+
+def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
+    found: tuple[Tensor, ...] = host_call("norm_act.triton_launch", "backward", *_gpu_restorable(args))
+    return found
 
 
 def _gpu_refuses(gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
@@ -262,10 +274,6 @@ backends.register(
 )
 
 
-def _without_restore(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return args[:RESTORE] + args[RESTORE + 1 :]
-
-
 def triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if reason := triton_support.why_not(x) or _gpu_refuses(gamma, beta, groups):
         return reason
@@ -289,7 +297,7 @@ backends.register(
 backends.register(
     "norm_act_backward",
     "triton",
-    lambda *args: host_call("norm_act.triton_launch", "backward", *_without_restore(_restored(args))),
+    _triton_backward,
     lambda grad, x, y, gamma, beta, *rest: triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
     may_be_shown=lambda *args: not args[RESTORE],  # restoring x asks whether gamma is large enough
 )

@@ -34,12 +34,14 @@ from fused_ops.norm_act.triton_kernels import (
     statistic_offsets,
     store_statistic,
 )
-from fused_ops.triton_math import derivative_from_input, derivative_from_output, last_first
+from fused_ops.triton_math import LEAKY_RELU, derivative_from_input, derivative_from_output, last_first
 
-# From what the activation's derivative is told: nothing (identity), y as it was kept, or z computed again.
+# From what the activation's derivative is told: nothing (identity), y as it was kept, z computed again, or y
+# in the place of x, which follows from it (inplace=True).
 NOTHING = tl.constexpr(0)
 OUTPUT = tl.constexpr(1)
 INPUT = tl.constexpr(2)
+RESTORED = tl.constexpr(3)
 
 
 @triton.jit
@@ -65,7 +67,15 @@ def gradient_of_z(
     """grad * f'(z), 0 beyond the mask, and x - mean; both [C, K]."""
     x = load_tile(x_ptr, offsets(sample, channel, pixel, plane, x_step, CHANNELS_LAST), mask)
     grad = load_tile(grad_ptr, offsets(sample, channel, pixel, plane, grad_step, CHANNELS_LAST), mask)
-    deviation = add_noise(x, noise_ptr, noise_scale_ptr, sample, pixel, plane, inside_k) - mean
+    if EVIDENCE == RESTORED:
+        if ACTIVATION == LEAKY_RELU:
+            slope = tl.cast(slope, tl.float32)
+            grad *= derivative_from_output(x, slope, ACTIVATION)
+            x = tl.where(x > 0, x, x * (1 / slope))
+        undo = 1 / (gamma * rstd)
+        deviation = x * undo - beta * undo
+    else:
+        deviation = add_noise(x, noise_ptr, noise_scale_ptr, sample, pixel, plane, inside_k) - mean
     if EVIDENCE == OUTPUT:
         y = load_tile(y_ptr, offsets(sample, channel, pixel, plane, y_step, CHANNELS_LAST), mask)
         grad *= derivative_from_output(y, slope, ACTIVATION)

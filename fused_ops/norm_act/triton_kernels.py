@@ -100,9 +100,9 @@ def add_noise(x, noise_ptr, noise_scale_ptr, sample, pixel, plane, inside):
 
 @triton.jit
 def load_affine(pointer, sample, step, channel, inside, default):
-    """gamma or beta as [C, 1]; step is 0 for one value per channel, else the distance between samples."""
+    """gamma or beta as [C, 1], default beyond; step leads to the next sample, 0 for one value per channel."""
     if pointer is not None:
-        value = tl.load(pointer + sample * step + channel, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(pointer + sample * step + channel, mask=inside, other=default).to(tl.float32)
         return value[:, None]
     else:
         return tl.zeros_like(channel).to(tl.float32)[:, None] + default

@@ -152,16 +152,17 @@ def backward(
     eps: float,
     activation: int,
     slope: float,
+    restore: bool,
     need_x: bool,
     need_affine: bool,
     need_residual: bool,
     need_noise: bool,
     need_noise_scale: bool,
 ) -> tuple[Tensor, ...]:
-    """``reference.norm_act_backward`` in Triton."""
+    """``reference.norm_act_backward`` in Triton; it restores x from identity and leaky_relu."""
     g = Geometry.of(x, groups, given)
     needs = BY_INDEX[activation].backward_needs
-    evidence = {"nothing": 0, "output": 1 if y is not None else 2, "input": 2}[needs]
+    evidence = 3 if restore else {"nothing": 0, "output": 1 if y is not None else 2, "input": 2}[needs]
     launches = _backward_launches(card_for(x), x.element_size(), g, given, activation, evidence)
     grad_x = torch.empty_like(x, memory_format=g.format) if need_x or need_noise else None
     grad_residual = torch.empty_like(x, memory_format=g.format) if need_residual else None

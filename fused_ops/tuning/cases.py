@@ -24,8 +24,9 @@ def _features(n: int, c: int, size: int, dtype: torch.dtype, layout: str, width:
 
 
 def norm_act(
-    norm: str, activation: str, n: int, c: int, size: int, dtype: torch.dtype, layout: str, residual: bool
-) -> None:
+    norm: str, activation: str, n: int, c: int, size: int, dtype: torch.dtype, layout: str, residual: bool,
+    inplace: bool = False,
+) -> None:  # fmt: skip
     """Forward and backward of a norm: "batch", "running", "instance", "group" (32 groups) or "adain"."""
     from fused_ops.norm_act import triton_launch
 
@@ -45,9 +46,10 @@ def norm_act(
     )
     kept_y = y if residual and row.backward_needs == "output" else None
     triton_launch.backward(
-        torch.empty_like(x), x, kept_y, gamma, beta, other if row.backward_needs == "input" else None,
+        torch.empty_like(x), y if inplace else x, kept_y, gamma, beta,
+        other if row.backward_needs == "input" else None,
         noise, scale, mean if given else used_mean, var if given else used_var, given, *how,
-        True, True, residual, False, noise is not None,
+        inplace, True, True, residual, False, noise is not None,
     )  # fmt: skip
 
 
@@ -109,7 +111,17 @@ _NORM_CASES: Mapping[str, Call] = {
 } | {
     f"norm_act activation {name}": partial(norm_act, "batch", name, 8, 64, 32, torch.bfloat16, "last", True)
     for name in ACTIVATIONS
-}
+} | {
+    f"norm_act in place {name} {NAMES[dtype]} {layout}": partial(
+        norm_act, norm, activation, 64, c, size, dtype, layout, False, inplace=True
+    )
+    for name, (norm, activation, c, size) in {
+        "plain": ("batch", "identity", 128, 48), "stem": ("batch", "leaky_relu", 64, 96),
+        "image": ("instance", "leaky_relu", 64, 96), "map": ("instance", "leaky_relu", 256, 24),
+    }.items()
+    for dtype in (torch.bfloat16, torch.float32)
+    for layout in LAYOUTS
+}  # fmt: skip
 
 
 # --- selective_share ----------------------------------------------------------------------------------------

@@ -40,12 +40,13 @@ class Noting(Driver):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Seen] = []
+        self.hooks: tuple[Any, ...] = ()  # what the last launch was given for them, and they themselves
 
     def launcher_cls(self, source: Any, _metadata: Any) -> Callable[..., None]:
         signature = f"{source.fn.__name__}: {source.signature}, {source.constants}, {source.attrs}"
 
         def launch(x: int, y: int, z: int, _stream: int, _function: Any, *rest: Any) -> None:
-            args = rest[4:]  # behind what the compiler and hooks know of the kernel
+            self.hooks, args = rest[1:4], rest[4:]
             self.seen.append(Seen(signature, (x, y, z), tuple(map(described, args))))
 
         return launch
@@ -165,6 +166,26 @@ def test_a_launch_is_left_to_triton_but_once(driver: Noting, left: list[Any]) ->
     for call in (one, other, one):
         call()
     assert len(left) == 1 and len(driver.seen) == 3
+
+
+def test_hooks_that_come_later_are_told_of_remembered_launches(driver: Noting) -> None:
+    from triton import knobs
+
+    def hook(metadata: Any) -> None: ...
+
+    call = next(iter(norms()))
+    call()
+    call()
+    assert driver.hooks == (None, None, None)  # nothing is made for them
+    for chain in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook):
+        chain.add(hook)
+        try:
+            call()
+        finally:
+            chain.remove(hook)
+        assert chain in driver.hooks
+    metadata, entering, _ = driver.hooks
+    assert metadata is not None and entering is not None
 
 
 def test_of_a_plan_the_newest_few_are_remembered(

@@ -14,6 +14,7 @@ from tests.fused_ops import emulated
 from tests.fused_ops.norm_act import gpu_checks
 from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
+from tests.fused_ops.norm_act.restored import INPLACE
 from tests.fused_ops.norm_act.test_op import check_operands_are_checked
 
 LOW = (torch.float16, torch.bfloat16)
@@ -75,9 +76,12 @@ def test_not_a_number(most_threads: int) -> None:
         gpu_checks.check_not_a_number()
 
 
-@pytest.mark.usefixtures("device")
-def test_restored_inputs() -> None:
-    gpu_checks.check_inplace()
+@SIZES
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", INPLACE, ids=str)
+def test_restored_inputs(case: Case, channels_last: bool, most_threads: int) -> None:
+    with emulated.device(most_threads):
+        gpu_checks.check_inplace(case, channels_last)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fused_ops
 from fused_ops import FusedBatchNormAct2d, FusedInstanceNormAct2d, use
-from tests.fused_ops.norm_act.cases import SHAPES, Case, results
-from tests.numerics import error_in_roundings, saved_bytes
-
-INPLACE = [
-    Case("batch", "leaky_relu", inplace=True),
-    Case("batch", "identity", affine=False, inplace=True),
-    Case("running", "leaky_relu", inplace=True),
-    Case("instance", "leaky_relu", affine=False, inplace=True),
-    Case("instance", "elu", inplace=True),
-    Case("group", "leaky_relu", inplace=True),
-]
-
-
-def drawn(case: Case, shape: tuple[int, ...], channels_last: bool = False) -> list[Tensor]:
-    """As the case draws them, but no weight near zero: between 1/2 and 3/2, of either sign."""
-    tensors = case.tensors(shape, channels_last)
-    if case.affine:
-        tensors[1] = (torch.rand_like(tensors[1]) + 0.5) * tensors[1].sign()
-    return tensors
+from tests.fused_ops.norm_act.cases import SHAPES, Case
+from tests.fused_ops.norm_act.restored import INPLACE, check_restored
+from tests.numerics import saved_bytes
 
 
 @pytest.mark.parametrize("case", INPLACE, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_gradients_are_those_of_the_input_kept(case: Case, channels_last: bool, backend: str) -> None:
-    """Off by some roundings of the output, each |beta / gamma| <= 8 of the input's deviation."""
     for shape in SHAPES:
-        if not case.serves(shape) or (channels_last and len(shape) < 4):
-            continue
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            if dtype == torch.bfloat16 and case.activation == "elu":
-                continue
-            tensors = case.cast(drawn(case, shape, channels_last), dtype)
-            exact = results(case.eager, [tensor.double() for tensor in tensors], dtype)
             with use(backend):
-                ours = results(case.fused, tensors)
-                kept = results(replace(case, inplace=False).fused, tensors)
-            assert torch.equal(ours[0], kept[0])
-            for our, same, true in zip(ours, kept, exact, strict=True):
-                if dtype == torch.float64:
-                    torch.testing.assert_close(our, same)
-                else:
-                    of_output = torch.finfo(dtype).eps / torch.finfo(our.dtype).eps
-                    allowed = 2 * error_in_roundings(same, true) + 16 * of_output
-                    assert error_in_roundings(our, true) <= allowed
+                check_restored(case, shape, channels_last, dtype)
 
 
 def test_only_the_output_is_kept(backend: str) -> None:

@@ -20,6 +20,7 @@ from tests.fused_ops.far_apart import far_apart
 from tests.fused_ops.norm_act import gpu_checks
 from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
 from tests.fused_ops.norm_act.gpu_checks import SHAPES, check
+from tests.fused_ops.norm_act.restored import INPLACE
 
 SMALL_TILES = {
     "row": 1, "row_last": 1, "wanted": 16, "row_per_thread": 16,
@@ -89,8 +90,11 @@ def test_not_a_number() -> None:
     gpu_checks.check_not_a_number()
 
 
-def test_restored_inputs() -> None:
-    gpu_checks.check_inplace()
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", INPLACE, ids=str)
+def test_restored_inputs(case: Case, channels_last: bool) -> None:
+    gpu_checks.check_inplace(case, channels_last)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
