@@ -186,7 +186,7 @@ def shown(op: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     """
     if not all(isinstance(size, int) for arg in args if isinstance(arg, torch.Tensor) for size in arg.shape):
         return None  # neither choice nor launches can be made of sizes that are not known
-    name, wish, why = _choose(op, args)
+    name, wish, why = _choose(op, args, compiled=True)
     if wish == "auto" and name != "reference" and (reason := inductor.why_aside(op, args, name)):
         name, why = "reference", reason
     if name not in SHOWN or not _implementations[op][name].may_be_shown(*args):
@@ -197,7 +197,7 @@ def shown(op: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     return triton_support.visibly(run) if name == "triton" else run
 
 
-def _choose(op: str, args: tuple[Any, ...]) -> tuple[str, str, str]:
+def _choose(op: str, args: tuple[Any, ...], compiled: bool = False) -> tuple[str, str, str]:
     """The backend that serves a call, the one that is asked for, and the reason for the order."""
     wish = _override or environments_wish()
     candidates = _implementations[op]
@@ -207,7 +207,8 @@ def _choose(op: str, args: tuple[Any, ...]) -> tuple[str, str, str]:
     if wish != "auto":
         order = (wish,)
     elif device == "cuda" and (choice := dispatch.choose(op, args)):
-        order, why = (*choice.order, *AUTO_ORDER[len(choice.order) :]), choice.reason
+        first = choice.asked(compiled)
+        order, why = (*first, *AUTO_ORDER[len(first) :]), choice.reason
     for name in order:
         if _why_not(candidates, name, wish, device, args) is None:
             return name, wish, why

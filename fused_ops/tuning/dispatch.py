@@ -2,14 +2,15 @@
 
 What ``python -m fused_ops tune`` measured stands in the card's own table, families
 ``selective_share.backend`` and ``norm_act.backend``. Where no row of it fits, the backend with the shorter
-predicted time goes first.
+predicted time goes first. Norms that both compute in nearly the same time go to the library, which costs the
+host less.
 Nothing is tried out; the same call gets the same answer, which is kept.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,12 +29,32 @@ BACKENDS = ("triton", "cuda")
 PASSES = ("forward", "backward")
 
 
+# A norm takes up to four launches, which the library makes in one call; Triton's cost the host a third more,
+# and the host may be what a step of many norms waits for. The predictions are no better than this ratio.
+NEAR = 1.1
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The GPU backends in the order in which they are asked, and the reason in a sentence."""
+    """The GPU backends in the order in which they are asked, and the reason in a sentence.
+
+    ``by_card`` is the order by the card's time alone, for graphs of torch.compile, which spare the host.
+    """
 
     order: tuple[str, ...]
     reason: str
+    by_card: tuple[str, ...] = ()
+
+    def asked(self, compiled: bool) -> tuple[str, ...]:
+        return self.by_card if compiled and self.by_card else self.order
+
+
+def in_order(seconds: Mapping[str, float], norm: bool) -> tuple[str, ...]:
+    """The backends that have a time, the first to be asked first."""
+    by_card = tuple(sorted((name for name in BACKENDS if name in seconds), key=lambda name: seconds[name]))
+    if norm and "cuda" in seconds and seconds["cuda"] <= NEAR * seconds[by_card[0]]:
+        return ("cuda", *(name for name in by_card if name != "cuda"))
+    return by_card
 
 
 def choose(op: str, args: tuple[Any, ...]) -> Choice | None:
@@ -147,7 +168,7 @@ def choose_for_norm(card: Card, call: NormCall, backward: bool) -> Choice:
     """The choice for a norm."""
     facts = norm_facts(card, call, backward)
     return _measured(card, "norm_act.backend", facts) or _predicted(
-        card, norm_kernels(card, call, backward), "half"
+        card, norm_kernels(card, call, backward), "half", norm=True
     )
 
 
@@ -166,12 +187,15 @@ def _measured(card: Card, family: str, facts: dict[str, int | str]) -> Choice | 
     return Choice((first, *(name for name in BACKENDS if name != first)), str(row))
 
 
-def _predicted(card: Card, kernels: dict[str, list[Kernel]], precision: Precision) -> Choice:
+def _predicted(
+    card: Card, kernels: dict[str, list[Kernel]], precision: Precision, norm: bool = False
+) -> Choice:  # fmt: skip
     ceilings = ceilings_of(card)
     seconds = {name: ceilings.seconds(launches, precision) for name, launches in kernels.items()}
-    order = tuple(sorted(BACKENDS, key=lambda name: seconds[name]))  # equal ones as they stand there
-    told = ", ".join(f"{name!r} {1e6 * seconds[name]:.3g} us" for name in order)
-    return Choice(order, f"the cost model predicts on {ceilings.name}: {told}")
+    by_card, order = in_order(seconds, norm=False), in_order(seconds, norm)
+    told = ", ".join(f"{name!r} {1e6 * seconds[name]:.3g} us" for name in by_card)
+    why = "" if order == by_card else f"; as good as equal, and {order[0]!r} costs the host less"
+    return Choice(order, f"the cost model predicts on {ceilings.name}: {told}{why}", by_card)
 
 
 # --- from an op's arguments ---------------------------------------------------------------------------------
@@ -206,7 +230,7 @@ def _unpool_choice(card: Card, precision: str, _backward: bool, _recompute: bool
     unpool = NormCall(*call)
     launches = {backend: [cost_norm.unpool(unpool)] for backend in BACKENDS}
     facts = norm_facts(card, unpool, backward=True)
-    return _measured(card, "norm_act.backend", facts) or _predicted(card, launches, precision)
+    return _measured(card, "norm_act.backend", facts) or _predicted(card, launches, precision, norm=True)
 
 
 def _share(x: Tensor, y: Tensor, *rest: Any) -> Asked:

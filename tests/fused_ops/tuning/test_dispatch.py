@@ -108,8 +108,18 @@ def test_where_only_one_holds_a_row_on_chip_it_goes_first() -> None:
     assert dispatch.choose_for_norm(H100, one, True).order == ("cuda", "triton")
 
 
-def test_equal_ones_stay_in_order() -> None:
-    assert dispatch.choose_for_norm(H100, NormCall(8, 64, 96 * 96, 2, given=True), False).order[0] == "triton"
+def test_of_norms_that_are_as_good_as_equal_the_cheaper_one_for_the_host_goes_first() -> None:
+    choice = dispatch.choose_for_norm(H100, NormCall(8, 64, 96 * 96, 2, given=True), False)
+    assert choice.order == choice.asked(compiled=False) == ("cuda", "triton")
+    assert choice.asked(compiled=True) == ("triton", "cuda")  # in a graph the host's time is none
+    assert choice.reason.endswith("; as good as equal, and 'cuda' costs the host less")
+
+
+def test_near_ones_are_told_from_others() -> None:
+    for ratio, norm, first in ((1.09, True, "cuda"), (1.11, True, "triton"), (1.09, False, "triton")):
+        assert dispatch.in_order({"triton": 1.0, "cuda": ratio}, norm)[0] == first
+    assert dispatch.in_order({"triton": 1.0, "cuda": 1.0}, norm=False) == ("triton", "cuda")
+    assert dispatch.in_order({"triton": 1.0}, norm=True) == ("triton",)
 
 
 def test_what_was_measured_goes_before_what_is_predicted(measured: Path) -> None:
@@ -133,9 +143,10 @@ def test_what_was_measured_goes_before_what_is_predicted(measured: Path) -> None
     assert "predicts" in dispatch.choose_for_share(H100, call, "half", True, recompute=True).reason
 
     norm = NormCall(8, 64, 96 * 96, 2)
-    facts = dispatch.norm_facts(H100, norm, True)
-    add_row(measured, "norm_act.backend", {"when": facts, "launch": {"backend": "cuda"}, "note": note})
     assert dispatch.choose_for_norm(H100, norm, True).order[0] == "cuda"
+    facts = dispatch.norm_facts(H100, norm, True)
+    add_row(measured, "norm_act.backend", {"when": facts, "launch": {"backend": "triton"}, "note": note})
+    assert dispatch.choose_for_norm(H100, norm, True).order[0] == "triton"
 
 
 # --- from the arguments of the ops --------------------------------------------------------------------------
@@ -185,7 +196,7 @@ def test_the_backward_of_pooling_alone_has_a_cost() -> None:
     pooled, full = 8 * 64 * 24 * 24, 8 * 64 * 48 * 49
     call = NormCall(8, 64, 48 * 49, 2, given=True, pooled=True)
     assert cost_norm.unpool(call).bytes == 2 * full + full // 4 * (2 * 2 + 1) >= 2 * full + 5 * pooled
-    assert choice is not None and choice.order == ("triton", "cuda")  # as many bytes, in the usual order
+    assert choice is not None and choice.by_card == ("triton", "cuda")  # as many bytes, in the usual order
     assert choice.reason.startswith("the cost model predicts on H100: ")
 
 
