@@ -31,6 +31,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = tmp_path_factory.mktemp("card") / "card.so"
     source = Path(null_card.__file__).parent / "card.cpp"
     flags = ["-ccbin", cxx[0], "-cudart=none", "-std=c++20", "-shared", "-Xcompiler", "-fPIC,-w"]
+    flags += ["-Xlinker", "-Bsymbolic"]  # a torch for CUDA has the real runtime in this process
     subprocess.run([*nvcc, *flags, str(source), "-o", str(library)], check=True)
     found = ctypes.CDLL(str(library))
     found.cudaLaunchKernel.argtypes = [
