@@ -36,6 +36,7 @@ class NormCall:
         residual, noise: whether there is one.
         evidence: what the activation's derivative is told: "nothing", "output" or "input".
         pooled: whether 2 x 2 max-pooling follows.
+        sliced: whether x is part of a larger tensor, which the library copies before its kernels read it.
     """
 
     samples: int
@@ -49,6 +50,7 @@ class NormCall:
     noise: bool = False
     evidence: str = "output"
     pooled: bool = False
+    sliced: bool = False
 
     @property
     def elements(self) -> int:

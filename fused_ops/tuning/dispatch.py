@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fused_ops import tuning
 from fused_ops.activations import BY_INDEX
-from fused_ops.triton_support import Card, card_for
+from fused_ops.triton_support import Card, card_for, step_of
 from fused_ops.tuning import cost_norm, cost_share
 from fused_ops.tuning.cost_model import Kernel, Precision, ceilings_of
 from fused_ops.tuning.cost_norm import NormCall
@@ -127,7 +127,10 @@ def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[K
     family = f"norm_act.{'backward' if backward else 'forward'}"
     limits = tuning.choose_row(card.architecture, family, itemsize=call.itemsize).launch
     function = cost_norm.backward if backward else cost_norm.forward
-    return {backend: function(call, backend, card, limits) for backend in BACKENDS}
+    found = {backend: function(call, backend, card, limits) for backend in BACKENDS}
+    if call.sliced:
+        found["cuda"].insert(0, call.kernel("copy", 2))
+    return found
 
 
 # --- the choice ---------------------------------------------------------------------------------------------
@@ -288,11 +291,13 @@ def _of_norm(
     x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool,
     pooled: bool = False,
 ) -> Asked:  # fmt: skip
-    samples, channels = x.size(0), x.size(1)
+    samples, channels, last = x.size(0), x.size(1), _is_last(x)
+    plane = x.numel() // (samples * channels)
+    sliced = step_of(x.shape, x.stride(), last) != (channels if last else channels * plane)
     return _norm_choice, (
         card_for(x), "half", backward, False,
-        samples, channels, x.numel() // (samples * channels), x.element_size(), groups, given, _is_last(x),
-        residual, noise, BY_INDEX[activation].backward_needs, pooled,
+        samples, channels, plane, x.element_size(), groups, given, last,
+        residual, noise, BY_INDEX[activation].backward_needs, pooled, sliced,
     )  # fmt: skip
 
 

@@ -115,6 +115,16 @@ def test_of_norms_that_are_as_good_as_equal_the_cheaper_one_for_the_host_goes_fi
     assert choice.reason.endswith("; as good as equal, and 'cuda' costs the host less")
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_slices_are_not_copied_for_it(last: bool) -> None:
+    room = torch.empty(8, 128, 24, 24, dtype=torch.bfloat16)
+    room = room.contiguous(memory_format=torch.channels_last) if last else room
+    others = (None,) * 7
+    for x, first in ((room, "cuda"), (room[:, :64], "triton"), (room[:, :, 1:], "triton")):
+        choice = dispatch.choose("norm_act", (x, *others, 0, 1e-5, ACTIVATIONS["relu"].index, 0.0, False))
+        assert choice is not None and choice.order[0] == first
+
+
 def test_near_ones_are_told_from_others() -> None:
     for ratio, norm, first in ((1.09, True, "cuda"), (1.11, True, "triton"), (1.09, False, "triton")):
         assert dispatch.in_order({"triton": 1.0, "cuda": ratio}, norm)[0] == first
