@@ -1,4 +1,4 @@
-"""The machine's facts, and the native libraries built in place, as an editable install would."""
+"""What belongs to any result, and the native libraries built in place, as an editable install would."""
 
 from __future__ import annotations
 

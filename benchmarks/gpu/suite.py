@@ -7,7 +7,7 @@ from benchmarks.gpu.stages import Stage
 TOTAL_SECONDS = 585.0
 
 STAGES = (
-    Stage("build", 95, "build:run", "machine, versions, native libraries built in place"),
+    Stage("build", 95, "build:run", "native libraries built in place, and loaded"),
     Stage("checks", 120, "checks:run", "both backends against float64; compile, graphs, autocast, streams"),
     Stage("sanitizer", 55, "sanitizer:run", "a few calls under compute-sanitizer's memcheck"),
     Stage("tune", 75, "tuning:run", "launch parameters and backends measured"),
