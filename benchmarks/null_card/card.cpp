@@ -21,7 +21,7 @@ namespace {
 // An H100's, as its whitepaper and CUDA's documentation have them.
 constexpr int kProcessors = 132, kSharedBytes = 232448, kL2Bytes = 50 << 20, kCapability = 9;
 constexpr size_t kMemory = size_t(80) << 30;
-constexpr size_t kLargestCopy = 1 << 20;  // what is copied within the card or filled beyond this takes no time here
+constexpr size_t kLargestCopy = 1 << 12;  // what is copied within the card or filled beyond this takes no time here
 
 struct Capture;
 struct Stream {

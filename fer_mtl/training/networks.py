@@ -124,5 +124,14 @@ def _lay_out_gradients(optimiser: torch.optim.Optimizer, *_: Any) -> None:
     without a look at strides (torch 2.13), and task weighting by gradients leaves contiguous ones."""
     for group in optimiser.param_groups:
         for weight in group["params"]:
-            if weight.grad is not None and weight.grad.stride() != weight.stride():
+            if weight.grad is not None and not _lie_alike(weight.grad, weight):
                 weight.grad = torch.empty_like(weight).copy_(weight.grad)
+
+
+def _lie_alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one shape have their elements in one order: steps that none takes do not count,
+    such as those of a 1 x 1 kernel's pixels."""
+    return a.stride() == b.stride() or all(
+        size == 1 or ours == theirs
+        for size, ours, theirs in zip(a.shape, a.stride(), b.stride(), strict=True)
+    )

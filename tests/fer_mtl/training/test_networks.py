@@ -43,3 +43,12 @@ def test_the_update_is_adams_whatever_the_layout_of_the_gradient(
         plain.step()
     torch.testing.assert_close(module[0].detach().double(), expected.detach(), atol=1e-6, rtol=0)
     assert module[0].is_contiguous(memory_format=weight_layout)
+
+
+def test_the_gradient_of_a_kernel_of_one_pixel_is_not_copied() -> None:
+    weight = torch.nn.Parameter(torch.empty(8, 4, 1, 1, memory_format=torch.channels_last).normal_())
+    optimiser = make_optimiser(preset_config("small"), torch.nn.ParameterList([weight]), None)
+    weight.grad = gradient = torch.randn(8, 4, 1, 1)
+    assert gradient.stride() != weight.stride()
+    optimiser.step()
+    assert weight.grad is gradient
