@@ -31,6 +31,7 @@ import torch
 
 from fused_ops import triton_support
 from fused_ops.tuning import dispatch, inductor
+from fused_ops.tuning.facts import facts_of
 from fused_ops.tuning.notes import listening
 
 AUTO_ORDER = ("triton", "cuda", "cpu", "reference")
@@ -40,7 +41,10 @@ HOME = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
 SHOWN = ("triton", "reference")  # what torch.compile can trace
 ENVIRONMENT_VARIABLE = "FUSED_OPS_BACKEND"
 
+MOST_KEPT = 4096  # choices
+
 Refuses = Callable[..., "str | None"]
+Chosen = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,26 @@ def shown(op: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     return triton_support.visibly(run) if name == "triton" else run
 
 
-def _choose(op: str, args: tuple[Any, ...], compiled: bool = False) -> tuple[str, str, str]:
-    """The backend that serves a call, the one that is asked for, and the reason for the order."""
+def _choose(op: str, args: tuple[Any, ...], compiled: bool = False) -> Chosen:
+    """The backend that serves a call, the one that is asked for, and the reason for the order.
+
+    On a GPU what was found is kept by the facts that it depends on: it costs more than the launch.
+    """
     wish = _override or environments_wish()
+    facts = None if compiled or not args[0].is_cuda else facts_of(op, args)
+    if facts is None:
+        return _find(op, args, wish, compiled)
+    key = (wish, op, facts)
+    chosen = dispatch.kept.get(key)
+    if chosen is None:
+        chosen = _find(op, args, wish)
+        if len(dispatch.kept) >= MOST_KEPT:
+            dispatch.kept.clear()
+        dispatch.kept[key] = chosen
+    return chosen
+
+
+def _find(op: str, args: tuple[Any, ...], wish: str, compiled: bool = False) -> Chosen:
     candidates = _implementations[op]
     device = args[0].device.type
     order: tuple[str, ...] = AUTO_ORDER

@@ -27,7 +27,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+    peek_interpreter_stack,
+)
 from torch._C._profiler import _RecordFunctionFast
 from torch.autograd import forward_ad, profiler
 
@@ -78,30 +84,30 @@ def define_op(
             return _by_definition(name, autocast, args, "torch.onnx exports it, which knows torch's ops only")
         return traced(*args, tracing.asked()) if tracing.is_traced() else overload(*args)
 
-    directly = _direct_function(name, setup_context, backward)
+    with_graph = _direct_function(name, setup_context, backward)
 
-    def straight(*args: Any) -> Any:
-        if torch.is_grad_enabled():
-            for arg in args:
-                if type(arg) in _PLAIN_TENSORS and arg.requires_grad:
-                    return directly.apply(*args)
+    def without_graph(*args: Any) -> Any:
         return backends.compute(name, *args)
-
-    def profiled(*args: Any) -> Any:
-        with _RecordFunctionFast(f"{NAMESPACE}::{name}", args):
-            return straight(*args)
 
     def call(*args: Any) -> Any:
         if is_watched():
             return through_dispatcher(*args)
+        compute: Callable[..., Any] = without_graph
         for arg in args:
             kind = type(arg)  # asking isinstance(arg, Tensor) instead takes longer than all the rest
             if kind in _PLAIN_TENSORS:
-                if torch._C._functorch.is_legacy_batchedtensor(arg):  # autograd.grad(is_grads_batched=True)
-                    return overload(*args)
+                if is_legacy_batchedtensor(arg) or is_functorch_wrapped_tensor(arg):
+                    return overload(
+                        *args
+                    )  # autograd.grad(is_grads_batched=True), or what outlived torch.func
+                if arg.requires_grad:
+                    compute = with_graph
             elif kind not in _NO_TENSORS:
                 return overload(*args)
-        compute = profiled if profiler._is_profiler_enabled else straight
+        if compute is with_graph and not torch.is_grad_enabled():
+            compute = without_graph
+        if profiler._is_profiler_enabled:
+            compute = functools.partial(_profiled, f"{NAMESPACE}::{name}", compute)
         if autocast is not None and torch._C._is_any_autocast_enabled():
             device = args[0].device.type
             if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
@@ -215,11 +221,16 @@ def _by_definition(
         return definition(*args)
 
 
+def _profiled(label: str, compute: Callable[..., Any], *args: Any) -> Any:
+    with _RecordFunctionFast(label, args):
+        return compute(*args)
+
+
 def _direct_function(
     name: str, setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> type[torch.autograd.Function]:
-    """The op's autograd without the dispatcher. Its backward calls a registered op, so transforms of the
-    backward pass (vmap) work on it as well."""
+) -> Callable[..., Any]:
+    """The op with its autograd without the dispatcher. Its backward calls a registered op, so transforms of
+    the backward pass (vmap) work on it as well."""
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = backends.compute(name, *args)
@@ -227,7 +238,10 @@ def _direct_function(
         return output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(name, (torch.autograd.Function,), methods)
+    function = type(name, (torch.autograd.Function,), methods)
+    # Its own `apply` would look again for transforms of torch.func, for a tenth of a small call's time.
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
 
 
 def differentiate_by_reference(

@@ -116,9 +116,9 @@ def card_of(device: torch.device) -> Card:
     )
 
 
-def card_for(tensor: Tensor) -> Card:
-    """The card that will compute on this tensor."""
-    return _rehearsed_card or card_of(tensor.device)
+def card_for(device: torch.device) -> Card:
+    """The card that will compute on tensors of this device."""
+    return _rehearsed_card or card_of(device)
 
 
 def why_not(*tensors: Tensor | None) -> str | None:

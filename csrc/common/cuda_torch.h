@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/cuda.h"
+#include "common/new_tensor.h"
 
 #ifdef __CUDACC__
 #define FUSED_OPS_DISPATCH_KEY CUDA
@@ -62,7 +63,7 @@ class DeviceCall {
 
   // `count` floats of device memory.
   Global<float> memory(int64_t count) {
-    memory_.push_back(torch::stable::new_empty(like_, {count}, torch::headeronly::ScalarType::Float));
+    memory_.push_back(new_vector(like_, count, torch::headeronly::ScalarType::Float));
     return output<float>(memory_.back());
   }
   const torch::stable::Tensor& last_memory() const { return memory_.back(); }

@@ -111,10 +111,7 @@ Tensor parameter_gradient(const Tensor& parameter, std::vector<double> sums, int
     for (size_t i = c; i < sums.size(); ++i) sums[i % c] += sums[i];
     sums.resize(c);
   }
-  const auto shape = parameter.sizes();
-  const Tensor grad = shape.size() == 1
-                          ? new_vector(shape[0], parameter.scalar_type())
-                          : torch::stable::empty(shape, parameter.scalar_type());
+  const Tensor grad = new_tensor(parameter, parameter.sizes(), parameter.scalar_type());
   write(grad, sums);
   return grad;
 }
@@ -132,7 +129,7 @@ Six backward(const Arguments& a, const Tensor& grad_of_y, const OptionalTensor& 
   Normalization<T> norm(a);
   const Layout& layout = norm.layout;
   const bool want_x = need.x || need.noise_scale;
-  const auto none = [] { return new_vector(0, kDtype<T>); };
+  const auto none = [&] { return new_vector(norm.x, 0, kDtype<T>); };
   const Tensor grad_x = want_x ? norm.format.empty_like(norm.x) : none();
   const Tensor grad_residual = need.residual ? norm.format.empty_like(norm.x) : none();
   const Tensor grad = norm.dense("grad", grad_of_y);

@@ -91,18 +91,6 @@ void write(const Tensor& to, const std::vector<double>& values) {
   }
 }
 
-// A new vector on the CPU, by the C shim: for the small results the dispatcher would cost more than the work.
-Tensor new_vector(int64_t size, ScalarType dtype) {
-  const int64_t stride = 1;
-  const int32_t code = dtype == ScalarType::Double     ? aoti_torch_dtype_float64()
-                       : dtype == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
-                                                       : aoti_torch_dtype_float32();
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(1, &size, &stride, code, aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
 struct Arguments {
   Tensor x;
   OptionalTensor gamma, beta, residual, noise, noise_scale;
@@ -348,7 +336,7 @@ Statistics normalize(Normalization<T>& norm, int64_t groups, const OptionalTenso
   const bool given = given_mean.has_value();
   STD_TORCH_CHECK(given == given_var.has_value(), "norm_act: mean and var must both be given, or neither");
   const int64_t statistics = given ? 0 : groups ? norm.n * groups : norm.c;
-  const Statistics found{new_vector(statistics, kDtype<S>), new_vector(statistics, kDtype<S>)};
+  const Statistics found{new_vector(norm.x, statistics, kDtype<S>), new_vector(norm.x, statistics, kDtype<S>)};
   if (norm.x.numel() == 0) {
     if (statistics) {
       torch::stable::fill_(found.mean, std::numeric_limits<double>::quiet_NaN());

@@ -16,10 +16,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pool(const Arguments& a, const Option
   const Layout& layout = norm.layout;
   const int64_t height = norm.x.size(2), width = norm.x.size(3), high = height / 2, wide = width / 2;
   STD_TORCH_CHECK(high > 0 && wide > 0, "norm_act: pooling takes at least 2 x 2 pixels");
-  const std::vector<int64_t> pooled{norm.n, norm.c, high, wide}, nothing{0};
-  const Tensor y = norm.format.empty(pooled, kDtype<T>, norm.x.device());
-  const Tensor winner = need_winner ? norm.format.empty(pooled, ScalarType::Byte, norm.x.device())
-                                    : torch::stable::empty(nothing, ScalarType::Byte);
+  const std::vector<int64_t> pooled{norm.n, norm.c, high, wide};
+  const Tensor y = norm.format.empty(norm.x, pooled, kDtype<T>);
+  const Tensor winner = need_winner ? norm.format.empty(norm.x, pooled, ScalarType::Byte)
+                                    : new_vector(norm.x, 0, ScalarType::Byte);
   T* y_to = data<T>(y);
   uint8_t* winner_to = need_winner ? data<uint8_t>(winner) : nullptr;
   const int64_t lines = (layout.groups ? 1 : norm.n) * high;  // channels: of a unit
@@ -55,7 +55,7 @@ Tensor unpool(const Tensor& grad_of_y, const OptionalTensor& y_of_any_format, co
   const OptionalTensor y = y_of_any_format ? OptionalTensor(format.of(*y_of_any_format)) : std::nullopt;
   const int64_t n = grad.size(0), c = grad.size(1), high = height / 2;
   const std::vector<int64_t> shape{n, c, height, width};
-  const Tensor grad_z = format.empty(shape, kDtype<T>, grad.device());
+  const Tensor grad_z = format.empty(grad, shape, kDtype<T>);
   if (height % 2 || width % 2) torch::stable::fill_(grad_z, 0);
   const int64_t pixel = format.channels_last ? c : 1, lines = (format.channels_last ? n : n * c) * high;
   const Unpooling<T> from{pixel, height, width, data<const T>(grad), y ? data<const T>(*y) : nullptr,

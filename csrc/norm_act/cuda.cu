@@ -102,7 +102,7 @@ struct Prepared {
   }
   Small<T> reading(const OptionalTensor& tensor) const { return tensor ? writing(*tensor) : Small<T>{}; }
 
-  Tensor new_small(int64_t size) const { return torch::stable::new_empty(x, {size}, ScalarType::Float); }
+  Tensor new_small(int64_t size) const { return new_vector(x, size, ScalarType::Float); }
   auto memory() {
     return [this](int64_t count) { return call.memory(count); };
   }
@@ -140,10 +140,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_pool(Tensor x, OptionalTenso
   return for_device_dtype(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     Prepared<T> p(in);
-    const std::vector<int64_t> pooled{x.size(0), x.size(1), x.size(2) / 2, x.size(3) / 2}, nothing{0};
-    const Tensor y = p.format.empty(pooled, kDtypeOf<T>, x.device());
-    const Tensor winner = need_winner ? p.format.empty(pooled, ScalarType::Byte, x.device())
-                                      : torch::stable::new_empty(x, nothing, ScalarType::Byte);
+    const std::vector<int64_t> pooled{x.size(0), x.size(1), x.size(2) / 2, x.size(3) / 2};
+    const Tensor y = p.format.empty(x, pooled, kDtypeOf<T>);
+    const Tensor winner = need_winner ? p.format.empty(x, pooled, ScalarType::Byte)
+                                      : new_vector(x, 0, ScalarType::Byte);
     const int64_t statistics = given ? 0 : p.a.rows();
     const Tensor mean_used = p.new_small(statistics), var_used = p.new_small(statistics);
     if (given) p.check_statistics(mean, var);
@@ -168,7 +168,7 @@ Tensor norm_act_pool_backward(Tensor grad, OptionalTensor y, Tensor winner, int6
     const Tensor dense_grad = aligned(format.of(grad)), dense_winner = format.of(winner);
     const OptionalTensor dense_y = y ? OptionalTensor(aligned(format.of(*y))) : std::nullopt;
     const std::vector<int64_t> shape{grad.size(0), grad.size(1), height, width};
-    const Tensor grad_z = format.empty(shape, kDtypeOf<T>, grad.device());
+    const Tensor grad_z = format.empty(grad, shape, kDtypeOf<T>);
     if (height % 2 || width % 2) torch::stable::fill_(grad_z, 0);
     Arguments<T> a{};
     a.samples = int(shape[0]), a.channels = int(shape[1]), a.height = int(height), a.width = int(width);
@@ -197,7 +197,7 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
     const Wanted wanted{need_x, need_affine && (gamma || beta), noise && noise_scale && need_noise_scale};
     const auto like_x = [&](bool needed) { return needed ? p.format.empty_like(p.x) : p.new_small(0); };
     const auto like = [&](const OptionalTensor& parameter, bool needed) {
-      return parameter && needed ? torch::stable::new_empty(*parameter, parameter->sizes()) : p.new_small(0);
+      return parameter && needed ? new_tensor(*parameter, parameter->sizes(), parameter->scalar_type()) : p.new_small(0);
     };
     const Tensor grad_x = like_x(need_x), grad_residual = like_x(need_residual);
     const Tensor grad_gamma = like(gamma, need_affine), grad_beta = like(beta, need_affine);

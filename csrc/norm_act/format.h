@@ -1,9 +1,9 @@
 // The memory format that a call works in and returns: as fused_ops/norm_act/layout.py says.
 #pragma once
-#include <vector>
-
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+
+#include "common/new_tensor.h"
 
 namespace fused_ops::norm_act {
 
@@ -34,12 +34,12 @@ struct Format {
     const bool fits = channels_last ? is_channels_last(x) : x.is_contiguous();
     return fits ? x : torch::stable::contiguous(x, format);
   }
-  torch::stable::Tensor empty(const std::vector<int64_t>& shape, torch::headeronly::ScalarType dtype,
-                              const torch::stable::Device& device) const {
-    return torch::stable::empty(shape, dtype, std::nullopt, device, std::nullopt, format);
+  torch::stable::Tensor empty(const torch::stable::Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape,
+                              torch::headeronly::ScalarType dtype) const {
+    return new_tensor(like, shape, dtype, channels_last);
   }
   torch::stable::Tensor empty_like(const torch::stable::Tensor& x) const {
-    return torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, x.device(), std::nullopt, format);
+    return empty(x, x.sizes(), x.scalar_type());
   }
 };
 

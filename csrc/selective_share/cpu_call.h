@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/new_tensor.h"
 #include "common/pages.h"
 #include "selective_share/kernels.h"
 
@@ -115,10 +116,7 @@ inline int64_t count_tiles(const Shape& shape, int64_t width) {
 
 // An empty tensor of x's size with other channels.
 inline Tensor empty_like(const Tensor& x, int64_t channels, bool channels_last) {
-  const std::vector<int64_t> shape{x.size(0), channels, x.size(2), x.size(3)};
-  const auto format = channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                    : torch::headeronly::MemoryFormat::Contiguous;
-  const Tensor tensor = torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
+  const Tensor tensor = new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), channels_last);
   prefer_large_pages(tensor.data_ptr(), tensor.numel() * x.element_size());
   return tensor;
 }
@@ -130,18 +128,18 @@ struct Outputs {
 
   Outputs(const Tensor& x_in, const Shape& shape, bool want_gates)
       : x(like(x_in, shape.x)),
-        y(shape.pair ? like(x_in, shape.y) : torch::stable::new_empty(x_in, {0})),
+        y(shape.pair ? like(x_in, shape.y) : new_vector(x_in, 0, x_in.scalar_type())),
         gates(want_gates ? empty_like(x_in, shape.gates(), shape.gates_channels_last)
-                         : torch::stable::new_empty(x_in, {0})) {}
+                         : new_vector(x_in, 0, x_in.scalar_type())) {}
 };
 
 // The gradients of x, y and the weights; empty for weights that are absent.
 inline std::vector<Tensor> empty_gradients(const Tensor& x, const Shape& shape, const WeightTensors& weights) {
   std::vector<Tensor> gradients{like(x, shape.x), like(x, shape.y)};
   for (int w = 0; w < kWeights; ++w) {
-    const std::vector<int64_t> size = weights[w] ? std::vector<int64_t>{shape.rows(w), shape.cols(w), 1, 1}
-                                                 : std::vector<int64_t>{0};
-    gradients.push_back(torch::stable::new_empty(x, size));
+    const ScalarType dtype = x.scalar_type();
+    gradients.push_back(weights[w] ? new_tensor(x, {shape.rows(w), shape.cols(w), 1, 1}, dtype)
+                                   : new_vector(x, 0, dtype));
   }
   return gradients;
 }

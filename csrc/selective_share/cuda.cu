@@ -143,13 +143,11 @@ struct Prepared {
     torch::stable::copy_(place, features);
   }
   Tensor empty(std::initializer_list<int64_t> sizes) const {
-    return torch::stable::new_empty(x, torch::headeronly::IntHeaderOnlyArrayRef(sizes));
+    return new_tensor(x, sizes, x.scalar_type());
   }
   // [N, channels, H, W] in channels_last.
   Tensor empty_features(int64_t channels) const {
-    const std::array<int64_t, 4> sizes{x.size(0), channels, x.size(2), x.size(3)};
-    return torch::stable::empty(sizes, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                MemoryFormat::ChannelsLast);
+    return new_tensor(x, {x.size(0), channels, x.size(2), x.size(3)}, x.scalar_type(), /*channels_last=*/true);
   }
 
   void run(void (*kernel)(Arguments<T>), int64_t rows) {

@@ -58,7 +58,7 @@ def forward(
     """``reference.norm_act`` in Triton."""
     given = mean is not None and var is not None
     g = Geometry.of(x, groups, given)
-    final, measuring = _forward_launches(card_for(x), x.element_size(), g, given, activation)
+    final, measuring = _forward_launches(card_for(x.device), x.element_size(), g, given, activation)
     y = torch.empty_like(x, memory_format=g.format)
     (x, x_step), (residual, residual_step) = g.rows(x), g.rows(residual)  # type: ignore[assignment]
     (gamma, gamma_step), (beta, beta_step) = affine_of(gamma), affine_of(beta)
@@ -163,7 +163,7 @@ def backward(
     g = Geometry.of(x, groups, given)
     needs = BY_INDEX[activation].backward_needs
     evidence = 3 if restore else {"nothing": 0, "output": 1 if y is not None else 2, "input": 2}[needs]
-    launches = _backward_launches(card_for(x), x.element_size(), g, given, activation, evidence)
+    launches = _backward_launches(card_for(x.device), x.element_size(), g, given, activation, evidence)
     grad_x = torch.empty_like(x, memory_format=g.format) if need_x or need_noise else None
     grad_residual = torch.empty_like(x, memory_format=g.format) if need_residual else None
     affine = _AffineGradients.of(g, gamma, beta, need_affine)

@@ -192,7 +192,7 @@ def forward(
     given = mean is not None and var is not None
     g = Geometry.of(x, groups, given)
     p = _pooled(g, x.size(2) // 2 * (x.size(3) // 2))
-    card = card_for(x)
+    card = card_for(x.device)
     shape = (*x.shape[:2], x.size(2) // 2, x.size(3) // 2)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=g.format)
     winner = torch.empty_like(y, dtype=torch.uint8) if need_winner else None
@@ -249,7 +249,7 @@ def unpool(
     (grad, grad_step), (y, y_step), (winner, winner_step) = p.rows(grad), p.rows(y), p.rows(winner)  # type: ignore[assignment]
     with on_device(grad):
         run(
-            _unpool_launch(card_for(grad), grad.element_size(), p, height, width, activation),
+            _unpool_launch(card_for(grad.device), grad.element_size(), p, height, width, activation),
             grad, y, winner, grad_z, after=(grad_step, y_step, winner_step, full.dense_step, slope),
         )  # fmt: skip
     return grad_z

@@ -75,8 +75,8 @@ class Call(NamedTuple):
         y, y_of = slice_of(y, layout)
         samples, cx, height, width = x.shape
         call = cls(
-            card_for(x), x.element_size(), precision_of(x.dtype), samples, height * width, cx, y.size(1),
-            x_of, y_of, pair, keep, is_last(x, layout),
+            card_for(x.device), x.element_size(), precision_of(x.dtype), samples, height * width, cx,
+            y.size(1), x_of, y_of, pair, keep, is_last(x, layout),
         )  # fmt: skip
         return call, x, y
 

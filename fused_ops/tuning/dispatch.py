@@ -10,21 +10,18 @@ Nothing is tried out; the same call gets the same answer, which is kept.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from fused_ops import tuning
-from fused_ops.activations import BY_INDEX
-from fused_ops.triton_support import Card, card_for, step_of
+from fused_ops.triton_support import Card, card_for
 from fused_ops.tuning import cost_norm, cost_share
 from fused_ops.tuning.cost_model import Kernel, Precision, ceilings_of
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
+from fused_ops.tuning.facts import Facts, NormFacts, ShareFacts, UnpoolFacts, facts_of
 
-Asked = tuple[Callable[..., "Choice"], tuple[Any, ...]]  # a kept function of a call, and its arguments
 BACKENDS = ("triton", "cuda")
 PASSES = ("forward", "backward")
 
@@ -59,25 +56,41 @@ def in_order(seconds: Mapping[str, float], norm: bool) -> tuple[str, ...]:
 
 def choose(op: str, args: tuple[Any, ...]) -> Choice | None:
     """The choice for a call of an op on CUDA tensors; None for an op without a cost model, or no elements."""
-    x = args[3] if op == "selective_share_backward" else args[0]
-    if op not in _CALLS or not x.numel():
-        return None
-    function, key = _CALLS[op](*args)
-    return function(*key)
+    facts = facts_of(op, args)
+    return None if facts is None or not facts.shape.numel() else _choice(_card(facts), op, facts)
 
 
 def measured_row(op: str, args: tuple[Any, ...]) -> tuple[str, dict[str, int | str]]:
     """The family and the facts of the row that a measured choice for a call would stand in."""
-    function, (card, precision, backward, recompute, *call) = _CALLS[op](*args)
-    if function is _share_choice:
-        return "selective_share.backend", share_facts(card, ShareCall(*call), precision, backward, recompute)
-    return "norm_act.backend", norm_facts(card, NormCall(*call), backward)
+    facts = facts_of(op, args)
+    if isinstance(facts, ShareFacts):
+        return "selective_share.backend", share_facts(_card(facts), *share_asked(op, facts))
+    card, call = norm_call(op, args)
+    return "norm_act.backend", norm_facts(card, call, is_backward(op))
 
 
 def norm_call(op: str, args: tuple[Any, ...]) -> tuple[Card, NormCall]:
     """The card and the call that the cost of a norm depends on."""
-    _, (card, _, _, _, *call) = _CALLS[op](*args)
-    return card, NormCall(*call)
+    facts = facts_of(op, args)
+    if isinstance(facts, UnpoolFacts):
+        return _card(facts), facts.call()
+    if isinstance(facts, NormFacts):
+        return _card(facts), facts.call(pooled=op == "norm_act_pool")
+    raise ValueError(f"{op!r} is no norm")
+
+
+def is_backward(op: str) -> bool:
+    return op.endswith("_backward")
+
+
+def share_asked(op: str, facts: ShareFacts) -> tuple[ShareCall, Precision, bool, bool]:
+    """What :func:`choose_for_share` is asked of a pair besides the card."""
+    backward = is_backward(op)
+    return facts.call(backward), facts.precision, backward, backward and not facts.gates
+
+
+def _card(facts: Facts) -> Card:
+    return card_for(facts.device)
 
 
 # --- what a call costs each backend -------------------------------------------------------------------------
@@ -135,6 +148,21 @@ def norm_kernels(card: Card, call: NormCall, backward: bool) -> dict[str, list[K
 
 # --- the choice ---------------------------------------------------------------------------------------------
 
+kept: dict[Hashable, tuple[str, str, str]] = {}
+"""What :mod:`fused_ops.backends` made of choices and refusals, by the facts of calls."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _choice(card: Card, op: str, facts: Facts) -> Choice:
+    if isinstance(facts, ShareFacts):
+        return choose_for_share(card, *share_asked(op, facts))
+    if isinstance(facts, NormFacts):
+        return choose_for_norm(card, facts.call(pooled=op == "norm_act_pool"), is_backward(op))
+    call = facts.call()
+    launches = {backend: [cost_norm.unpool(call)] for backend in BACKENDS}
+    measured = _measured(card, "norm_act.backend", norm_facts(card, call, backward=True))
+    return measured or _predicted(card, launches, "half", norm=True)
+
 
 def share_facts(
     card: Card, call: ShareCall, precision: Precision, backward: bool, recompute: bool = False
@@ -177,9 +205,8 @@ def choose_for_norm(card: Card, call: NormCall, backward: bool) -> Choice:
 
 def forget_choices() -> None:
     """Choose anew: a table was written."""
-    _share_choice.cache_clear()
-    _norm_choice.cache_clear()
-    _unpool_choice.cache_clear()
+    kept.clear()
+    _choice.cache_clear()
 
 
 def _measured(card: Card, family: str, facts: dict[str, int | str]) -> Choice | None:
@@ -199,113 +226,3 @@ def _predicted(
     told = ", ".join(f"{name!r} {1e6 * seconds[name]:.3g} us" for name in by_card)
     why = "" if order == by_card else f"; as good as equal, and {order[0]!r} costs the host less"
     return Choice(order, f"the cost model predicts on {ceilings.name}: {told}{why}", by_card)
-
-
-# --- from an op's arguments ---------------------------------------------------------------------------------
-
-
-def precision_of(x: Tensor) -> Precision:
-    """What the products of a call are computed in."""
-    if x.element_size() == 2:
-        return "half"
-    from fused_ops.selective_share.triton_plan import precision_of as of_dtype
-
-    return of_dtype(x.dtype)
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.dim() > 1 and x.stride(1) == 1
-
-
-# Kept by plain numbers, since a call of an op may take no more than microseconds.
-@functools.lru_cache(maxsize=4096)
-def _share_choice(card: Card, precision: Precision, backward: bool, recompute: bool, *call: Any) -> Choice:
-    return choose_for_share(card, ShareCall(*call), precision, backward, recompute)
-
-
-@functools.lru_cache(maxsize=4096)
-def _norm_choice(card: Card, _precision: str, backward: bool, _recompute: bool, *call: Any) -> Choice:
-    return choose_for_norm(card, NormCall(*call), backward)
-
-
-@functools.lru_cache(maxsize=4096)
-def _unpool_choice(card: Card, precision: str, _backward: bool, _recompute: bool, *call: Any) -> Choice:
-    unpool = NormCall(*call)
-    launches = {backend: [cost_norm.unpool(unpool)] for backend in BACKENDS}
-    facts = norm_facts(card, unpool, backward=True)
-    return _measured(card, "norm_act.backend", facts) or _predicted(card, launches, precision, norm=True)
-
-
-def _share(x: Tensor, y: Tensor, *rest: Any) -> Asked:
-    return _of_share(x, y, False, False, bool(rest[-2]), False)
-
-
-def _share_backward(_gx: Any, _gy: Any, grad_gates: Any, x: Tensor, y: Tensor, gates: Any, *_: Any) -> Asked:
-    return _of_share(x, y, True, gates is None, True, grad_gates is not None)
-
-
-def _of_share(x: Tensor, y: Tensor, backward: bool, recompute: bool, gates: bool, outside: bool) -> Asked:
-    """Of a single unit too, by the same measure."""
-    cx = x.size(1)
-    return _share_choice, (
-        card_for(x), precision_of(x), backward, recompute,
-        cx, y.size(1), x.numel() // cx, x.element_size(), _is_last(x), gates, outside,
-    )  # fmt: skip
-
-
-def _norm(
-    x: Tensor, _gamma: Any, _beta: Any, residual: Any, noise: Any, _scale: Any, mean: Any, _var: Any,
-    groups: int, _eps: float, activation: int, *_: Any,
-) -> Asked:  # fmt: skip
-    return _of_norm(x, False, activation, groups, mean is not None, residual is not None, noise is not None)
-
-
-def _norm_backward(
-    _grad: Any, x: Tensor, y: Any, _gamma: Any, _beta: Any, residual: Any, noise: Any, _scale: Any,
-    _mean: Any, _var: Any, given: bool, groups: int, _eps: float, activation: int, *_: Any,
-) -> Asked:  # fmt: skip
-    # y or the residual is kept where there was one, but for activations that need neither.
-    kept = y is not None or residual is not None
-    return _of_norm(x, True, activation, groups, given, kept, noise is not None)
-
-
-def _norm_pool(
-    x: Tensor, _gamma: Any, _beta: Any, residual: Any, mean: Any, _var: Any, groups: int, _eps: float,
-    activation: int, *_: Any,
-) -> Asked:  # fmt: skip
-    return _of_norm(x, False, activation, groups, mean is not None, residual is not None, False, pooled=True)
-
-
-def _unpool(
-    grad: Tensor, y: Any, winner: Tensor, height: int, width: int, activation: int, _: float
-) -> Asked:
-    samples, channels = grad.size(0), grad.size(1)
-    return _unpool_choice, (
-        card_for(grad), "half", True, False,
-        samples, channels, height * width, grad.element_size(), 0, True, _is_last(winner), False, False,
-        BY_INDEX[activation].backward_needs, True,
-    )  # fmt: skip
-
-
-def _of_norm(
-    x: Tensor, backward: bool, activation: int, groups: int, given: bool, residual: bool, noise: bool,
-    pooled: bool = False,
-) -> Asked:  # fmt: skip
-    samples, channels, last = x.size(0), x.size(1), _is_last(x)
-    plane = x.numel() // (samples * channels)
-    sliced = step_of(x.shape, x.stride(), last) != (channels if last else channels * plane)
-    return _norm_choice, (
-        card_for(x), "half", backward, False,
-        samples, channels, plane, x.element_size(), groups, given, last,
-        residual, noise, BY_INDEX[activation].backward_needs, pooled, sliced,
-    )  # fmt: skip
-
-
-_CALLS: dict[str, Callable[..., Asked]] = {
-    "selective_share": _share,
-    "selective_share_backward": _share_backward,
-    "norm_act": _norm,
-    "norm_act_backward": _norm_backward,
-    "norm_act_pool": _norm_pool,
-    "norm_act_pool_backward": _unpool,
-}

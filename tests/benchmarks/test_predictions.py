@@ -13,8 +13,7 @@ from benchmarks.problems import make_problem
 from fused_ops import backends, use
 from fused_ops.tuning import dispatch
 from fused_ops.tuning.cost_model import Cost
-from fused_ops.tuning.cost_norm import NormCall
-from fused_ops.tuning.cost_share import ShareCall
+from fused_ops.tuning.facts import Facts, NormFacts, ShareFacts, facts_of
 
 SHAPE = Shape(2, 8, 5)
 PREDICTED = [op for op in OPS if op != "fersnet_step"]
@@ -25,13 +24,14 @@ PREDICTED = [op for op in OPS if op != "fersnet_step"]
 def test_the_cost_model_is_told_what_the_ops_are_called_with(
     op: str, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, tuple[Any, ...]] = {}
+    seen: dict[str, Facts] = {}
     compute = backends.compute
 
     def noted(name: str, *args: Any) -> Any:
         # A pooled norm's backward is that of the pooling, then of a plain norm.
-        if name in dispatch._CALLS and not (op == "batch_norm_act_pool" and name == "norm_act_backward"):
-            seen[name] = dispatch._CALLS[name](*args)[1]
+        facts = facts_of(name, args)
+        if facts is not None and not (op == "batch_norm_act_pool" and name == "norm_act_backward"):
+            seen[name] = facts
         return compute(name, *args)
 
     monkeypatch.setattr(backends, "compute", noted)
@@ -40,16 +40,16 @@ def test_the_cost_model_is_told_what_the_ops_are_called_with(
     with use("reference"):
         problem.results(problem.fused, case.mode == "full")
     assert seen
-    for name, (_, precision, backward, again, *call) in seen.items():
-        assert precision == predictions.precision(case) and backward == name.endswith("_backward")
-        if OPS[op].suite == "selective_share":
-            assert ShareCall(*call) == predictions.share_call(case, backward)
-            assert again == (backward and op.endswith("recompute"))
-        else:
-            expected = predictions.norm_call(case)
-            if name == "norm_act_pool_backward":  # which neither makes statistics nor sees a residual
-                expected = replace(expected, given=True, residual=False)
-            assert NormCall(*call) == expected
+    for name, facts in seen.items():
+        backward = dispatch.is_backward(name)
+        if isinstance(facts, ShareFacts):
+            call, precision = predictions.share_call(case, backward), predictions.precision(case)
+            again = backward and op.endswith("recompute")
+            assert dispatch.share_asked(name, facts) == (call, precision, backward, again)
+        elif isinstance(facts, NormFacts):
+            assert facts.call(pooled=name == "norm_act_pool") == predictions.norm_call(case)
+        else:  # which neither makes statistics nor sees a residual
+            assert facts.call() == replace(predictions.norm_call(case), given=True, residual=False)
 
 
 def test_every_case_has_a_prediction_by_both_backends_but_for_steps() -> None:

@@ -171,7 +171,7 @@ def test_pairs_are_read_from_the_arguments(monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[Any] = []
     monkeypatch.setattr(dispatch, "choose_for_share", lambda *args: seen.append(args))
     dispatch.forget_choices()
-    x, y, weights = features(64), features(128), [None] * 8
+    x, y, weights = features(64), features(128), [torch.empty(1, 1, 1, 1)] * 8
     dispatch.choose("selective_share", (x, y, *weights, False, True, True))
     assert seen.pop() == (H100, ShareCall(64, 128, 4608, 2, True, True, False), "half", False, False)
     dispatch.choose("selective_share", (x, y, *weights, False, False, False))
@@ -213,13 +213,18 @@ def test_the_backward_of_pooling_alone_has_a_cost() -> None:
 def test_there_is_no_choice_for_other_ops_and_without_elements() -> None:
     empty = torch.empty(0, 4, 3, 3)
     assert dispatch.choose("something", (features(4),)) is None
-    assert dispatch.choose("selective_share", (empty, empty, None, False, False)) is None
+    assert (
+        dispatch.choose(
+            "selective_share", (empty, empty, *[torch.empty(1, 1, 1, 1)] * 8, False, False, False)
+        )
+        is None
+    )
 
 
 class OnCard:
     """Stands for a tensor on a card."""
 
-    device = torch.device("cuda", 0)
+    device, is_cuda = torch.device("cuda", 0), True
 
 
 @pytest.mark.parametrize("refused", [False, True])

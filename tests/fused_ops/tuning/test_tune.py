@@ -73,7 +73,7 @@ def machine(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 @pytest.fixture
 def call() -> search.Call:
     x = torch.ones(1, 64, 2, 2)
-    return search.Call("a pair", "selective_share", (x, x, *[None] * 8, False, True, True))
+    return search.Call("a pair", "selective_share", (x, x, *[torch.empty(1, 1, 1, 1)] * 8, False, True, True))
 
 
 def test_the_best_launch_that_computes_the_same_is_found(machine: Machine, call: search.Call) -> None:
