@@ -11,6 +11,7 @@ alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -84,7 +85,8 @@ class Phase:
     def run(self, step: Step) -> Terms:
         """Do the updates; return the last one's terms and, under the phase's name, their total, all detached.
 
-        Raises ``NotFinite`` before an update that a NaN or an infinite loss would spoil.
+        An update that a NaN or an infinite loss would spoil is not made: ``NotFinite`` is raised, where the
+        loss is at hand, or else by :func:`values_of`.
         """
         terms: Terms = {}
         with without_gradients(self.frozen):
@@ -92,11 +94,14 @@ class Phase:
                 with self.autocast():
                     terms = self.loss(step)
                 total = self.weighting.total(terms)
-                if not torch.isfinite(total):
+                finite = torch.isfinite(total)
+                asked = is_at_hand(total) or self.weighting.reads_gradients
+                if asked and not finite:
                     raise NotFinite(self.name, terms)
                 self.optimiser.zero_grad(set_to_none=True)
                 self.weighting.backward(terms, total, list(self.module.parameters()))
-                self.optimiser.step()
+                with nullcontext() if asked else unless(~finite, self.optimiser):
+                    self.optimiser.step()
                 terms = {**terms, self.name: total}
         return {name: term.detach() for name, term in terms.items()}
 
@@ -107,6 +112,39 @@ class NotFinite(RuntimeError):
     def __init__(self, phase: str, terms: Mapping[str, torch.Tensor]) -> None:
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
         super().__init__(f"the {phase} loss is not finite ({values})")
+
+
+def is_at_hand(loss: torch.Tensor) -> bool:
+    """Whether a loss can be read without waiting. A GPU computes it later than the host asks, and has nothing
+    to do while that waits for the answer before it starts what follows."""
+    return not loss.is_cuda
+
+
+@contextmanager
+def unless(spoiled: torch.Tensor, optimiser: Optimizer) -> Iterator[None]:
+    """Inside, a fused optimiser's update changes nothing where ``spoiled``, a bool on its device, is True.
+
+    That is how torch's ``GradScaler`` has updates left out.
+    """
+    optimiser.found_inf = spoiled.float()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del optimiser.found_inf  # type: ignore[attr-defined]
+
+
+def values_of(found: Mapping[str, Terms]) -> dict[str, float]:
+    """What phases returned, by their names, as numbers; all in one transfer.
+
+    Raises ``NotFinite`` for the first phase whose total is not finite.
+    """
+    names = [name for terms in found.values() for name in terms]
+    tensors = [term for terms in found.values() for term in terms.values()]
+    values = dict(zip(names, torch.stack(tensors).tolist(), strict=True))
+    for phase, terms in found.items():
+        if not math.isfinite(values[phase]):
+            raise NotFinite(phase, {name: term for name, term in terms.items() if name != phase})
+    return values
 
 
 @contextmanager

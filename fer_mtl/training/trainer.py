@@ -30,7 +30,7 @@ from fer_mtl.training.events import Events
 from fer_mtl.training.identity import train_identity
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.networks import build_networks, choose_device, make_optimiser
-from fer_mtl.training.phases import Batch, NotFinite, Terms, mix_up, plan, take_step
+from fer_mtl.training.phases import Batch, NotFinite, mix_up, plan, take_step, values_of
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.schedule import learning_rate
 from fer_mtl.training.seen import seen_by_run
@@ -194,14 +194,12 @@ class Trainer:
         if config.mixup and not (synthesise and self.networks.discriminator is not None):
             batch = mix_up(batch, config.mixup, len(self.faces.classes), self.random)
         step = take_step(batch, self.networks, synthesise)
-        terms: Terms = {}
-        for phase in self.phases[synthesise]:
-            terms |= phase.run(step)
+        found = {phase.name: phase.run(step) for phase in self.phases[synthesise]}
         if self.networks.averaged is not None:
             update_average(self.networks.averaged, self.networks.generator, config.average, position.updates)
         count = len(step.batch)
-        for name, term in terms.items():
-            position.sums[name] = position.sums.get(name, 0.0) + float(term) * count
+        for name, value in values_of(found).items():
+            position.sums[name] = position.sums.get(name, 0.0) + value * count
             position.counts[name] = position.counts.get(name, 0) + count
         position.hits += int((step.logits.argmax(1) == step.batch.source_label).sum())
         position.images += count

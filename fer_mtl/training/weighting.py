@@ -40,6 +40,9 @@ def task_losses(terms: Mapping[str, Tensor], weights: LossWeights) -> dict[str, 
 class Weighting(nn.Module):
     """Fixed weights, and the interface of the others."""
 
+    reads_gradients = False
+    """Whether it computes with the gradients' values, which must then be finite."""
+
     def __init__(self, weights: LossWeights) -> None:
         super().__init__()
         self.weights = weights
@@ -71,6 +74,8 @@ class UncertaintyWeighting(Weighting):
 
 class GradientWeighting(Weighting):
     """One of GRADIENT_METHODS. ``ModuleNotFoundError`` names torchjd where it is missing."""
+
+    reads_gradients = True
 
     def __init__(self, weights: LossWeights, method: str) -> None:
         super().__init__(weights)

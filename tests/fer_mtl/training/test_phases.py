@@ -9,7 +9,7 @@ from torch import nn
 from fer_mtl.models.discriminator import Discriminator
 from fer_mtl.models.fersnet import FERSNet
 from fer_mtl.models.identity import IdentityEncoder, freeze
-from fer_mtl.training import losses
+from fer_mtl.training import losses, phases
 from fer_mtl.training.averaging import averaged_copy
 from fer_mtl.training.losses import LossWeights
 from fer_mtl.training.networks import Networks
@@ -23,9 +23,10 @@ from fer_mtl.training.phases import (
     plan,
     recognition_terms,
     take_step,
+    values_of,
     without_gradients,
 )
-from fer_mtl.training.weighting import Weighting
+from fer_mtl.training.weighting import GradientWeighting, Weighting
 
 
 @pytest.fixture
@@ -148,6 +149,47 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(batch: Batch) -> None
     with pytest.raises(NotFinite, match=r"the generator loss is not finite \(identity nan\)"):
         phase.run(None)
     assert torch.equal(before["weight"], module.weight)
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_a_loss_that_is_far_off_decides_of_its_update_unread(
+    spoiled: bool, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "is_at_hand", lambda loss: False)
+    module = nn.Linear(2, 1)
+    optimiser = torch.optim.Adam(module.parameters(), 0.1, fused=True)
+
+    def loss(step: object) -> dict[str, torch.Tensor]:
+        value = module(torch.ones(1, 2)).sum()
+        return {"identity": value * float("nan") if spoiled else value}
+
+    phase = Phase("generator", module, optimiser, loss, OnlyTerm(LossWeights()), repeats=2)
+    before = copies(module)
+    found = {"first": {"first": torch.tensor(0.5)}, "generator": phase.run(None)}
+    assert torch.equal(before["weight"], module.weight) == spoiled
+    assert {int(state["step"]) for state in optimiser.state.values()} == {0 if spoiled else 2}
+    if spoiled:
+        with pytest.raises(NotFinite, match=r"the generator loss is not finite \(identity nan\)"):
+            values_of(found)
+    else:
+        values = values_of(found)
+        assert values["first"] == 0.5 and values["generator"] == float(found["generator"]["identity"])
+    optimiser.step()  # as ever
+
+
+def test_gradients_that_are_computed_with_are_finite(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phases, "is_at_hand", lambda loss: False)
+    pytest.importorskip("torchjd")
+    module, weights = nn.Linear(2, 1), LossWeights()
+    optimiser = torch.optim.Adam(module.parameters(), fused=True)
+
+    def loss(step: object) -> dict[str, torch.Tensor]:
+        value = module.weight.sum() / 0
+        return {"classification": value, "identity": value}
+
+    phase = Phase("generator", module, optimiser, loss, GradientWeighting(weights, "mgda"))
+    with pytest.raises(NotFinite, match="the generator loss is not finite"):
+        phase.run(None)
 
 
 def test_frozen_modules_pass_gradients_on_and_thaw_after_errors() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fer_mtl.data import FaceSet
-from fer_mtl.training import checkpoints
+from fer_mtl.training import checkpoints, phases
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.run_folder import RunFolder
@@ -321,9 +321,12 @@ def test_resuming_with_more_pictures_of_the_same_people_is_refused(
         Trainer(config, faces.subset(range(43)), None, RunFolder(tmp_path)).resume()
 
 
+@pytest.mark.parametrize("at_hand", [True, False])
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_word(
-    faces: FaceSet, tiny: Tiny, tmp_path: Path
+    at_hand: bool, faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(phases, "is_at_hand", lambda loss: at_hand)
+
     def spoil() -> None:
         with torch.no_grad():
             trainer.networks.generator.classifier.linear.weight.fill_(float("inf"))
