@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Case, Shape
-from benchmarks.gpu.stages import Context, Failed
+from benchmarks.gpu.stages import Context, Failed, in_a_line
+from benchmarks.gpu.timing import captured
 from benchmarks.gpu.tuning import tuned
 from benchmarks.measure import percentile
 from benchmarks.memory import peak_bytes
@@ -97,32 +98,61 @@ def measure(name: str, make: Callable[[], Any], providers: Any, context: Context
         record["served_by"] = sorted({decision.backend for decision in decisions})
     for _ in range(0 if context.dry else WARM_UP):
         train()
-    times = [_timed(train, context.device) for _ in range(2 if context.dry else STEPS)]
+    count = 2 if context.dry else STEPS
+    times = [_timed(train, context.device) for _ in range(count)]
+    seconds = percentile([whole for whole, _ in times], 0.5)
     record |= {
-        "ms": float(f"{1e3 * percentile(times, 0.5):.4g}"),
-        "images_per_second": float(f"{providers.batch.source.size(0) / percentile(times, 0.5):.4g}"),
+        "ms": _short(1e3 * seconds),
+        "images_per_second": _short(providers.batch.source.size(0) / seconds),
         "peak_bytes": peak_bytes(train, context.device) + step.resident_bytes(),
+        "host_ms": _short(1e3 * percentile([host for _, host in times], 0.5)),
     }
+    if not context.dry:
+        record |= as_graph(step, train, context.device)
     return record
 
 
+def as_graph(step: Any, train: Callable[[], Any], device: str) -> dict[str, Any]:
+    """The time of a step that is one CUDA graph, which no host holds up; or why it cannot be one."""
+    for optimiser in step.optimisers.values():
+        for group in optimiser.param_groups:
+            group["capturable"] = True
+    try:
+        replay = captured(train)
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        return {"not_captured": in_a_line(error)}
+    times = [_timed(replay, device)[0] for _ in range(STEPS)]
+    return {"graph_ms": _short(1e3 * percentile(times, 0.5))}
+
+
 def ratios(records: list[dict[str, Any]], dry: bool) -> dict[str, float]:
-    """How many times as fast the fused step is (not dry), and its share of the others' peak memory."""
+    """How many times as fast the fused step is (not dry), started by the host and as one CUDA graph each, and
+    its share of the others' peak memory."""
     by_name = {record["provider"]: record for record in records}
     ours, found = by_name["fused"], {}
     for name in ("eager", "compile"):
         if name in by_name:
+            theirs = by_name[name]
             if not dry:
-                found[f"x_{name}"] = float(f"{by_name[name]['ms'] / ours['ms']:.4g}")
-            found[f"peak_to_{name}"] = float(f"{ours['peak_bytes'] / by_name[name]['peak_bytes']:.4g}")
+                found[f"x_{name}"] = _short(theirs["ms"] / ours["ms"])
+                if "graph_ms" in ours and "graph_ms" in theirs:
+                    found[f"x_{name}_as_graphs"] = _short(theirs["graph_ms"] / ours["graph_ms"])
+            found[f"peak_to_{name}"] = _short(ours["peak_bytes"] / theirs["peak_bytes"])
     return found
 
 
-def _timed(function: Callable[[], object], device: str) -> float:
+def _timed(function: Callable[[], object], device: str) -> tuple[float, float]:
+    """Seconds until all is done, and until the host had started it."""
     if device != "cpu":
         torch.cuda.synchronize()
     began = time.perf_counter()
     function()
+    started = time.perf_counter()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, started - began
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

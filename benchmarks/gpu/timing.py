@@ -109,6 +109,25 @@ def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
         raise
 
 
+def captured(call: Callable[[], object], times: int = 1) -> Callable[[], None]:
+    """What replays so many calls as one CUDA graph. One is made before, beside the current stream.
+
+    Raises RuntimeError where something in it cannot be captured.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with capturing(graph):
+        for _ in range(times):
+            call()
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph.replay
+
+
 class _Sampler:
     """One provider's call, captured where it can be."""
 
@@ -126,7 +145,7 @@ class _Sampler:
                 self._call()
             self.host = self._host_seconds()
             try:
-                self.one, self.many = (self._capture(loops) for loops in (1, LOOPS))
+                self.one, self.many = (captured(self._call, times) for times in (1, LOOPS))
                 self.captured = True
             except RuntimeError as error:  # a synchronisation, or memory from elsewhere, within the call
                 torch.cuda.synchronize()
@@ -140,20 +159,6 @@ class _Sampler:
     def _call_many(self) -> None:
         for _ in range(LOOPS):
             self._call()
-
-    def _capture(self, loops: int) -> Callable[[], None]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with capturing(graph):
-            for _ in range(loops):
-                self._call()
-        graph.replay()
-        torch.cuda.synchronize()
-        return graph.replay
 
     def _host_seconds(self) -> float:
         """What the host takes to start a call, without waiting for the card."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import timing
+from benchmarks.gpu import steps, timing
 from benchmarks.gpu.timing import LOOPS, ROUNDS, Timed, time_all
 from benchmarks.measure import Runner
 
@@ -181,3 +181,23 @@ def test_medians_and_spreads() -> None:
     record = Timed(warm=[1e-6, 2e-6, 3e-6], cold=[], captured=True).record()
     assert record["warm_us"] == 2 and record["warm_p20_us"] == pytest.approx(1.4)
     assert "cold_us" not in record
+
+
+def test_steps_are_compared_as_the_host_starts_them_and_as_graphs() -> None:
+    fused = {"provider": "fused", "ms": 40.0, "peak_bytes": 3, "graph_ms": 20.0}
+    eager = {"provider": "eager", "ms": 60.0, "peak_bytes": 4, "graph_ms": 50.0}
+    compiled = {"provider": "compile", "ms": 44.0, "peak_bytes": 6, "not_captured": "it waits"}
+    assert steps.ratios([fused, eager, compiled], dry=False) == {
+        "x_eager": 1.5, "x_eager_as_graphs": 2.5, "peak_to_eager": 0.75, "x_compile": 1.1,
+        "peak_to_compile": 0.5,
+    }  # fmt: skip
+
+
+def test_a_step_becomes_a_graph_or_says_why_not(card: Card) -> None:
+    group: dict[str, Any] = {"capturable": False}
+    step = SimpleNamespace(optimisers={"generator": SimpleNamespace(param_groups=[group])})
+    assert steps.as_graph(step, lambda: card.work(1.0), "cuda")["graph_ms"] >= 0 and group["capturable"]
+    assert card.now == 10.0 + 1.0 * (1 + steps.STEPS)  # once before, then replayed
+    card.refuses_capture = True
+    found = steps.as_graph(step, lambda: card.work(1.0), "cuda")
+    assert found == {"not_captured": "RuntimeError: operation not permitted when stream is capturing"}
