@@ -9,6 +9,7 @@
 
 #include "common/cuda_torch.h"
 #include "norm_act/cuda_launch.h"
+#include "norm_act/cuda_running.h"
 #include "norm_act/format.h"
 #include "norm_act/operands.h"
 #include "norm_act/schemas.h"
@@ -233,6 +234,24 @@ Six norm_act_backward(Tensor grad, Tensor x, OptionalTensor y, OptionalTensor ga
   });
 }
 
+// Running statistics, in place, by `momentum` towards those of a batch, whose variance is to be times `unbias`.
+void norm_act_move(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, double momentum, double unbias) {
+  const auto check = [&](const Tensor& tensor, ScalarType dtype) {
+    STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.is_contiguous() && tensor.numel() == mean.numel(),
+                    "norm_act: running statistics must be contiguous, of one dtype, and as many as the batch's");
+  };
+  check(running_mean, running_mean.scalar_type()), check(running_var, running_mean.scalar_type());
+  check(mean, ScalarType::Float), check(var, ScalarType::Float);
+  for_device_dtype(running_mean.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    DeviceCall call(running_mean);
+    const Moving<T> a{call.output<T>(running_mean), call.output<T>(running_var), call.input<float>(mean),
+                      call.input<float>(var), float(momentum), float(unbias), mean.numel()};
+    launch(call.device(), move_running<T>, divide_up(a.count, kRunningThreads), kRunningThreads, 0, a);
+    call.finish();
+  });
+}
+
 }  // namespace
 }  // namespace fused_ops::norm_act
 
@@ -241,6 +260,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(FUSED_OPS_CUDA_OPS, m) {
   m.def(FUSED_OPS_NORM_ACT_BACKWARD_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_POOL_SCHEMA);
   m.def(FUSED_OPS_NORM_ACT_POOL_BACKWARD_SCHEMA);
+  m.def(FUSED_OPS_NORM_ACT_MOVE_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(FUSED_OPS_CUDA_OPS, FUSED_OPS_DISPATCH_KEY, m) {
@@ -248,4 +268,5 @@ STABLE_TORCH_LIBRARY_IMPL(FUSED_OPS_CUDA_OPS, FUSED_OPS_DISPATCH_KEY, m) {
   m.impl("norm_act_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_backward));
   m.impl("norm_act_pool", TORCH_BOX(&fused_ops::norm_act::norm_act_pool));
   m.impl("norm_act_pool_backward", TORCH_BOX(&fused_ops::norm_act::norm_act_pool_backward));
+  m.impl("norm_act_move", TORCH_BOX(&fused_ops::norm_act::norm_act_move));
 }

@@ -18,3 +18,8 @@
 #define FUSED_OPS_NORM_ACT_POOL_BACKWARD_SCHEMA                                                                  \
   "norm_act_pool_backward(Tensor grad, Tensor? y, Tensor winner, int height, int width, int activation, "       \
   "float slope) -> Tensor"
+
+// Of the GPU's library alone.
+#define FUSED_OPS_NORM_ACT_MOVE_SCHEMA                                                                      \
+  "norm_act_move(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, float momentum, " \
+  "float unbias) -> ()"

@@ -27,7 +27,6 @@ the argument.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 
@@ -38,7 +37,7 @@ from torch.utils.checkpoint import _StopRecomputationError
 
 from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.casting import autocasts
-from fused_ops.norm_act import stepwise
+from fused_ops.norm_act import running, stepwise
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
@@ -90,7 +89,7 @@ def batch_norm_act(
             _update_by_norm(torch.batch_norm, x, running_mean, running_var, momentum, eps)
         raise
     if count and running_mean is not None and running_var is not None:
-        _update_running(running_mean, running_var, mean, var, momentum, count)
+        running.move(running_mean, running_var, mean, var, momentum, count)
     return y
 
 
@@ -140,7 +139,7 @@ def instance_norm_act(
         raise
     if running_mean is not None and running_var is not None and x.numel():
         n, c = x.shape[:2]
-        _update_running(
+        running.move(
             running_mean,
             running_var,
             mean.view(n, c).mean(0),
@@ -248,20 +247,6 @@ def _call(
         x, gamma, beta, residual, noise, noise_scale, mean, var, groups, eps, activation, slope, inplace
     )
     return after.pooled(y), mean, var
-
-
-def _update_running(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float, count: int
-) -> None:
-    """Move the running statistics, in place; the batch's variance is biased and over `count` values.
-
-    As torch's own norms, which keep them for their backward, without telling autograd of the change.
-    """
-    told = torch.compiler.is_compiling() or running_mean.is_inference()
-    untold = torch.autograd._unsafe_preserve_version_counter
-    with contextlib.nullcontext() if told else untold((running_mean, running_var)):
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
 
 def _update_by_norm(

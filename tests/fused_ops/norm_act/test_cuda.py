@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 import fused_ops
 from fused_ops import backends, explain, native, use
 from fused_ops.activations import ACTIVATIONS
+from fused_ops.norm_act import running
 from tests.fused_ops import emulated
 from tests.fused_ops.norm_act import gpu_checks
 from tests.fused_ops.norm_act.cases import CASES, POOLED, Case, results
@@ -200,6 +203,57 @@ def test_the_number_of_launches() -> None:
             assert emulated.launches() == expected
 
 
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("momentum", [0.1, 0.7, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW])
+@pytest.mark.parametrize("kind", ["BatchNorm2d", "InstanceNorm2d"])
+def test_running_statistics_are_moved_in_a_launch(
+    kind: str, dtype: torch.dtype, momentum: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "library_moves", lambda *tensors: True)
+    channels, x = 300, torch.randn(2, 300, 3, 3, dtype=dtype) + 1
+    options = {"momentum": momentum, "affine": False, "track_running_stats": True}
+    layer = getattr(fused_ops, f"Fused{kind.replace('2d', 'Act2d')}")(channels, **options).to(dtype)
+    exact = getattr(torch.nn, kind)(channels, **options).double()
+    versions = layer.running_mean._version, layer.running_var._version
+    for _ in range(2):
+        before = emulated.launches()
+        layer(x)
+        exact(x.double())
+        assert emulated.launches() == before + 2
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(
+            getattr(layer, name).double(), getattr(exact, name), rtol=2 * torch.finfo(dtype).eps, atol=1e-6
+        )
+    assert versions == (layer.running_mean._version, layer.running_var._version)
+
+
+def test_whose_running_statistics_the_library_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "why_not_cuda", lambda tensor: None)
+
+    def on_card(tensor: torch.Tensor) -> Any:
+        return SimpleNamespace(
+            is_cuda=True, dtype=tensor.dtype, is_contiguous=tensor.is_contiguous, device=torch.device("cuda")
+        )
+
+    def moves(mean: torch.Tensor, var: torch.Tensor, of_batch: torch.Tensor) -> bool:
+        return running.library_moves(*map(on_card, (mean, var, of_batch)))
+
+    one = torch.zeros(4)
+    assert moves(one, one, one) and moves(one.half(), one.half(), one)
+    assert not moves(one, one.half(), one)
+    assert not moves(one, one, one.double())
+    assert not moves(one, torch.zeros(8)[::2], one) and not moves(torch.zeros(8)[::2], one, one)
+    with use("cuda"):
+        assert moves(one, one, one)
+    for backend in ("triton", "reference"):
+        with use(backend):
+            assert not moves(one, one, one)
+    assert not running.library_moves(one, one, one)
+    monkeypatch.setattr(native, "why_not_cuda", lambda tensor: "built for others")
+    assert not moves(one, one, one)
+
+
 def test_whom_it_refuses() -> None:
     x = torch.randn(2, 4, 3, 3)
     assert explain(fused_ops.group_norm_act, x, 2)[0].reasons["cuda"] == "the tensors are on cpu"
@@ -236,3 +290,11 @@ def test_refused_dtypes_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_library_checks_its_operands() -> None:
     with emulated.device():
         check_operands_are_checked(torch.ops.fused_ops_emulated)
+        move, one = torch.ops.fused_ops_emulated.norm_act_move, torch.ones(4)
+        wrong = (one[:3], one.half(), torch.ones(8)[::2])
+        calls = [
+            (*(bad if i == place else one for i in range(4)), 0.1, 1.0) for bad in wrong for place in range(4)
+        ]
+        for call in calls:
+            with pytest.raises(RuntimeError, match="norm_act: running statistics must be contiguous"):
+                move(*call)
