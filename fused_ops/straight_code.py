@@ -205,6 +205,8 @@ def _check_name(name: str, code: CodeType, names: Mapping[str, Any], who: str) -
 
 def _stays(value: Any) -> bool:
     """Whether a global or enclosed value is something that code merely uses."""
+    if isinstance(value, fx.Proxy):
+        return True  # a tensor of the function around it, which is in the recording
     if isinstance(value, ModuleType):
         return value.__name__.split(".")[0] in _PACKAGES
     package = (getattr(value, "__module__", None) or "").split(".")[0]

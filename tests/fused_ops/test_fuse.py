@@ -81,6 +81,24 @@ class Placeholders(nn.Module):
         return F.leaky_relu(y)
 
 
+class Branches(nn.Module):
+    """What is within brackets is a function of its own before Python 3.12, and so is what is after def."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)])
+        self.norm1, self.norm2 = nn.BatchNorm2d(4), nn.GroupNorm(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm1(torch.stack([conv(x) for conv in self.convs]).sum(0)))
+        y = sum(conv(y) + x for conv in self.convs)
+
+        def shifted(z: Tensor) -> Tensor:
+            return z + x
+
+        return F.silu(self.norm2(shifted(y)))
+
+
 class Pooled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +139,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         Functions,
         {"norms.0": "silu", "norms.1": "leaky_relu", "norms.2": "tanh", "norms.3": "add + gelu"},
     ),
+    "branches": (Branches, {"norm1": "relu", "norm2": "silu"}),
     "own modules": (OwnModules, {"norm1": "silu", "norm2": "leaky_relu"}),
     "placeholders": (
         lambda: nn.Sequential(
