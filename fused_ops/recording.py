@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import sysconfig
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ _TOLD_OF = (
     _TORCH + os.path.join("autograd", "graph.py"),
 )
 _OURS = (__file__, straight_code.__file__)
+# torch.fx, and what is watched here, put something in the place of nn.Module's own methods while they record,
+# and back what they found there: of two threads that did, one would leave the other's for good.
+_ONE_AT_A_TIME = threading.RLock()
 _TOLD_OF_AT_ONCE = (_STANDARD + "functools.py", _STANDARD + "copy.py")  # torch uses these too
 
 
@@ -83,7 +87,7 @@ def record(module: nn.Module) -> Recording:
         for mode in (True, False):
             module.train(mode)
             set_to = [child.training for child in module.modules()]
-            with _drawing_nothing(), _watched(module, seen):
+            with _ONE_AT_A_TIME, _drawing_nothing(), _watched(module, seen):
                 graphs.append(_Tracer().trace(module))
             if [child.training for child in module.modules()] != set_to:
                 raise Unproven(_CHANGES)
@@ -155,6 +159,7 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_modules=nothing)
         self.proxy_buffer_attributes = True
         self.modes = _modes()
+        self.thread = threading.get_ident()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -168,6 +173,8 @@ class _Tracer(fx.Tracer):
         return super().create_node(kind, *args, **kwargs)
 
     def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:  # which uses another model meanwhile
+            return forward(*args, **kwargs)
         if any(isinstance(value, dict | list | set) for value in (*args, *kwargs.values())):
             raise Unproven("the forward it is called in hands a container to a module, which may fill it")
         return super().call_module(module, forward, args, kwargs)

@@ -6,8 +6,10 @@ import copy
 import functools
 import io
 import random
+import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_ops import explain, fuse
+from fused_ops import explain, fuse, recording
+from fused_ops.fuse import Fused
 
 X = torch.randn(2, 4, 5, 5)
 
@@ -98,6 +101,33 @@ def test_a_traceback_shows_the_lines_that_ran() -> None:
         model(X[:, :3])
     lines = [frame.line for frame in traceback.extract_tb(failure.tb) if "<recorded" in frame.filename]
     assert lines == ["return recorded(self, *inputs, **named)", "conv = self.conv(x);  x = None"]
+
+
+def test_other_threads_use_their_models_and_fuse_others_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While torch.fx records, it stands in the place of nn.Module's own methods."""
+    original, other = nn.Sequential(Block(), Block()), Block().eval()
+    before, of_module = other(X), (nn.Module.__call__, nn.Module.__getattr__, nn.Module.__getattribute__)
+    created, begun = recording._Tracer.create_node, threading.Event()
+
+    with ThreadPoolExecutor(2) as threads:
+        uses: list[Future[Tensor]] = []
+        fused: list[Future[Fused]] = []
+
+        def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
+            if not begun.is_set():
+                begun.set()
+                fused.append(threads.submit(fuse, original))
+                wait(fused, timeout=0.5)
+                uses.append(threads.submit(other, X))
+                wait(uses)
+            return created(self, *args, **kwargs)
+
+        create_node.__code__ = create_node.__code__.replace(co_filename="<frozen>")  # no part of a forward
+        monkeypatch.setattr(recording._Tracer, "create_node", create_node)
+        reports = [fuse(original).report, fused[0].result().report]
+    assert [len(report.fused) for report in reports] == [2, 2]
+    torch.testing.assert_close(uses[0].result(), before)
+    assert of_module == (nn.Module.__call__, nn.Module.__getattr__, nn.Module.__getattribute__)
 
 
 def test_a_forward_that_is_no_function_stays() -> None:
