@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fused_ops.activations import ACTIVATIONS
-from fused_ops.fuse_chain import NORMS, FusedSequential, can_pool, chain_at, is_plain, run_chain
+from fused_ops.fuse_chain import NORMS, FusedSequential, can_pool, chain_at, is_plain, is_torchs, run_chain
 from fused_ops.fuse_patterns import Found, activation_call, activation_module, is_pool_call
 from fused_ops.norm_act.module import WithActivation
 from fused_ops.recorded import Recorded, extended_class, recorded_class
@@ -284,8 +284,11 @@ class _Fusion:
 
 
 def check_plain(*parts: object) -> None:
-    """Raise Unproven if something hangs on the modules of a chain."""
-    if not all(is_plain(part) for part in parts if isinstance(part, nn.Module)):
+    """Raise Unproven if something hangs on the modules of a chain, or took the place of their forwards."""
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    if not all(is_torchs(type(part)) for part in modules):
+        raise Unproven("its class, or that of its activation, has another forward than torch gave it")
+    if not all(map(is_plain, modules)):
         raise Unproven("there are hooks on it or on its activation")
 
 

@@ -7,6 +7,7 @@ forward runs them together, and in torch's own steps as soon as something hangs 
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch.nn.modules import module as torch_module
 
 from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.casting import autocasts
-from fused_ops.fuse_patterns import Found, activation_module, is_pool_module
+from fused_ops.fuse_patterns import ACTIVATION_MODULES, Found, activation_module, is_pool_module
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.module import batch_norm, group_norm, instance_norm
 
@@ -69,9 +70,23 @@ def _is_monotone(found: Found) -> bool:
     return ACTIVATIONS[found[0]].backward_needs != "input"
 
 
+# What torch computes in a module of a chain, as against who put another forward into torch's class.
+_TORCHS: tuple[type[nn.Module], ...] = (
+    *NORMS, *ACTIVATION_MODULES, nn.MaxPool2d, nn.Identity, nn.Sequential,
+)  # fmt: skip
+_FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
+    kind: kind.forward for kind in _TORCHS if kind.forward.__globals__ is vars(sys.modules[kind.__module__])
+}
+
+
+def is_torchs(kind: type[nn.Module]) -> bool:
+    """Whether a class has the forward that torch gave it."""
+    return kind.forward is _FORWARDS.get(kind)
+
+
 def is_plain(module: nn.Module) -> bool:
-    """Whether calling the module is calling its class's forward and nothing more."""
-    return not (
+    """Whether calling a module of torch's is calling the forward that torch gave it and nothing more."""
+    return is_torchs(type(module)) and not (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
@@ -146,6 +161,8 @@ class FusedSequential(nn.Sequential):
     """An ``nn.Sequential`` that runs the chains in it as one call each."""
 
     def forward(self, input: Any) -> Any:
+        if not is_torchs(nn.Sequential):
+            return nn.Sequential.forward(self, input)
         modules, place = list(self._modules.values()), 0
         while place < len(modules):
             chain = chain_at(modules, place)  # anew each time: a module may have been exchanged

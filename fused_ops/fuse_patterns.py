@@ -31,6 +31,9 @@ for _kinds, _option, _default, _meaning in (
 ):
     for _kind in _kinds:
         _WITH_OPTION[_kind] = (_option, _default, _meaning)
+ACTIVATION_MODULES: tuple[type[nn.Module], ...] = tuple(
+    kind for kind in (*_SIMPLE, *_WITH_OPTION) if isinstance(kind, type)
+)
 
 
 def activation_module(module: nn.Module) -> Found | None:

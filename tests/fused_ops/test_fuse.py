@@ -298,6 +298,23 @@ def test_what_hangs_on_modules_or_replaces_them_later_counts(make: Callable[[], 
     torch.testing.assert_close(model(x), original(x))
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.ReLU, nn.Identity, nn.MaxPool2d, nn.Sequential])
+def test_another_forward_in_torch_s_class_counts(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some programs put theirs there for all modules of a kind."""
+    original = chain(nn.BatchNorm2d(4), nn.Identity(), nn.ReLU(), nn.MaxPool2d(2))
+    model, report = fuse(original)
+    assert report.fused == {"1": "relu + max-pool"}
+    x, torchs = torch.randn(2, 4, 6, 6), kind.forward
+    expected = original(x)
+    monkeypatch.setattr(kind, "forward", lambda self, x: torchs(self, x) + 1)
+    assert not torch.allclose(original(x), expected)
+    torch.testing.assert_close(model(x), original(x))
+    if kind in (nn.BatchNorm2d, nn.ReLU):
+        reason = "its class, or that of its activation, has another forward than torch gave it"
+        assert fuse(original)[1].skipped == {"1": reason}
+    torch.testing.assert_close(fuse(original).model(x), original(x))
+
+
 @pytest.mark.parametrize("where", ["drop1", "drop3"])
 def test_a_placeholder_may_be_hooked_or_filled_later(where: str) -> None:
     original, x = Placeholders(), torch.randn(2, 4, 6, 6)
