@@ -27,6 +27,7 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from fused_ops import straight_code
+from fused_ops.around import around
 from fused_ops.straight_code import (
     MODULE,
     OTHER,
@@ -55,7 +56,8 @@ _TOLD_OF_AT_ONCE = (_STANDARD + "functools.py", _STANDARD + "copy.py")  # torch 
 
 class Recording(NamedTuple):
     """A module's forward, and the attributes that it read, by their dotted names, in plain form. What has
-    several names has one in the graph, so ``"act2 is act1"`` is among them, too."""
+    several names has one in the graph, so ``"act2 is act1"`` is among them, too; and what the code that ran
+    found around it, as :func:`fused_ops.around.around` writes it."""
 
     graph: fx.Graph
     read: tuple[tuple[str, Any], ...]
@@ -102,6 +104,7 @@ def record(module: nn.Module) -> Recording:
     read = dict(seen.read)
     for code, (name, names) in seen.codes.items():
         tree, decisions = check_code(code, names)
+        read |= around(tree, code, names, type(module))
         if name is None:
             continue
         asked = {path for decision in decisions for path in paths(decision, name)}

@@ -60,7 +60,7 @@ _FUTURES = functools.reduce(
 )
 # What inspect and Python's parser raise of files that are gone, cut off or another's by now.
 _NOT_AT_HAND = (OSError, TypeError, ValueError, IndexError, SyntaxError, tokenize.TokenError)
-_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 def check_code(code: CodeType, names: Mapping[str, Any]) -> tuple[ast.AST, list[ast.AST]]:
@@ -72,7 +72,7 @@ def check_code(code: CodeType, names: Mapping[str, Any]) -> tuple[ast.AST, list[
     who = f"{code.co_name}, which runs in the forward,"
     tree = _tree(code)
     decisions: list[ast.AST] = []
-    for node in _body(tree):
+    for node in body(tree):
         if isinstance(node, ast.Try | ast.While | ast.Match):
             raise Unproven(f"{who} may run in several ways")
         if not isinstance(node, _ALLOWED):
@@ -121,7 +121,7 @@ def _compiled(source: str, file: str, flags: int) -> frozenset[CodeType]:
     return frozenset(found)
 
 
-def _body(tree: ast.Module) -> Iterator[ast.AST]:
+def body(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those of decorators and annotations, which do not run in the call."""
     waiting: list[ast.AST] = [tree]
     while waiting:
@@ -224,7 +224,7 @@ def _stays(value: Any) -> bool:
 def _is_constant(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_constant, value))
-    return isinstance(value, _CONSTANTS) or getattr(value, "__module__", "") in ("typing", "torch")
+    return isinstance(value, CONSTANTS) or getattr(value, "__module__", "") in ("typing", "torch")
 
 
 # --- attributes that code reads -----------------------------------------------------------------------------
@@ -272,10 +272,12 @@ def plainly(value: Any, depth: int = 0) -> Any:
         return OTHER
     if depth and isinstance(value, nn.Module | torch.Tensor):
         return OTHER  # what a graph calls by its name may be exchanged there and not in this container
-    if type(value) in _CONSTANTS[:-1]:
+    if type(value) in CONSTANTS[:-1]:
         return value
     if isinstance(value, nn.ModuleList | nn.ModuleDict | nn.Sequential):
         return MODULE, tuple(value._modules)
+    if isinstance(value, nn.ParameterList | nn.ParameterDict):
+        return MODULE, tuple(value) if isinstance(value, nn.ParameterDict) else len(value)
     if isinstance(value, nn.Module):
         return MODULE
     if isinstance(value, torch.Tensor):

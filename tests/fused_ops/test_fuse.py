@@ -7,6 +7,7 @@ import io
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -364,6 +365,38 @@ def test_attributes_that_change_later_count() -> None:
             compiled = torch.compile(model, backend="eager", fullgraph=True)
             torch.testing.assert_close(compiled(x), original(x))
         assert served(fuse(kind()).model, x) == 1
+
+
+@pytest.mark.parametrize("kind", [nn.ParameterList, nn.ParameterDict])
+def test_lists_of_parameters_may_grow_later(kind: type) -> None:
+    class Scaled(OwnModules):
+        def __init__(self) -> None:
+            super().__init__()
+            scales = [nn.Parameter(torch.ones(()))]
+            self.scales: Any = kind(scales if kind is nn.ParameterList else {"0": scales[0]})
+
+    class Listed(Scaled):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act1(self.norm1(x))
+            for scale in self.scales:
+                x = x * scale
+            return x
+
+    class Named(Scaled):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act1(self.norm1(x))
+            for scale in self.scales.values():
+                x = x * scale
+            return x
+
+    x = torch.randn(2, 4, 3, 3)
+    original = Listed() if kind is nn.ParameterList else Named()
+    model, report = fuse(original)
+    assert len(report.fused) == 1
+    for module in (original, model):
+        more = nn.Parameter(torch.tensor(3.0))
+        module.scales.append(more) if kind is nn.ParameterList else module.scales.update({"1": more})
+    torch.testing.assert_close(model(x), original(x))
 
 
 def test_whoever_calls_the_parts_elsewhere_finds_them() -> None:

@@ -103,6 +103,22 @@ def test_a_traceback_shows_the_lines_that_ran() -> None:
     assert lines == ["return recorded(self, *inputs, **named)", "conv = self.conv(x);  x = None"]
 
 
+def test_who_makes_a_class_of_a_fused_module_s_keeps_it_in_copies() -> None:
+    class Doubled:
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)  # type: ignore[misc]
+
+    original = Block()
+    model, _ = fuse(original)
+    for module in (original, model):
+        kind = type(module)
+        module.__class__ = type(f"Doubled{kind.__name__}", (Doubled, kind), {})
+    for fused in (model, copy.deepcopy(model), copy.copy(model)):
+        assert len(explain(fused, X)) == 1
+        torch.testing.assert_close(fused(X), original(X))
+    assert isinstance(type(model)(), Doubled)
+
+
 def test_other_threads_use_their_models_and_fuse_others_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """While torch.fx records, it stands in the place of nn.Module's own methods."""
     original, other = nn.Sequential(Block(), Block()), Block().eval()
