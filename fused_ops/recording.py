@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import _pop_mode_temporarily
 
 from fused_ops import straight_code
 from fused_ops.around import around
@@ -89,7 +90,7 @@ def record(module: nn.Module) -> Recording:
         for mode in (True, False):
             module.train(mode)
             set_to = [child.training for child in module.modules()]
-            with _ONE_AT_A_TIME, _drawing_nothing(), _watched(module, seen):
+            with _ONE_AT_A_TIME, _by_itself(), _drawing_nothing(), _watched(module, seen):
                 graphs.append(_Tracer().trace(module))
             if [child.training for child in module.modules()] != set_to:
                 raise Unproven(_CHANGES)
@@ -139,6 +140,16 @@ def _of_several_names(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str,
     for _, names in named.values():
         for target in used.intersection(names):
             yield from ((name, target) for name in names if name != target)
+
+
+@contextlib.contextmanager
+def _by_itself() -> Iterator[None]:
+    """Leave all modes within. That of ``torch.device`` would write its device into each call that makes a
+    tensor, where it is the one in force when the forward runs that counts."""
+    with contextlib.ExitStack() as left:
+        while torch._C._len_torch_function_stack():
+            left.enter_context(_pop_mode_temporarily())
+        yield
 
 
 @contextlib.contextmanager

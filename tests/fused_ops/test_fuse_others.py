@@ -146,6 +146,19 @@ def test_other_threads_use_their_models_and_fuse_others_meanwhile(monkeypatch: p
     assert of_module == (nn.Module.__call__, nn.Module.__getattr__, nn.Module.__getattribute__)
 
 
+def test_tensors_are_made_where_the_forward_runs_not_where_it_was_fused() -> None:
+    class Places(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.norm(self.conv(x))) + torch.arange(x.shape[3])
+
+    original = Places()
+    with torch.device("meta"):
+        model, report = fuse(original)
+        assert torch.get_default_device().type == "meta"
+    assert len(report.fused) == 1
+    torch.testing.assert_close(model(X), original(X))
+
+
 def test_a_forward_that_is_no_function_stays() -> None:
     class Called:
         def __get__(self, owner: nn.Module | None, kind: type) -> object:
