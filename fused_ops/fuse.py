@@ -69,7 +69,8 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     All modules, parameters, buffers and their names stay, hooks run, and a chain goes torch's own way as soon
     as something hangs on its modules. An ``nn.Sequential`` with a chain becomes a :class:`FusedSequential`;
     any other module that calls one gets a subclass of its class whose forward is a recording of the one that
-    it had. Where a number, text or flag has changed that this one had read, it runs again itself.
+    it had. Where something has changed that this one had found (an attribute, a method, a name of its file),
+    it runs again itself.
 
     Five things differ: the output of an instance norm has its input's memory format, where torch's own is
     always contiguous; a norm is called, and its hooks run, after what is added to it was computed;

@@ -27,7 +27,17 @@ _WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 def _weight(convolution: nn.Conv2d) -> Any:
-    """The weight for this call of a convolution that is itself not called."""
+    """The weight for this call of a convolution that is itself not called.
+
+    Raises:
+        TypeError: its class computes something else than torch's convolution does.
+    """
+    kind = type(convolution)
+    if kind is not nn.Conv2d and kind.forward is not nn.Conv2d.forward:
+        raise TypeError(
+            f"a convolution of the unit is {kind.__name__}, whose forward would not run: convolutions are "
+            "read as weights; they must be torch.nn.Conv2d, or of a class with its forward"
+        )
     if convolution._forward_pre_hooks:
         for hook in convolution._forward_pre_hooks.values():
             if isinstance(hook, _WEIGHT_HOOKS):
@@ -42,7 +52,8 @@ class FusedConvFLU(nn.Module):
     bias-free convolutions ``W_r``, ``W``, ``U``, ``W_z`` of torch's default initialisation, under the names
     that the authors' public checkpoints use (load those with ``convention="keep"``). These are read as
     weights, so hooks on them do not run, but those of ``torch.nn.utils`` that make weights do
-    (``weight_norm``, ``spectral_norm``, ``prune``), and parametrizations hold.
+    (``weight_norm``, ``spectral_norm``, ``prune``), and parametrizations hold. What wraps a convolution to
+    compute something else, such as a low-rank adapter, is refused in the call.
 
     Args:
         x_channels: channels Cx of the target.

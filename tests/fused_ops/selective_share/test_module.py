@@ -179,6 +179,37 @@ def test_weights_that_hooks_make_are_made_anew_for_every_call(name: str) -> None
 
 
 @pytest.mark.skipif(not native.cpu_library().loaded, reason=native.cpu_library().reason or "")
+@pytest.mark.parametrize("layer", [FusedConvFLU, FusedSelectiveShare])
+def test_a_convolution_that_computes_something_else_is_refused(layer: type[nn.Module]) -> None:
+    class Adapted(nn.Module):
+        """As low-rank adapters wrap a layer, whose weight they show."""
+
+        def __init__(self, base: nn.Conv2d) -> None:
+            super().__init__()
+            self.base, self.adapter = base, nn.Conv2d(base.in_channels, base.out_channels, 1)
+
+        @property
+        def weight(self) -> torch.Tensor:
+            return self.base.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.base(x) + self.adapter(x)
+
+    class Named(nn.Conv2d):
+        pass
+
+    x, module = torch.randn(2, 4, 3, 3), layer(4)
+    unit: FusedConvFLU = getattr(module, "x_from_y", module)
+    expected = module(x, x)
+    named = Named(8, 4, 1, bias=False)
+    named.load_state_dict(unit.W_r.state_dict())
+    unit.W_r = named
+    torch.testing.assert_close(module(x, x), expected)
+    unit.W_r = Adapted(named)
+    with pytest.raises(TypeError, match="a convolution of the unit is Adapted, whose forward would not run"):
+        module(x, x)
+
+
 def test_few_pixels_of_many_channels_are_left_to_torch() -> None:
     share = FusedSelectiveShare(512)
     few, many = torch.randn(3, 512, 1, 1), torch.randn(2, 512, 1, 2)
