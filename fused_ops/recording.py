@@ -26,6 +26,7 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import _pop_mode_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_ops import straight_code
 from fused_ops.around import around
@@ -90,7 +91,7 @@ def record(module: nn.Module) -> Recording:
         for mode in (True, False):
             module.train(mode)
             set_to = [child.training for child in module.modules()]
-            with _ONE_AT_A_TIME, _by_itself(), _drawing_nothing(), _watched(module, seen):
+            with _ONE_AT_A_TIME, _by_itself(), _DrawingNothing(), _watched(module, seen):
                 graphs.append(_Tracer().trace(module))
             if [child.training for child in module.modules()] != set_to:
                 raise Unproven(_CHANGES)
@@ -152,18 +153,16 @@ def _by_itself() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _drawing_nothing() -> Iterator[None]:
-    """Raise Unproven if random numbers are drawn within, and leave them to be drawn by others."""
-    of_python, of_torch = random.getstate(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        drawn = random.getstate() != of_python or not torch.equal(torch.get_rng_state(), of_torch)
-        random.setstate(of_python)
-        torch.set_rng_state(of_torch)
-    if drawn:
-        raise Unproven(_CHANGES)
+class _DrawingNothing(TorchDispatchMode):
+    """Raises Unproven where random numbers would be drawn, which are left to be drawn by others.
+
+    Other threads draw meanwhile, so the generators' states would tell nothing.
+    """
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            raise Unproven(_CHANGES)
+        return function(*args, **(kwargs or {}))
 
 
 class _Tracer(fx.Tracer):
@@ -272,9 +271,13 @@ class _Seen:
 @contextlib.contextmanager
 def _watched(module: nn.Module, seen: _Seen) -> Iterator[None]:
     names = {child: name for name, child in module.named_modules()}
+    of_python, drawn = random.getstate(), False
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal drawn
         code = frame.f_code
+        if event == "c_call" and isinstance(getattr(argument, "__self__", None), random.Random):
+            drawn = True
         if event != "call":
             return
         caller = frame.f_back.f_code if frame.f_back is not None else None
@@ -308,6 +311,10 @@ def _watched(module: nn.Module, seen: _Seen) -> Iterator[None]:
         sys.setprofile(previous)
         if collecting:
             gc.enable()
+        if drawn:
+            random.setstate(of_python)
+    if drawn:
+        raise Unproven(_CHANGES)
     if seen.problem is not None:
         raise seen.problem
 

@@ -189,6 +189,25 @@ def test_fusing_draws_no_random_numbers(draw: Callable[[], Tensor | float]) -> N
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
 
 
+def test_numbers_that_another_thread_draws_meanwhile_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    created, drawn = recording._Tracer.create_node, list[float]()
+
+    def draw() -> None:
+        drawn.extend((torch.rand(1).item(), random.random()))
+
+    with ThreadPoolExecutor(1) as thread:
+
+        def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
+            wait([thread.submit(draw)])
+            return created(self, *args, **kwargs)
+
+        create_node.__code__ = create_node.__code__.replace(co_filename="<frozen>")  # no part of a forward
+        monkeypatch.setattr(recording._Tracer, "create_node", create_node)
+        assert len(fuse(Block()).report.fused) == 1
+    draw()
+    assert len(drawn) > 8 and len(set(drawn)) == len(drawn)
+
+
 class Added(nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
