@@ -79,6 +79,9 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
     where writing into it raises, may be its output (it pools, or adds before leaky_relu or elu) or what it
     adds (before silu, gelu or hardswish).
 
+    Other threads may use and fuse their models meanwhile, except that calls of compiled ones raise there, as
+    they do while torch.fx records anything.
+
     Args:
         model: any module; it is left as it is unless ``inplace``.
         inplace: change the model itself instead of a copy.
