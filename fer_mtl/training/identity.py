@@ -40,7 +40,7 @@ def train_identity(
         for _ in range(epochs):
             hits = 0
             for indices in torch.randperm(len(faces), generator=generator).split(BATCH_SIZE):
-                images = augment(faces.images[indices], generator=generator).to(device)
+                images = augment(faces.images[indices].to(device), generator=generator)
                 logits, wanted = encoder(images), names[indices].to(device)
                 optimiser.zero_grad(set_to_none=True)
                 cross_entropy(logits, wanted).backward()

@@ -212,12 +212,13 @@ class Trainer:
         )
 
     def make_batch(self, indices: torch.Tensor) -> Batch:
-        """Pairs for the training images ``indices``, augmented alike, on the device."""
-        pairs = self.pairs.sample(indices)
-        images = self.faces.images
-        source, target = self.augment(images[pairs.source], images[pairs.target], generator=self.random)
-        labels = self.faces.labels[pairs.source]
-        return Batch(*(tensor.to(self.device) for tensor in (source, labels, target, pairs.target_label)))
+        """Pairs for the training images ``indices``, on the device and augmented alike there: done before
+        they get there, it would hold up a GPU."""
+        pairs, faces, device = self.pairs.sample(indices), self.faces, self.device
+        source, target = faces.images[pairs.source].to(device), faces.images[pairs.target].to(device)
+        source, target = self.augment(source, target, generator=self.random)
+        labels = faces.labels[pairs.source].to(device)
+        return Batch(source, labels, target, pairs.target_label.to(device))
 
     def end_epoch(self) -> None:
         """Selection, the line of stats.jsonl, checkpoints."""
