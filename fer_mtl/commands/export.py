@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ def write_programs(trained: TrainedModel, kind: str, folder: Path) -> None:
     write_text(folder / "model.json", text + "\n")
 
 
+def check_new(out: Path) -> None:
+    if out.exists():
+        raise FileExistsError(f"--out must be a folder that does not exist yet, got {out}")
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = make_parser("export", DESCRIPTION)
     parser.add_argument(
@@ -70,20 +75,19 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, normalise(arguments))
     check_choice("--format", options.format, FORMATS)
     out = Path(options.out).expanduser()
-    if out.exists():
-        raise FileExistsError(f"--out must be a folder that does not exist yet, got {out}")
+    check_new(out)
     trained = load_model(options.model)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of this export alone: what lies beside OUT is another's, or the user's.
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", suffix=".partial", dir=out.parent) as room:
+        partial = Path(room) / "made"  # which others may read
+        partial.mkdir()
         with naming(out):
             if options.format == FOLDER:
                 trained.model.save_pretrained(partial, facts(trained))
             else:
                 write_programs(trained, options.format, partial)
+        check_new(out)  # now, too: another export may have ended there since the command began
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     Console().line(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
     return 0

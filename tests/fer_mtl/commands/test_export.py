@@ -69,6 +69,34 @@ def test_a_disk_that_takes_no_more_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_lies_beside_is_not_touched(trained_run: Path, tmp_path: Path) -> None:
+    """A folder OUT.partial was removed, be it the user's or that of an export at work."""
+    beside = tmp_path / "out.partial"
+    beside.mkdir()
+    (beside / "notes.txt").write_text("of the user")
+    assert main(["export", str(trained_run), "--out", str(tmp_path / "out")]) == 0
+    assert (beside / "notes.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.partial"}
+    (tmp_path / "new").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_of_two_exports_into_one_folder_the_first_is_kept(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, command = tmp_path / "out", ["export", str(trained_run), "--out", str(tmp_path / "out")]
+
+    def other(*arguments: object) -> dict[str, object]:
+        monkeypatch.undo()
+        assert main(command) == 0
+        return {}
+
+    monkeypatch.setattr("fer_mtl.commands.export.facts", other)
+    assert main(command) == 2
+    assert f"--out must be a folder that does not exist yet, got {out}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [out] and load_model(out).model
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(
     trained_run: Path,
     tmp_path: Path,
