@@ -89,6 +89,8 @@ def open_image(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         with Image.open(path) as file:
+            if file.format == "EPS":  # which Pillow has Ghostscript run, whatever the file is called
+                raise ImageError(f"{path}: PostScript is a program; store it as a picture")
             file.load()
             image = ImageOps.exif_transpose(file)
     except ImageError:

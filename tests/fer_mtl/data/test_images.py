@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from fer_mtl.data.images import Cropped, ImageError, open_image, read_images
 
@@ -164,6 +164,19 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "float.tiff"
     Image.fromarray(ramp().astype(np.float32)).save(path)
     with pytest.raises(ImageError, match=r"float\.tiff: floating point"):
+        open_image(path)
+
+
+def test_no_file_is_run_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow has Ghostscript run whatever begins as PostScript does."""
+    path = tmp_path / "photo.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+
+    def run(*_: object) -> None:
+        pytest.fail("Ghostscript was run")
+
+    monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "load", run)
+    with pytest.raises(ImageError, match=r"photo\.jpg: PostScript is a program; store it as a picture"):
         open_image(path)
 
 
