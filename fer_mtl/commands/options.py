@@ -38,10 +38,11 @@ def normalise(arguments: Sequence[str], switches: Sequence[str] = (), lists: Seq
     ``--restart decoder,style`` mean ``--restart [decoder,style]``, and ``--sharing`` and ``--method`` the
     settings they stand for.
 
-    ``switches`` names the options that hold a boolean, ``lists`` those that hold several values. Raises
-    ``ValueError`` for an unknown method.
+    ``switches`` names the options that hold a boolean, ``lists`` those that hold several values; what follows
+    a ``--`` is names, and stays as it is. Raises ``ValueError`` for an unknown method.
     """
-    arguments = expand(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    names, arguments = arguments[end:], expand(arguments[:end])
     result: list[str] = []
     listed = False  # whether the argument is the value of a list
     following = [*arguments[1:], "--"][: len(arguments)]
@@ -56,7 +57,7 @@ def normalise(arguments: Sequence[str], switches: Sequence[str] = (), lists: Seq
             if not equals and argument[2:] in switches and after.lower() not in ("true", "false"):
                 argument += "=true"
         result.append(argument)
-    return result
+    return [*result, *names]
 
 
 def bracketed(value: str) -> str:

@@ -29,7 +29,7 @@ from fer_mtl.models.identity import FeatureNetwork
 from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.seen import people_of, seen_by, union
-from fer_mtl.training.settings import check
+from fer_mtl.training.settings import check, check_seed
 from fer_mtl.training.starting import load_judge
 from fer_mtl.training.synthetic import MANIFEST, check_subjects
 from fer_mtl.words import counted
@@ -64,6 +64,7 @@ class BalanceOptions:
         check("confidence", self.confidence, "in [0, 1]", 0 <= self.confidence <= 1)
         check("identity", self.identity, "null or in [-1, 1]", -1 <= (self.identity or 0) <= 1)
         check("attempts", self.attempts, "1 or more", self.attempts >= 1)
+        check_seed("seed", self.seed)
 
 
 def wanted_counts(counts: Mapping[str, int], quota: str | int) -> dict[str, int]:

@@ -7,6 +7,7 @@ and its classes, so that either is enough to evaluate or synthesise.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,11 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch would have us load it as a program
+        raise ValueError(
+            f"{path} is not a readable checkpoint: torch has not saved it, or it holds more than tensors "
+            "and plain values"
+        ) from error
     except Exception as error:  # torch raises many kinds for a file that is cut short or of another origin
         raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -19,7 +19,14 @@ from fer_mtl.data.folds import RULES
 from fer_mtl.evaluation.predict import VIEWS
 from fer_mtl.training import augmentation
 from fer_mtl.training.losses import LossWeights
-from fer_mtl.training.settings import IdentityConfig, ModelConfig, OptimiserConfig, check, check_choice
+from fer_mtl.training.settings import (
+    IdentityConfig,
+    ModelConfig,
+    OptimiserConfig,
+    check,
+    check_choice,
+    check_seed,
+)
 from fer_mtl.training.weighting import WEIGHTINGS
 
 SELECTIONS = ("last", "validation")
@@ -146,7 +153,8 @@ class TrainConfig:
         self.restart = tuple(self.restart)
         for part in self.restart:
             check_choice("restart", part, PARTS)
-        check("train_subjects", self.train_subjects, "null or 2 or more", (self.train_subjects or 2) >= 2)
+        few = self.train_subjects is not None and self.train_subjects < 2
+        check("train_subjects", self.train_subjects, "null or 2 or more", not few)
         check("mix", self.mix, "in (0, 1)", 0 < self.mix < 1)
         check("label_smoothing", self.label_smoothing, "in [0, 1)", 0 <= self.label_smoothing < 1)
         check_choice("weighting", self.weighting, WEIGHTINGS)
@@ -168,7 +176,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "discriminator_steps", "synthesis_every", "checkpoint_every"):
             check(name, getattr(self, name), "1 or more", getattr(self, name) >= 1)
         check("batch_size", self.batch_size, "2 or more (batch normalisation)", self.batch_size >= 2)
-        check("seed", self.seed, "between 0 and 2**63 - 1", 0 <= self.seed < 2**63)
+        check_seed("seed", self.seed)
+        check_seed("fold_seed", self.fold_seed, bits=32)  # of scikit-learn
         check("threads", self.threads, "null or 1 or more", self.threads is None or self.threads >= 1)
         check_choice("device", self.device, DEVICES)
         check_choice("precision", self.precision, PRECISIONS)

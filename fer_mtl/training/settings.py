@@ -21,6 +21,11 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     check(name, value, "one of " + ", ".join(choices), value in choices)
 
 
+def check_seed(name: str, value: int, bits: int = 63) -> None:
+    """As ``check``; ``bits`` are what the generator takes."""
+    check(name, value, f"between 0 and 2**{bits} - 1", 0 <= value < 2**bits)
+
+
 @dataclass
 class ModelConfig:
     """The arguments of `fer_mtl.FERSNet` (the number of expressions comes from the data)."""

@@ -117,6 +117,12 @@ def test_lists_are_read_with_and_without_brackets(form: str) -> None:
     assert config_of("--restart", "stem", "--skip-bad-images").skip_bad_images
 
 
+def test_names_after_two_dashes_stay_as_they_are() -> None:
+    """A file --my-photo.jpg was looked for as --my_photo.jpg."""
+    names = ["--", "--my-photo.jpg", "--sharing", "x"]
+    assert normalise(["--skip-bad-images", *names]) == ["--skip_bad_images", *names]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

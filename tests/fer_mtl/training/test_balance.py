@@ -60,6 +60,7 @@ def test_quotas() -> None:
         ({"quota": "all"}, "quota must be largest or"),
         ({"confidence": 1.5}, "confidence must be in"),
         ({"attempts": 0}, "attempts must be 1 or more"),
+        ({"seed": -1}, r"seed must be between 0 and 2\*\*63 - 1, got -1"),
     ],
 )
 def test_bad_options_are_named(values: dict, message: str) -> None:

@@ -279,6 +279,15 @@ def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> N
     assert checkpoints.load(path)["epoch"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path) -> None:
+    """torch's message advises to load it as a program."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(bytes(range(255, -1, -1)))
+    with pytest.raises(ValueError, match=r"photo\.jpg is not a readable checkpoint: torch has not") as error:
+        checkpoints.load(path)
+    assert "weights_only" not in str(error.value)
+
+
 def test_ctrl_c_before_the_first_step_leaves_no_checkpoint(
     faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
