@@ -28,6 +28,7 @@ each and grid.png (first column: the source) into a folder. Images should show a
 of a photograph `--detector haar` finds, turns and scales the largest face, as `fer-mtl prepare` does it."""
 
 ALL = "all"
+GRID = "grid.png"
 
 
 def wanted(expression: str, classes: Sequence[str]) -> list[int]:
@@ -46,6 +47,13 @@ def largest_face(model: FERSNet, detector: Detector, path: Path) -> torch.Tensor
     if not faces:
         raise ValueError(f"{path}: no face found; --detector whole takes the picture for a cropped face")
     return aligned(model, image, faces[:1])
+
+
+def check_apart(sources: Sequence[Path], files: Sequence[Path]) -> None:
+    """ValueError where a picture that is to be written would take the place of one that is read."""
+    read = {path.resolve() for path in sources}
+    if lost := [path for path in files if path.resolve() in read]:
+        raise ValueError(f"--out must be a folder apart from what is read, {lost[0]} would be replaced")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,20 +76,20 @@ def main(arguments: Sequence[str]) -> int:
     model, labels = trained.model, wanted(options.expression, trained.classes)
     size = model.config["image_size"]
     paths = [Path(path).expanduser() for path in options.images]
+    columns = [trained.classes[label] for label in labels]
+    files = [folder / f"{name}_{expression}.png" for name in distinct_stems(paths) for expression in columns]
+    check_apart(paths, [*files, folder / GRID])
     # Every image is read before anything is written: a bad one stops the command with nothing half done.
     detector = make_detector(options.detector)
     source = center(torch.cat([largest_face(model, detector, path) for path in paths]), size)
     made = synthesise(
         model, source.repeat_interleave(len(labels), 0), torch.tensor(labels).repeat(len(paths))
     )
-    made = made.reshape(len(paths), len(labels), *source.shape[1:])
-
-    columns = [trained.classes[label] for label in labels]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, row in zip(distinct_stems(paths), made, strict=True):
-        for expression, face in zip(columns, row, strict=True):
-            write_bytes(folder / f"{name}_{expression}.png", to_image(face))
+    for file, face in zip(files, made, strict=True):
+        write_bytes(file, to_image(face))
+    made = made.reshape(len(paths), len(labels), *source.shape[1:])
     grid = face_grid(torch.cat([source[:, None], made], 1), ("source", *columns))
-    write_bytes(folder / "grid.png", to_png(grid))
-    Console().line(f"{counted(len(paths) * len(labels), 'picture')} and grid.png in {folder}")
+    write_bytes(folder / GRID, to_png(grid))
+    Console().line(f"{counted(len(paths) * len(labels), 'picture')} and {GRID} in {folder}")
     return 0

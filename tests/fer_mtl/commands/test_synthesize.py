@@ -56,6 +56,20 @@ def test_one_expression(
     assert capsys.readouterr().out == f"1 picture and grid.png in {out}\n"
 
 
+@pytest.mark.parametrize("name", ["ada_fear.png", "grid.png"])
+def test_no_picture_that_is_read_is_written_over(
+    name: str, trained_run: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Photographs are often named by person and expression."""
+    photographs = [pictures[0].rename(tmp_path / "ada.png"), pictures[1].rename(tmp_path / name)]
+    before = [path.read_bytes() for path in photographs]
+    command = ["synthesize", str(trained_run), *map(str, photographs), "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert f"apart from what is read, {tmp_path / name} would be replaced" in capsys.readouterr().err
+    assert [path.read_bytes() for path in photographs] == before
+    assert len([path for path in tmp_path.iterdir() if path.is_file()]) == 2
+
+
 def test_a_home_folder_that_no_shell_has_put_in(
     trained_run: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
