@@ -13,7 +13,7 @@ from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.data import FaceSet, load
 from fer_mtl.evaluation.evaluate import evaluate
-from fer_mtl.evaluation.predictions import Predictions, to_csv
+from fer_mtl.evaluation.predictions import Predictions, read_csv, to_csv
 from fer_mtl.evaluation.report import Evaluated, percent, write_report
 from fer_mtl.files import alone, write_text
 from fer_mtl.training.checkpoints import TrainedModel, load_identity, load_model
@@ -119,9 +119,22 @@ def describe(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cut_short(run: RunFolder) -> bool:
+    """Whether the folder holds an evaluation that was killed while it was written, its report being the last,
+    and nothing of another run."""
+    if any(path.exists() for path in {*run.files()} - {run.predictions, run.pictures, run.html}):
+        return False
+    try:
+        read_csv(run.predictions)
+    except (FileNotFoundError, ValueError):  # none, or another table of this name
+        return False
+    return True
+
+
 def check_free(folder: Path) -> None:
     """Raise ``FileExistsError`` where an evaluation would take the place of something."""
-    if RunFolder(folder).holds_a_run():
+    run = RunFolder(folder)
+    if run.holds_a_run() and not cut_short(run):
         raise FileExistsError(f"{folder} already holds a run or an evaluation; choose another --out")
 
 

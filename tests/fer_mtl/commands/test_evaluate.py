@@ -152,6 +152,25 @@ def test_an_evaluation_that_is_not_written_leaves_nothing(
     assert main(command) == 0
 
 
+def test_an_evaluation_that_was_killed_is_made_again(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command was refused, for a run that the folder does not hold."""
+    out = tmp_path / "out"
+    command = ["evaluate", str(trained_run), "--out", str(out)]
+    assert main(command) == 0
+    whole = (out / "report.json").read_bytes()
+    (out / "report.json").unlink()
+    assert main(command) == 0
+    assert (out / "report.json").read_bytes() == whole
+    assert main(command) == 2  # it is finished
+    (out / "report.json").unlink()
+    (out / "predictions.csv").write_text("id,target\n1,2\n")
+    assert main(command) == 2  # of somebody else
+    assert "already holds a run or an evaluation" in capsys.readouterr().err
+    assert (out / "predictions.csv").read_text() == "id,target\n1,2\n"
+
+
 def test_another_evaluation_into_the_same_folder_is_kept(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
