@@ -22,7 +22,7 @@ from benchmarks.gpu.steps import SHAPE
 from benchmarks.memory import peak_bytes
 from benchmarks.steps import Step, StepProviders
 
-WARM_UP, STEPS = 3, 40
+WARM_UP, STEPS = 3, 100
 
 
 def seconds(train: Callable[[], Any]) -> float:
