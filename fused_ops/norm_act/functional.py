@@ -334,18 +334,21 @@ def _check_channels(
     In small calls checks cost as much as the work, so what is right is found to be so at once.
     """
     dtype, device, on_cpu, shape = x.dtype, x.device, x.is_cpu, (x.size(1),)
-    alike = True
+    wide, alike = statistics_dtype(dtype), True
     values = (weight, bias, running_mean, running_var)
     for name, value in zip(("weight", "bias", "running_mean", "running_var"), values, strict=True):
-        if value is None or (
+        if value is None:
+            continue
+        if not (
             value.__class__ in PLAIN
-            and value.dtype is dtype
+            and (value.dtype is dtype or value.dtype is wide)
             and value.shape == shape
             and (value.is_cpu if on_cpu else value.device == device)
         ):
-            continue
-        _check_small(x, name, value, shape, "[C]")
-        alike = False
+            _check_small(x, name, value, shape, "[C]")
+            alike = False
+        elif value.dtype is not dtype:
+            alike = False
     return alike
 
 

@@ -22,7 +22,7 @@ def is_better(x: Tensor, kind: Kind, after: After) -> bool:
 
     All small tensors that take part must be of x's dtype: the op knows how to mix others.
     """
-    if is_observed() or not x.is_cpu or x.__class__ not in PLAIN or backends.requested() != "auto":
+    if not x.is_cpu or x.__class__ not in PLAIN or is_observed() or backends.requested() != "auto":
         return False
     residual = after.residual
     if residual is not None and (residual.__class__ not in PLAIN or residual.dtype != x.dtype):
