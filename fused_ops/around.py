@@ -54,7 +54,7 @@ def around(tree: ast.AST, code: CodeType, names: Mapping[str, Any], base: type) 
         if isinstance(value, ModuleType):
             continue
         place = f"{module}{_MARK}{'.'.join(within)}"
-        if _kind(value) == OTHER or _look_up(place)[2] != value:
+        if _kind(value) == OTHER or not is_still(_look_up(place)[2], value):
             written = ".".join(path)
             raise Unproven(f"{code.co_name}, which runs in the forward, uses {written}, which may change")
         yield place, _kind(value)
@@ -94,6 +94,17 @@ def _inherited(base: type, name: str) -> list[tuple[Any, str, Any]]:
 def is_around(path: str) -> bool:
     """Whether a path leads out of the module, and is not one of its attributes."""
     return _MARK in path
+
+
+def is_still(now: Any, value: Any) -> bool:
+    """Whether what is found is the same. A tensor is not the number that it equals."""
+    if now is value:
+        return True
+    if type(now) is not type(value):
+        return False
+    if isinstance(value, tuple):
+        return len(now) == len(value) and all(map(is_still, now, value))
+    return bool(now == value)
 
 
 def _look_up(path: str) -> tuple[Any, str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fused_ops.around import Around, found_around, is_around
+from fused_ops.around import Around, found_around, is_around, is_still
 from fused_ops.straight_code import plain
 
 Read = tuple[tuple[str, Any], ...]
@@ -147,8 +147,7 @@ def _while_unchanged(
         if base.forward is not original:
             return base.forward(self, *inputs, **named)
         for owner, name, value in around:
-            now = getattr(owner, name, None)
-            if now is not value and now != value:
+            if not is_still(getattr(owner, name, None), value):
                 return original(self, *inputs, **named)
         for path, value in own:
             if plain(self, path) != value:
