@@ -14,6 +14,7 @@ import functools
 import inspect
 import operator
 import textwrap
+import threading
 import tokenize
 import warnings
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,9 @@ _OF_ARGUMENTS = frozenset(
 _FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
+# Of two threads that silence warnings, one may leave the other's silence for good; and where two parse, the
+# SystemError "AST constructor recursion depth mismatch" may end it (Python 3.11).
+_ONE_AT_A_TIME = threading.Lock()
 # What inspect and Python's parser raise of files that are gone, cut off or another's by now.
 _NOT_AT_HAND = (OSError, TypeError, ValueError, IndexError, SyntaxError, tokenize.TokenError)
 CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -96,8 +100,9 @@ def _tree(code: CodeType) -> ast.Module:
     """
     try:
         lines, _ = inspect.findsource(code)
-        if code in _compiled("".join(lines), code.co_filename, code.co_flags & _FUTURES):
-            return ast.parse(textwrap.dedent(inspect.getsource(code)))
+        with _ONE_AT_A_TIME:
+            if code in _compiled("".join(lines), code.co_filename, code.co_flags & _FUTURES):
+                return ast.parse(textwrap.dedent(inspect.getsource(code)))
     except _NOT_AT_HAND:
         pass
     raise Unproven(f"the source of {code.co_name}, which runs in the forward, is not at hand")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
 import random
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_ops import explain, fuse, recording
+from fused_ops import explain, fuse, recording, straight_code
 from fused_ops.fuse import Fused
 
 X = torch.randn(2, 4, 5, 5)
@@ -187,6 +189,23 @@ def test_fusing_draws_no_random_numbers(draw: Callable[[], Tensor | float]) -> N
     before = torch.get_rng_state(), random.getstate()
     assert fuse(original).report.fused == {}
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+def test_threads_read_sources_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    filters, together = list(warnings.filters), threading.Barrier(2)
+
+    def compile_slowly(*args: Any, **options: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.5)
+        return compile(*args, **options)
+
+    monkeypatch.setattr(straight_code, "compile", compile_slowly, raising=False)
+    straight_code._compiled.cache_clear()
+    with ThreadPoolExecutor(2) as threads:
+        fused = [threads.submit(fuse, Block()) for _ in range(2)]
+    assert [len(found.result().report.fused) for found in fused] == [1, 1]
+    assert together.broken  # nobody came to the one who waited
+    assert warnings.filters == filters
 
 
 def test_numbers_that_another_thread_draws_meanwhile_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
