@@ -19,6 +19,7 @@ _GLUE = """
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include "common/new_tensor.h"
 #include "common/scale.h"
 #if !FUSED_OPS_ISAS_baseline
 #error "the glue must know which instruction sets exist"
@@ -30,7 +31,7 @@ Tensor twice(Tensor x) {
   baseline::scale(static_cast<const float*>(x.data_ptr()), static_cast<float*>(y.data_ptr()), x.numel());
   return y;
 }
-Tensor blank(Tensor x) { return torch::stable::empty_like(x); }
+Tensor blank(Tensor x) { return fused_ops::new_tensor(x, x.sizes(), x.scalar_type(), x.dim() == 4); }
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_ops_toy, m) {
   m.def("twice(Tensor x) -> Tensor");
   m.def("blank(Tensor x) -> Tensor");
@@ -67,6 +68,7 @@ def tree(tmp_path: Path) -> Path:
         path = tree / "csrc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    shutil.copy(ROOT / "csrc/common/new_tensor.h", tree / "csrc/common")
     return tree
 
 

@@ -63,6 +63,8 @@ x = torch.randn(9)
 assert torch.equal(torch.ops.fused_ops_toy.twice(x), 2 * x)
 torch.use_deterministic_algorithms(True)
 assert torch.ops.fused_ops_toy.blank(x).isnan().all()
+pixels = torch.ops.fused_ops_toy.blank(torch.randn(2, 3, 4, 5))
+assert pixels.isnan().all() and pixels.is_contiguous(memory_format=torch.channels_last)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
