@@ -193,7 +193,9 @@ def test_a_wish_for_cuda_that_cannot_be_met_raises_one_line(
     native.why_not_card.cache_clear()
     backends.register("toy", "cuda", lambda x: "cuda", native.why_not_cuda)
     backends.register("toy", "reference", lambda x: "reference")
-    on_card = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32, numel=lambda: 1)
+    on_card = SimpleNamespace(
+        is_cuda=True, device=torch.device("cuda", 0), dtype=torch.float32, numel=lambda: 1
+    )
     with backends.use("cuda"), pytest.raises(RuntimeError) as caught:
         backends.compute("toy", on_card)
     assert str(caught.value) == (

@@ -20,6 +20,7 @@ class OnCard:
     dtype: torch.dtype = torch.float32
     elements: int = 1
     device: torch.device = CUDA
+    is_cuda: bool = True
 
     def numel(self) -> int:
         return self.elements
