@@ -246,3 +246,32 @@ def test_the_choice_orders_the_backends_and_explain_gives_the_reason(
         message = r"fused_ops.toy: the backend 'cuda' was asked for and cannot serve this call: no library$"
         with backends.use("cuda"), pytest.raises(RuntimeError, match=message):
             backends.compute("toy", OnCard())
+
+
+def test_what_serves_a_call_is_kept_by_its_facts_and_by_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def refuses(x: OnCard, facts: str) -> str | None:
+        asked.append(facts)
+        return "not so large" if facts == "large" else None
+
+    monkeypatch.setattr(dispatch, "choose", lambda op, args: None)
+    monkeypatch.setattr(dispatch, "kept", {})
+    monkeypatch.setattr(backends, "facts_of", lambda op, args: args[1])
+    monkeypatch.setattr(backends, "MOST_KEPT", 3)
+    monkeypatch.setattr(backends, "_implementations", {})
+    for op in ("toy", "other"):
+        backends.register(op, "triton", lambda x, facts: "triton", refuses)
+        backends.register(op, "cuda", lambda x, facts: "cuda")
+    for _ in range(2):
+        assert backends.compute("toy", OnCard(), "small") == "triton"
+        assert backends.compute("toy", OnCard(), "large") == "cuda"
+    assert asked == ["small", "large"]
+    with backends.use("cuda"):
+        assert backends.compute("toy", OnCard(), "small") == "cuda"
+    assert backends.compute("other", OnCard(), "small") == "triton"  # one too many: none is kept any more
+    assert backends.compute("toy", OnCard(), "large") == "cuda" and asked[2:] == ["small", "large"]
+    dispatch.forget_choices()
+    assert backends.compute("toy", OnCard(), "large") == "cuda" and asked[4:] == ["large"]
