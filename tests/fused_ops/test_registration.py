@@ -26,6 +26,8 @@ from fused_ops import (
     FusedBatchNormAct2d,
     FusedGroupNormAct,
     FusedSelectiveShare,
+    backends,
+    batch_norm_act,
     decompositions,
     explain,
     selective_share,
@@ -355,3 +357,36 @@ def test_derivatives_are_compiled_in_one_graph(derivative: str) -> None:
     expected = DERIVATIVES[derivative](case.eager, *tensors)
     compiled = torch.compile(DERIVATIVES[derivative], backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(case.fused, *tensors), expected)
+
+
+def test_of_a_tensor_that_outlived_torch_func_backends_see_the_one_within_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton would take the address of nothing."""
+    kept: list[Tensor] = []
+    seen: list[Any] = []
+    compute = backends.compute
+
+    def noted(op: str, *args: Any) -> Any:
+        seen.extend(arg for arg in args if isinstance(arg, Tensor))
+        return compute(op, *args)
+
+    monkeypatch.setattr(backends, "compute", noted)
+
+    def norm_of(x: Tensor) -> Tensor:
+        kept.append(x)
+        return (x * x).sum()
+
+    grad(norm_of)(X)
+    assert torch._C._functorch.is_functorch_wrapped_tensor(kept[0])
+    weights = [torch.ones(4, requires_grad=True) for _ in range(2)]
+    with use("cpu"):
+        results = [
+            batch_norm_act(x, None, None, weight, None, True)
+            for x, weight in zip((kept[0], X), weights, strict=True)
+        ]
+        for result in results:
+            (result * Y).sum().backward()
+    assert seen and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, seen))
+    assert torch.equal(*results) and weights[0].grad is not None and weights[1].grad is not None
+    torch.testing.assert_close(weights[0].grad, weights[1].grad, rtol=0, atol=0)
