@@ -252,7 +252,8 @@ struct Small {
 #ifdef __CUDACC__
 FUSED_OPS_DEVICE void sync_threads() { __syncthreads(); }
 FUSED_OPS_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
-FUSED_OPS_DEVICE float* shared_floats() {
+using Shared = float*;
+FUSED_OPS_DEVICE Shared shared_floats() {
   extern __shared__ float4 fused_ops_shared[];
   return reinterpret_cast<float*>(fused_ops_shared);
 }
@@ -262,7 +263,8 @@ inline void sync_threads(int line = __builtin_LINE()) { emulation::Machine::get(
 inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
   return emulation::Machine::get().shuffle_xor(value, mask, line);
 }
-inline float* shared_floats() { return static_cast<float*>(emulation::Machine::get().shared()); }
+using Shared = emulation::SharedFloats;
+inline Shared shared_floats() { return emulation::Machine::get().shared(); }
 #endif
 
 // Division of 0 <= n < 2^31 by a number that is the same for the whole launch: a multiplication and a shift (Granlund

@@ -3,20 +3,25 @@
 // Blocks run one after the other, the threads of a block as fibers of one system thread, which are switched where they
 // wait for each other: at barriers and shuffles. So a value that is read without a barrier before it is not there yet
 // (in one of the two orders in which fibers can be run), and shared memory holds NaN until it is written. Every access
-// to global memory is checked: it must lie within one of the tensors of the call (allow()) and be aligned; threads
-// that wait at different barriers, or for threads that have left, are found, and so is a launch that no card makes. The
-// first such finding is kept in `error` and ends the launch.
+// to memory is checked: it must lie within one of the tensors of the call (allow()) and be aligned, or within the
+// block's shared memory, and be in order with what other threads do there (cuda_races.h); threads that wait at
+// different barriers, or for threads that have left, are found, and so is a launch that no card makes. The first such
+// finding is kept in `error` and ends the launch.
 #pragma once
 
 #include <ucontext.h>
 
 #include <csetjmp>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "common/cuda_races.h"
 
 struct EmulatedIndex {
   unsigned x = 0;
@@ -41,7 +46,8 @@ class Machine {
   // What kernels may touch, until forget().
   void allow(const void* begin, int64_t bytes, bool writable) {
     const auto* first = static_cast<const char*>(begin);
-    ranges_.push_back({first, first + bytes, writable});
+    ranges_.push_back({first, first + bytes, writable, {}});
+    if (writable) ranges_.back().traces.resize(size_t(bytes));
   }
   void forget() { ranges_.clear(); }
 
@@ -52,18 +58,35 @@ class Machine {
       fail(std::to_string(bytes) + " bytes are accessed at an address that is not aligned to them");
       return false;
     }
-    for (const Range& range : ranges_) {
-      if (first >= range.begin && first + bytes <= range.end && (range.writable || !write)) {
-        moved += bytes;
-        return true;
+    bool inside = false;
+    for (Range& range : ranges_) {
+      if (first < range.begin || first + bytes > range.end) continue;
+      inside |= range.writable || !write;
+      if (!range.writable) continue;
+      for (const char* at = first; at < first + bytes; ++at) {
+        if (!in_order(range.traces[size_t(at - range.begin)], write)) return false;
       }
+      break;
     }
-    fail(std::string(write ? "a write" : "a read") + " of " + std::to_string(bytes) + " bytes outside of all tensors");
-    return false;
+    if (!inside) {
+      fail(std::string(write ? "a write" : "a read") + " of " + std::to_string(bytes) + " bytes outside of all tensors");
+      return false;
+    }
+    moved += bytes;
+    return true;
+  }
+  // The same for one of the floats of shared memory.
+  bool check_shared(int64_t number, bool write) {
+    if (number < 0 || size_t(number) >= shared_traces_.size()) {
+      fail(std::string(write ? "a write" : "a read") + " outside of shared memory");
+      return false;
+    }
+    return in_order(shared_traces_[size_t(number)], write);
   }
 
   void run(int64_t blocks, int threads, int64_t shared_bytes, const std::function<void()>& body) {
     ++launches;
+    ++launch_;
     if (!error.empty()) return;
     if (threads % 32 != 0 || threads > 1024) return fail("a block has " + std::to_string(threads) + " threads");
     if (blocks < 1 || blocks > kMostBlocks) return fail("a grid has " + std::to_string(blocks) + " blocks");
@@ -71,14 +94,13 @@ class Machine {
       return fail("a block has " + std::to_string(shared_bytes) + " bytes of shared memory");
     }
     while (int(fibers_.size()) < threads) add_fiber();
-    shared_.assign(size_t(shared_bytes + kGuard) / sizeof(Line) + 2, Line{});
     body_ = &body;
     count_ = threads;
     blockDim.x = unsigned(threads);
     for (int64_t block = 0; block < blocks && error.empty(); ++block) run_block(unsigned(block), shared_bytes);
   }
 
-  void* shared() { return shared_.data(); }
+  float* shared() { return shared_.data(); }
 
   void wait_for_block(int line) { wait(block_, count_, line); }
 
@@ -98,15 +120,12 @@ class Machine {
   }
 
  private:
-  static constexpr int64_t kGuard = 256, kStack = 128 << 10;
+  static constexpr int64_t kStack = 128 << 10;
   static constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1, kMostShared = 48 << 10;  // of any card, unless asked
-  struct alignas(16) Line {
-    char bytes[16];
-    Line() { std::memset(bytes, 0xff, sizeof(bytes)); }  // NaN, in any floating point format
-  };
   struct Range {
     const char *begin, *end;
     bool writable;
+    std::vector<Trace> traces;  // of each byte, where the kernels may write
   };
   struct Barrier {
     int waiting = 0, line = 0;
@@ -126,12 +145,23 @@ class Machine {
   std::vector<Range> ranges_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Warp> warps_;
-  std::vector<Line> shared_;
+  std::vector<float> shared_;
+  std::vector<Trace> shared_traces_;  // of each float
   Barrier block_;
   jmp_buf scheduler_;
   const std::function<void()>* body_ = nullptr;
   int count_ = 0, current_ = 0;
   uint64_t progress_ = 0;
+  uint32_t launch_ = 0;
+
+  bool in_order(Trace& trace, bool write) {
+    const Moment now{launch_, blockIdx.x, uint32_t(block_.generation), threadIdx.x};
+    const Moment* other = trace.race(now, write);
+    if (other == nullptr) return true;
+    fail(std::string(write ? "a write" : "a read") + " that races with thread " + std::to_string(other->thread) +
+         " of block " + std::to_string(other->block));
+    return false;
+  }
 
   void add_fiber() {
     auto fiber = std::make_unique<Fiber>();
@@ -186,7 +216,9 @@ class Machine {
 
   void run_block(unsigned block, int64_t shared_bytes) {
     blockIdx.x = block;
-    std::fill(shared_.begin(), shared_.end(), Line{});
+    const size_t floats = size_t(shared_bytes) / sizeof(float);
+    shared_.assign(floats, std::numeric_limits<float>::quiet_NaN());
+    shared_traces_.assign(floats, Trace{});
     block_ = {};
     warps_.assign(size_t(count_) / 32, Warp{});
     for (int thread = 0; thread < count_; ++thread) fibers_[size_t(thread)]->finished = false;
@@ -201,11 +233,35 @@ class Machine {
       }
       if (alive && progress_ == before) fail("threads wait at a barrier that others never reach");
     }
-    const char* end = reinterpret_cast<const char*>(shared_.data()) + shared_bytes;
-    for (int64_t i = 0; i < kGuard; ++i) {
-      if (end[i] != char(0xff)) return fail("a write beyond the end of shared memory");
-    }
   }
+};
+
+// A pointer into shared memory, whose accesses are checked.
+class SharedFloats {
+ public:
+  class Place {
+   public:
+    Place(float* at) : at_(at) {}
+    operator float() const { return checked(false) ? *at_ : 0; }
+    Place& operator=(float value) {
+      if (checked(true)) *at_ = value;
+      return *this;
+    }
+
+   private:
+    float* at_;
+    bool checked(bool write) const {
+      Machine& machine = Machine::get();
+      return machine.check_shared(at_ - machine.shared(), write);
+    }
+  };
+
+  SharedFloats(float* at) : at_(at) {}
+  Place operator[](int64_t i) const { return {at_ + i}; }
+  SharedFloats operator+(int64_t i) const { return {at_ + i}; }
+
+ private:
+  float* at_;
 };
 
 }  // namespace fused_ops::emulation

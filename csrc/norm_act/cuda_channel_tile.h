@@ -88,7 +88,7 @@ struct ChannelTile {
 
 // A coefficient of a thread's channels.
 struct Kept {
-  float* first;
+  Shared first;
   int step;
   FUSED_OPS_DEVICE float operator[](int i) const { return first[i * step]; }
   FUSED_OPS_DEVICE void put(int i, float value) const { first[i * step] = value; }
@@ -102,12 +102,12 @@ struct KeptCoefficients : GradientCoefficients<Kept> {
   static constexpr int V = kVector<T>;
   Kept rstd;
 
-  FUSED_OPS_DEVICE KeptCoefficients(const Arguments<T>& a, const ChannelTile<T>& tile, float* shared)
+  FUSED_OPS_DEVICE KeptCoefficients(const Arguments<T>& a, const ChannelTile<T>& tile, Shared shared)
       : GradientCoefficients<Kept>{{at(a, tile, shared, 0), at(a, tile, shared, 1), at(a, tile, shared, 2)},
                                    at(a, tile, shared, 3), at(a, tile, shared, 4)},
         rstd(at(a, tile, shared, 5)) {}
 
-  static FUSED_OPS_DEVICE Kept at(const Arguments<T>& a, const ChannelTile<T>& tile, float* shared, int number) {
+  static FUSED_OPS_DEVICE Kept at(const Arguments<T>& a, const ChannelTile<T>& tile, Shared shared, int number) {
     return {shared + number * a.last.columns * V + tile.column, a.last.columns};
   }
 
@@ -138,7 +138,7 @@ struct KeptCoefficients : GradientCoefficients<Kept> {
 
 // Where sums are made, behind the coefficients.
 template <typename T>
-FUSED_OPS_DEVICE float* scratch_of(const Arguments<T>& a, float* shared) {
+FUSED_OPS_DEVICE Shared scratch_of(const Arguments<T>& a, Shared shared) {
   return shared + kKept * a.last.columns * kVector<T>;
 }
 
@@ -149,7 +149,7 @@ FUSED_OPS_DEVICE float* scratch_of(const Arguments<T>& a, float* shared) {
 // such a row is longer than a warp.
 template <int n, typename T>
 FUSED_OPS_DEVICE void add_over_rows(const ChannelTile<T>& tile, int columns, float (&values)[n][kVector<T>],
-                                    float* shared) {
+                                    Shared shared) {
   constexpr int V = kVector<T>;
   for (int mask = kWarp / 2; mask >= columns; mask /= 2) {
 #pragma unroll
@@ -161,7 +161,7 @@ FUSED_OPS_DEVICE void add_over_rows(const ChannelTile<T>& tile, int columns, flo
   const bool short_rows = columns <= kWarp;
   const int all = columns * V, groups = short_rows ? int(blockDim.x) / kWarp : tile.height;
   if (!short_rows || int(threadIdx.x) % kWarp < columns) {
-    float* to = shared + (1 + (short_rows ? int(threadIdx.x) / kWarp : tile.row)) * n * all + tile.column * V;
+    Shared to = shared + (1 + (short_rows ? int(threadIdx.x) / kWarp : tile.row)) * n * all + tile.column * V;
 #pragma unroll
     for (int q = 0; q < n; ++q) {
 #pragma unroll
@@ -186,14 +186,14 @@ FUSED_OPS_DEVICE void add_over_rows(const ChannelTile<T>& tile, int columns, flo
 // tile holds whole groups.
 template <int n, typename T>
 FUSED_OPS_DEVICE void add_over_groups(const Arguments<T>& a, const ChannelTile<T>& tile, float (&values)[n][kVector<T>],
-                                      float* shared) {
+                                      Shared shared) {
   if (a.batch || a.span == 1) return;
   constexpr int V = kVector<T>;
   const int all = a.last.columns * V, warps = int(blockDim.x) / kWarp;
   const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
   const int left = a.channels - tile.first_channel;
   const int groups = (a.last.width < left ? a.last.width : left) / a.span;
-  float* totals = shared + n * all;  // of the warps, no longer needed
+  Shared totals = shared + n * all;  // of the warps, no longer needed
   sync_threads();
   for (int group = warp; group < groups; group += warps) {
     float sums[n] = {};

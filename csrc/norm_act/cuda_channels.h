@@ -14,7 +14,7 @@ FUSED_OPS_KERNEL(kRowThreads) channel_rows_forward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
   const KeptCoefficients<T> kept(a, tile, shared_floats());
-  float* scratch = scratch_of(a, shared_floats());
+  Shared scratch = scratch_of(a, shared_floats());
   float x[kSlots][V], total[1][V] = {}, sums[2][V] = {};
   tile.each_slot(a, [&](int slot, int64_t pixel, const Chunk& chunk) {
     tile.load(a, pixel, chunk, x[slot]);
@@ -65,7 +65,7 @@ FUSED_OPS_KERNEL(kRowThreads) channel_rows_backward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
   const KeptCoefficients<T> kept(a, tile, shared_floats());
-  float* scratch = scratch_of(a, shared_floats());
+  Shared scratch = scratch_of(a, shared_floats());
   kept.load(a, tile);
   Quad loaded[kSlots];
   float centred[kSlots][V], grad[kSlots][V], sums[2][V] = {};
@@ -128,7 +128,7 @@ template <typename T>
 FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_moments(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const ChannelTile<T> tile(a);
-  float* scratch = scratch_of(a, shared_floats());
+  Shared scratch = scratch_of(a, shared_floats());
   Moments moments[V];
   Each<V> origin;
 #pragma unroll
@@ -164,7 +164,7 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_moments(Arguments<T> a)
   if (int(threadIdx.x) % kWarp < a.last.columns) {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      float* to = scratch + warp * 3 * all + tile.column * V + i;
+      Shared to = scratch + warp * 3 * all + tile.column * V + i;
       to[0] = moments[i].count;
       to[all] = moments[i].mean;
       to[2 * all] = moments[i].m2;
@@ -175,7 +175,7 @@ FUSED_OPS_RESIDENT_KERNEL(kPartThreads, 2) channel_parts_moments(Arguments<T> a)
     if (tile.first_channel + at >= a.channels) break;
     Moments merged;
     for (int i = 0; i < warps; ++i) {
-      const float* from = scratch + i * 3 * all + at;
+      const Shared from = scratch + i * 3 * all + at;
       merged.merge({from[0], from[all], from[2 * all]});
     }
     const int64_t to = partial_at(a, tile, tile.first_channel + at);

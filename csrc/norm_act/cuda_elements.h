@@ -134,7 +134,7 @@ FUSED_OPS_DEVICE void store_gradients(const Arguments<T>& a, const Chunk& chunk,
 // Adds up over teams of `width` threads, a power of two; more than a warp must be the whole block. Every thread gets
 // the sums; all threads of the block must call. `shared` holds n floats for each warp.
 template <int n>
-FUSED_OPS_DEVICE void add_over(float (&values)[n], int width, float* shared) {
+FUSED_OPS_DEVICE void add_over(float (&values)[n], int width, Shared shared) {
   for (int mask = (width < kWarp ? width : kWarp) / 2; mask > 0; mask /= 2) {
 #pragma unroll
     for (int i = 0; i < n; ++i) values[i] += shuffle_xor(values[i], mask);
@@ -176,7 +176,7 @@ struct Moments {
 };
 
 // Moments of a team as add_over; only the team's first thread gets them.
-FUSED_OPS_DEVICE void merge_over(Moments& moments, int width, float* shared) {
+FUSED_OPS_DEVICE void merge_over(Moments& moments, int width, Shared shared) {
   moments.merge_over_lanes(width);
   if (width <= kWarp) return;
   const int warp = int(threadIdx.x) / kWarp;
@@ -195,7 +195,7 @@ FUSED_OPS_DEVICE void merge_over(Moments& moments, int width, float* shared) {
 
 // The sum of grad_x * noise over the block, for the gradient of noise_scale.
 template <typename T>
-FUSED_OPS_DEVICE void put_noise_sum(const Arguments<T>& a, float sum, float* shared) {
+FUSED_OPS_DEVICE void put_noise_sum(const Arguments<T>& a, float sum, Shared shared) {
   if (!a.noise_sums) return;
   float total[1] = {sum};
   add_over(total, int(blockDim.x), shared);

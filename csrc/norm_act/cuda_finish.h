@@ -57,7 +57,7 @@ FUSED_OPS_KERNEL(kFinishThreads) finish_moments(Arguments<T> a) {
 }
 
 // Adds up what the warps of a team that is a whole block hold, lane by lane; the first warp gets the sums.
-FUSED_OPS_DEVICE void add_over_warps(float (&sums)[2], int lane, int team, float* shared) {
+FUSED_OPS_DEVICE void add_over_warps(float (&sums)[2], int lane, int team, Shared shared) {
   if (team <= kWarp) return;
   sync_threads();  // what was here before has been read
   shared[2 * lane] = sums[0];

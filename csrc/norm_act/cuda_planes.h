@@ -113,7 +113,7 @@ template <typename T>
 FUSED_OPS_KERNEL(kRowThreads) plane_rows_forward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlaneRow<T> row(a);
-  float* shared = shared_floats();
+  Shared shared = shared_floats();
   float x[kSlots][V], total[1] = {}, sums[2] = {};
   row.each_slot(a, [&](int slot, const Plane<T>& plane, const Chunk& chunk) {
     plane.load(a, chunk, x[slot]);
@@ -149,7 +149,7 @@ template <typename T>
 FUSED_OPS_KERNEL(kRowThreads) plane_rows_backward(Arguments<T> a) {
   constexpr int V = kVector<T>;
   const PlaneRow<T> row(a);
-  float* shared = shared_floats();
+  Shared shared = shared_floats();
   const bool apart = !a.batch && a.span > 1;  // the planes of a row are different channels
   const float mean = row.inside ? a.mean.get(row.row) : 0;
   const float rstd = row.inside ? inverse_deviation(a.var.get(row.row), a.eps) : 0;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,25 @@ def test_a_right_kernel(toys: ctypes.CDLL, reversed_order: bool) -> None:
     torch.testing.assert_close(target, expected)
 
 
-def test_a_missing_barrier_is_seen_in_one_of_the_orders(toys: ctypes.CDLL) -> None:
-    source, target = torch.randn(64), torch.empty(64)
-    for reversed_order in (False, True):
-        assert run(toys, "without_barrier", source, target, reversed_order=reversed_order) == ""
-        assert target.isnan().sum() == 32
+@pytest.mark.parametrize("reversed_order", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reads_too_early", "writes_too_early", "shuffles_for_a_barrier", "writes_together",
+        "reads_of_another_block",
+    ],
+)  # fmt: skip
+def test_races_are_found_whoever_comes_first(toys: ctypes.CDLL, name: str, reversed_order: bool) -> None:
+    said = run(toys, name, torch.randn(128), torch.empty(64), reversed_order=reversed_order)
+    thread = "block [01], thread [0-9]+: a (read|write) that races with thread [0-9]+ of block 0"
+    assert re.fullmatch(thread, said)
+
+
+@pytest.mark.parametrize("reversed_order", [False, True])
+def test_what_barriers_order_is_no_race(toys: ctypes.CDLL, reversed_order: bool) -> None:
+    source, target = torch.randn(64), torch.empty(1)
+    assert run(toys, "in_turns", source, target, reversed_order=reversed_order) == ""
+    assert target == source[-1]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +73,8 @@ def test_a_missing_barrier_is_seen_in_one_of_the_orders(toys: ctypes.CDLL) -> No
         ("writes_its_input", "a write of 4 bytes outside of all tensors"),
         ("misaligned", "16 bytes are accessed at an address that is not aligned to them"),
         ("some_wait", "threads wait at a barrier that others never reach"),
-        ("beyond_shared", "a write beyond the end of shared memory"),
+        ("beyond_shared", "block 0, thread 0: a write outside of shared memory"),
+        ("before_shared", "block 0, thread 0: a read outside of shared memory"),
     ],
 )
 def test_mistakes_are_found(toys: ctypes.CDLL, name: str, message: str) -> None:

@@ -12,7 +12,7 @@ struct Arguments {
 };
 
 FUSED_OPS_KERNEL(256) add_up(Arguments a) {  // of each block's numbers, by shuffles and shared memory
-  float* shared = shared_floats();
+  Shared shared = shared_floats();
   const int thread = int(threadIdx.x), at = int(blockIdx.x * blockDim.x) + thread;
   float sum = at < a.count ? a.from.get(at) : 0;
   for (int mask = kWarp / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
@@ -22,11 +22,41 @@ FUSED_OPS_KERNEL(256) add_up(Arguments a) {  // of each block's numbers, by shuf
   for (int warp = 1; warp < int(blockDim.x) / kWarp; ++warp) sum += shared[warp];
   a.to.put(blockIdx.x, sum);
 }
-FUSED_OPS_KERNEL(256) without_barrier(Arguments a) {
-  float* shared = shared_floats();
+FUSED_OPS_KERNEL(256) reads_too_early(Arguments a) {
+  Shared shared = shared_floats();
   const int thread = int(threadIdx.x);
   shared[thread] = a.from.get(thread);
   a.to.put(thread, shared[thread ^ 1]);
+}
+// Warps seldom get so far apart that the second one reads what the first has written over.
+FUSED_OPS_KERNEL(256) writes_too_early(Arguments a) {
+  Shared shared = shared_floats();
+  const int thread = int(threadIdx.x);
+  shared[thread] = a.from.get(thread);
+  sync_threads();
+  const float other = shared[thread ^ kWarp];
+  shared[thread] = other + shuffle_xor(other, 1);
+}
+FUSED_OPS_KERNEL(256) shuffles_for_a_barrier(Arguments a) {
+  Shared shared = shared_floats();
+  const int thread = int(threadIdx.x);
+  shared[thread] = a.from.get(thread);
+  const float other = shuffle_xor(0, 1);
+  a.to.put(thread, shared[thread ^ 1] + other);
+}
+FUSED_OPS_KERNEL(256) writes_together(Arguments a) { a.to.put(threadIdx.x / 2, 0); }
+FUSED_OPS_KERNEL(256) reads_of_another_block(Arguments a) {
+  Global<const float>{a.to.at}.get(0);
+  if (blockIdx.x == 1 && threadIdx.x == 0) a.to.put(0, 1);
+}
+FUSED_OPS_KERNEL(256) in_turns(Arguments a) {  // at one place, with barriers
+  Shared shared = shared_floats();
+  for (int turn = 0; turn < int(blockDim.x); ++turn) {
+    if (turn == int(threadIdx.x)) shared[0] = a.from.get(turn);
+    sync_threads();
+    if (turn + 1 == int(blockDim.x) - int(threadIdx.x)) a.to.put(0, shared[0]);
+    sync_threads();
+  }
 }
 FUSED_OPS_KERNEL(256) reads_beyond(Arguments a) { a.to.put(threadIdx.x, a.from.get(threadIdx.x + 1)); }
 FUSED_OPS_KERNEL(256) writes_beyond(Arguments a) { a.to.put(threadIdx.x + 1, 0); }
@@ -45,19 +75,26 @@ FUSED_OPS_KERNEL(256) wait_apart(Arguments) {
   }
 }
 FUSED_OPS_KERNEL(256) beyond_shared(Arguments) { shared_floats()[blockDim.x + threadIdx.x] = 1; }
+FUSED_OPS_KERNEL(256) before_shared(Arguments a) { a.to.put(threadIdx.x, shared_floats()[int(threadIdx.x) - 1]); }
 
 constexpr struct {
   const char* name;
   void (*kernel)(Arguments);
 } kKernels[] = {{"add_up", add_up},
-                {"without_barrier", without_barrier},
+                {"reads_too_early", reads_too_early},
+                {"writes_too_early", writes_too_early},
+                {"shuffles_for_a_barrier", shuffles_for_a_barrier},
+                {"writes_together", writes_together},
+                {"reads_of_another_block", reads_of_another_block},
+                {"in_turns", in_turns},
                 {"reads_beyond", reads_beyond},
                 {"writes_beyond", writes_beyond},
                 {"writes_its_input", writes_its_input},
                 {"misaligned", misaligned},
                 {"some_wait", some_wait},
                 {"wait_apart", wait_apart},
-                {"beyond_shared", beyond_shared}};
+                {"beyond_shared", beyond_shared},
+                {"before_shared", before_shared}};
 constexpr struct {
   const char* name;
   int64_t blocks;
