@@ -35,7 +35,6 @@ FUSED_OPS_KERNEL(kRowThreads) channel_rows_forward(Arguments<T> a) {
       sums[1][i] += x[slot][i] * x[slot][i];
     }
   });
-  sync_threads();
   add_over_rows(tile, a.last.columns, sums, scratch);
   add_over_groups(a, tile, sums, scratch);
   if (tile.row == 0) {

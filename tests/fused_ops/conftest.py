@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from fused_ops.triton_support import interpreting
 from fused_ops.tuning import small_calls
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kernels_in_order() -> Iterator[None]:
+    """Where Triton's interpreter runs the kernels, it is seen that nothing they do is in no order."""
+    if not interpreting():
+        yield
+        return
+    from tests.fused_ops.order import in_order  # imports triton
+
+    with in_order():
+        yield
 
 
 @pytest.fixture(autouse=True)
