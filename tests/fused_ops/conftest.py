@@ -11,14 +11,14 @@ from fused_ops.tuning import small_calls
 
 
 @pytest.fixture(autouse=True, scope="session")
-def kernels_in_order() -> Iterator[None]:
-    """Where Triton's interpreter runs the kernels, it is seen that nothing they do is in no order."""
+def watched_kernels() -> Iterator[None]:
+    """Where Triton's interpreter runs the kernels, their faults in memory are seen."""
     if not interpreting():
         yield
         return
-    from tests.fused_ops.order import in_order  # imports triton
+    from tests.fused_ops.watched import watched  # imports triton
 
-    with in_order():
+    with watched():
         yield
 
 

@@ -1,4 +1,4 @@
-"""Kernels that are in order, and kernels that are not; test_order.py starts these with TRITON_INTERPRET=1."""
+"""Right kernels, and ones with each fault; test_watched.py starts these with TRITON_INTERPRET=1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tests.fused_ops.order import Disorder
+from tests.fused_ops.watched import MemoryFault
 
 
 @triton.jit
@@ -63,17 +63,34 @@ def reads_from_another_program(at, other):
 
 
 @triton.jit
+def loads_beyond(at, other):
+    tl.store(at + tl.program_id(0), tl.sum(tl.load(other + tl.program_id(0) * 56 + tl.arange(0, 16)), axis=0))
+
+
+@triton.jit
+def loads_before(at, other):
+    tl.store(at + tl.program_id(0), tl.load(other - 1))
+
+
+@triton.jit
+def stores_beyond(at, other):
+    tl.store(at + 64 + tl.program_id(0), 1.0)
+
+
+@triton.jit
 def masked(at, other):
     tile = tl.arange(0, 16)
     tl.store(at + tile, 1.0, mask=tile // 8 == tl.program_id(0))
+    tl.load(other + 60 + tile, mask=tile < 4)
 
 
 def run(kernel: Any) -> None:
-    kernel[(2,)](torch.zeros(64), torch.zeros(64))
+    memory = torch.zeros(3, 128)
+    kernel[(2,)](memory[0, 32:96], memory[2, 32:96])
 
 
 @pytest.mark.parametrize("kernel", [in_place, with_a_barrier, masked], ids=lambda kernel: kernel.fn.__name__)
-def test_kernels_in_order(kernel: Any) -> None:
+def test_right_kernels(kernel: Any) -> None:
     run(kernel)
 
 
@@ -85,11 +102,14 @@ def test_kernels_in_order(kernel: Any) -> None:
         (a_barrier_too_early, r"program \(0, 0, 0\) accesses an address in two tiles"),
         (stores_to_one_address, r"program \(0, 0, 0\) stores two values to one address"),
         (programs_store_together, r"programs \(0, 0, 0\) and \(1, 0, 0\) access one address"),
+        (loads_beyond, r"program \(1, 0, 0\) accesses memory outside of all tensors"),
+        (loads_before, r"program \(0, 0, 0\) accesses memory outside of all tensors"),
+        (stores_beyond, r"program \(0, 0, 0\) accesses memory outside of all tensors"),
         (reads_from_another_program, r"programs \(0, 0, 0\) and \(1, 0, 0\) access one address"),
     ],
     ids=lambda value: None if isinstance(value, str) else value.fn.__name__,
 )
-def test_kernels_without_order(kernel: Any, message: str) -> None:
-    with pytest.raises((Disorder, triton.runtime.errors.InterpreterError), match=message) as raised:
+def test_faults_are_found(kernel: Any, message: str) -> None:
+    with pytest.raises((MemoryFault, triton.runtime.errors.InterpreterError), match=message) as raised:
         run(kernel)
     assert re.search(kernel.fn.__name__, str(raised.value))
