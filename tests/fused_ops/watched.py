@@ -8,9 +8,9 @@ the others find in memory after ``tl.debug_barrier``, and not before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import triton.runtime.interpreter as interpreter
@@ -21,39 +21,52 @@ class MemoryFault(AssertionError):
     """What a kernel computes hangs on what it should not see, or on who comes first."""
 
 
-class _Launch:
-    """The addresses that each load and store of a launch is of."""
+class Access(NamedTuple):
+    """One load or store of a program's tile."""
+
+    program: tuple[int, int, int]
+    barriers: int  # of the program until then
+    store: bool
+    addresses: np.ndarray  # of what the mask leaves
+    size: int  # bytes of an element
+
+
+class Launch:
+    """All accesses of a launch, in the interpreter's order."""
 
     def __init__(self, kernel: str, tensors: Iterable[Tensor]) -> None:
         self.kernel = kernel
-        self.barriers = 0
-        self.tiles: list[np.ndarray] = []
-        self.facts: list[tuple[int, int, int, int]] = []  # program, barriers, whether to store, tile
-        self.programs: dict[Any, int] = {}
-        self.known_tiles: dict[bytes, int] = {}
+        self.accesses: list[Access] = []
         ranges = sorted((tensor.data_ptr(), tensor.data_ptr() + _extent(tensor)) for tensor in tensors)
-        self.begins, self.ends = np.array(ranges, dtype=np.uint64).reshape(-1, 2).T
-        self.ends = np.maximum.accumulate(self.ends)  # of tensors that share memory
+        self._begins, self._ends = np.array(ranges, dtype=np.uint64).reshape(-1, 2).T
+        self._ends = np.maximum.accumulate(self._ends)  # of tensors that share memory
 
-    def note(self, program: Any, addresses: np.ndarray, size: int, store: bool) -> None:
-        place = np.searchsorted(self.begins, addresses, side="right")
-        if (place == 0).any() or (addresses + np.uint64(size) > self.ends[place - 1]).any():
-            raise MemoryFault(f"{self.kernel}: program {program} accesses memory outside of all tensors")
-        if store and len(np.unique(addresses)) < len(addresses):
-            raise MemoryFault(f"{self.kernel}: program {program} stores two values to one address")
-        tile = self.known_tiles.setdefault(addresses.tobytes(), len(self.known_tiles))
-        number = self.programs.setdefault(program, len(self.programs))
-        self.tiles.append(addresses)
-        self.facts.append((number, self.barriers, int(store), tile))
+    def note(self, access: Access) -> None:
+        at, where = access.addresses, f"{self.kernel}: program {access.program}"
+        place = np.searchsorted(self._begins, at, side="right")
+        if (place == 0).any() or (at + np.uint64(access.size) > self._ends[place - 1]).any():
+            raise MemoryFault(f"{where} accesses memory outside of all tensors")
+        if access.store and len(np.unique(at)) < len(at):
+            raise MemoryFault(f"{where} stores two values to one address")
+        self.accesses.append(access)
 
     def check_order(self) -> None:
-        facts = np.repeat(np.array(self.facts).reshape(-1, 4), [len(tile) for tile in self.tiles], axis=0)
-        addresses = np.concatenate([*self.tiles, np.empty(0, np.uint64)])
-        written = np.isin(addresses, addresses[facts[:, 2] == 1])
-        addresses, facts = addresses[written], facts[written]
-        order = np.lexsort((facts[:, 1], addresses))
-        addresses, (program, barriers, store, tile) = addresses[order], facts[order].T
-        names = list(self.programs)
+        numbers: dict[Any, int] = {}  # of programs and of tiles
+
+        def number(key: Any) -> int:
+            return numbers.setdefault(key, len(numbers))
+
+        facts = [
+            (number(a.program), a.barriers, a.store, number(a.addresses.tobytes())) for a in self.accesses
+        ]
+        lengths = [len(a.addresses) for a in self.accesses]
+        of_each = np.repeat(np.array(facts, dtype=int).reshape(-1, 4), lengths, axis=0)
+        addresses = np.concatenate([np.empty(0, np.uint64), *(a.addresses for a in self.accesses)])
+        stored_to = np.isin(addresses, addresses[of_each[:, 2] == 1])
+        addresses, of_each = addresses[stored_to], of_each[stored_to]
+        order = np.lexsort((of_each[:, 1], addresses))
+        addresses, (program, barriers, store, tile) = addresses[order], of_each[order].T
+        names = list(numbers)
         same = addresses[1:] == addresses[:-1]
         for at in np.flatnonzero(same & (program[1:] != program[:-1]))[:1]:
             raise MemoryFault(
@@ -78,23 +91,28 @@ def _extent(tensor: Tensor) -> int:
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Within the context what kernels do is watched, and a MemoryFault raised."""
+def watched(tell: Callable[[Launch], None] = lambda launch: None) -> Iterator[None]:
+    """Within the context what kernels do is watched, a MemoryFault raised, and each right launch told."""
     builder, run = interpreter.interpreter_builder, interpreter.GridExecutor.__call__
     load, store, barrier = builder.create_masked_load, builder.create_masked_store, builder.create_barrier
-    launch = _Launch("", ())
+    launch, program, barriers = Launch("", ()), None, 0
 
     def watched_run(self: Any, *args: Any, **kwargs: Any) -> None:
-        nonlocal launch
+        nonlocal launch, program
         given = (*args, *kwargs.values())
-        launch = _Launch(self.fn.__name__, [value for value in given if isinstance(value, Tensor)])
+        launch = Launch(self.fn.__name__, [value for value in given if isinstance(value, Tensor)])
+        program = None
         run(self, *args, **kwargs)
         launch.check_order()
+        tell(launch)
 
     def note(pointers: Any, mask: Any, store: bool) -> None:
+        nonlocal program, barriers
+        if builder.grid_idx != program:
+            program, barriers = builder.grid_idx, 0
         inside = np.broadcast_to(mask.data, pointers.data.shape)
         size = pointers.get_element_ty().primitive_bitwidth // 8
-        launch.note(builder.grid_idx, pointers.data[inside], size, store)
+        launch.note(Access(program, barriers, store, pointers.data[inside], size))
 
     def watched_load(pointers: Any, mask: Any, *others: Any) -> Any:
         note(pointers, mask, False)
@@ -105,7 +123,8 @@ def watched() -> Iterator[None]:
         return store(pointers, value, mask, *others)
 
     def watched_barrier() -> Any:
-        launch.barriers += 1
+        nonlocal barriers
+        barriers += 1
         return barrier()
 
     interpreter.GridExecutor.__call__ = watched_run

@@ -2,13 +2,13 @@
 
 The interpreter's loads, stores and products are counted launch by launch: bytes by their addresses, so that
 what a launch reads several times counts once, and what the program wrote itself (the L2 cache has it) not at
-all. No program may read what another one wrote, nor its own before a barrier.
+all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import fused_ops
-from fused_ops import triton_support, tuning, use
+from fused_ops import tuning, use
 from fused_ops.norm_act import triton_launch as norm_launch
 from fused_ops.norm_act import triton_pool
 from fused_ops.selective_share import triton_plan
@@ -27,6 +27,7 @@ from fused_ops.tuning.cost_model import Kernel
 from fused_ops.tuning.cost_norm import NormCall
 from fused_ops.tuning.cost_share import ShareCall
 from tests.fused_ops.selective_share.triton_interpreted import KERNELS, launch_table
+from tests.fused_ops.watched import Launch, watched
 
 TINY = Card("tiny", (9, 0), 1, 0)
 
@@ -35,33 +36,29 @@ TINY = Card("tiny", (9, 0), 1, 0)
 class Counted:
     """What one launch did."""
 
-    kernel: str
-    flops: int = 0
-    read: list[np.ndarray] = field(default_factory=list)
-    written: list[np.ndarray] = field(default_factory=list)
-    turns: list[tuple[int, np.ndarray]] = field(default_factory=list)  # program and addresses of each read
-    index: int = 0  # of the present program
-    program: int = 0  # where the present program's part of written begins
-    fresh: int = 0  # where that since its last barrier does
+    launch: Launch
+    flops: int
 
-    def note_read(self, accesses: np.ndarray) -> None:
-        unseen = [*self.written[: self.program], *self.written[self.fresh :]]
-        assert not among(accesses, unseen).any(), f"{self.kernel} may read what is not there yet"
-        self.turns.append((self.index, accesses[:, 0]))
-        self.read.append(accesses[~among(accesses, self.written[self.program : self.fresh])])
+    @property
+    def kernel(self) -> str:
+        return self.launch.kernel
 
     @property
     def bytes(self) -> int:
-        return sum(
-            sum(int(size) for size in np.unique(np.concatenate(part), axis=0)[:, 1])
-            for part in (self.read, self.written)
-            if part
-        )
-
-
-def among(accesses: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
-    """Which of the addresses are those of others."""
-    return np.isin(accesses[:, 0], np.concatenate(others)[:, 0] if others else ())
+        read, written, own = [], [], []
+        program = None
+        for access in self.launch.accesses:
+            if access.program != program:
+                program, own = access.program, []
+            sizes = np.full_like(access.addresses, access.size)
+            if access.store:
+                own.append(access.addresses)
+                written.append(np.stack([access.addresses, sizes], 1))
+            else:
+                fresh = ~np.isin(access.addresses, np.concatenate(own) if own else ())
+                read.append(np.stack([access.addresses, sizes], 1)[fresh])
+        parts = [np.unique(np.concatenate(part), axis=0) for part in (read, written) if part]
+        return sum(int(part[:, 1].sum()) for part in parts)
 
 
 @pytest.fixture
@@ -69,53 +66,21 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
     from triton.runtime.interpreter import InterpreterBuilder
 
     found: list[Counted] = []
-    launch, begin, barrier, load, store, dot = (
-        triton_support.launch,
-        InterpreterBuilder.set_grid_idx,
-        InterpreterBuilder.create_barrier,
-        InterpreterBuilder.create_masked_load,
-        InterpreterBuilder.create_masked_store,
-        InterpreterBuilder.create_dot,
-    )
-
-    def accesses(pointers: Any, mask: Any) -> np.ndarray:
-        at = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].astype(np.int64).reshape(-1)
-        size = pointers.get_element_ty().primitive_bitwidth // 8
-        return np.stack([at, np.full_like(at, size)], 1)
-
-    def counted_launch(kernel: Any, *args: Any, **kwargs: Any) -> None:
-        found.append(Counted(kernel.fn.__name__))
-        launch(kernel, *args, **kwargs)
-
-    def noted_begin(self: Any, *index: int) -> None:
-        found[-1].program = found[-1].fresh = len(found[-1].written)
-        found[-1].index = index[0]
-        begin(self, *index)
-
-    def noted_barrier(self: Any) -> None:
-        found[-1].fresh = len(found[-1].written)
-        barrier(self)
-
-    def counted_load(self: Any, pointers: Any, mask: Any, *args: Any) -> Any:
-        found[-1].note_read(accesses(pointers, mask))
-        return load(self, pointers, mask, *args)
-
-    def counted_store(self: Any, pointers: Any, value: Any, mask: Any, *args: Any) -> Any:
-        found[-1].written.append(accesses(pointers, mask))
-        return store(self, pointers, value, mask, *args)
+    flops, dot = 0, InterpreterBuilder.create_dot
 
     def counted_dot(self: Any, a: Any, b: Any, *args: Any) -> Any:
-        found[-1].flops += 2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1]
+        nonlocal flops
+        flops += 2 * a.data.shape[0] * a.data.shape[1] * b.data.shape[1]
         return dot(self, a, b, *args)
 
-    monkeypatch.setattr(InterpreterBuilder, "set_grid_idx", noted_begin)
-    monkeypatch.setattr(InterpreterBuilder, "create_barrier", noted_barrier)
-    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counted_load)
-    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", counted_store)
+    def count(launch: Launch) -> None:
+        nonlocal flops
+        found.append(Counted(launch, flops))
+        flops = 0
+
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted_dot)
-    monkeypatch.setattr(triton_support, "launch", counted_launch)
-    yield found
-    found.clear()
+    with watched(count):
+        yield found
 
 
 def assert_as_predicted(found: list[Counted], predicted: list[Kernel], left_out: int = 0) -> None:
@@ -187,10 +152,12 @@ def goes_up(launched: Counted, tensor: Tensor) -> bool | None:
 
     On a card all programs run at once: the first read of each comes before the second of any.
     """
-    programs = 1 + max(index for index, _ in launched.turns)
+    reads = [access for access in launched.launch.accesses if not access.store]
+    programs = 1 + max(access.program[0] for access in reads)
     times, places, turn = [], [], [0] * programs
-    for index, addresses in launched.turns:
-        inside = addresses - tensor.data_ptr()
+    for access in reads:
+        index = access.program[0]
+        inside = access.addresses.astype(np.int64) - tensor.data_ptr()
         inside = inside[(inside >= 0) & (inside < tensor.nbytes)]
         if len(inside):
             times.append(turn[index] * programs + index)
