@@ -94,6 +94,10 @@ def ops_in(graph: fx.Graph) -> set[str]:
 
 def code_for_cuda(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], shapes: Any) -> str:
     """What Inductor writes for a function of float32 tensors of these shapes on "cuda:0"."""
+    if torch.__version__ < "2.11":
+        pytest.skip(
+            "torch 2.10 does not trace functions of fake tensors, which stand for those of a card here"
+        )
     from torch._dynamo.device_interface import caching_worker_device_properties
     from torch._inductor import scheduler
     from torch._inductor.debug import DebugContext
