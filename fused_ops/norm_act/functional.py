@@ -39,7 +39,7 @@ from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.casting import autocasts
 from fused_ops.norm_act import running, stepwise
 from fused_ops.norm_act.after import After
-from fused_ops.norm_act.layout import PLAIN, statistics_dtype
+from fused_ops.norm_act.layout import PLAIN, memory_format, statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
 from fused_ops.norm_act.pooled import norm_act_pool_op
 from fused_ops.registration import may_be_differentiated
@@ -80,7 +80,7 @@ def batch_norm_act(
     if alike and stepwise.is_better(x, "batch" if training else "running", after):
         stats = stepwise.held(running_mean, training), stepwise.held(running_var, training), training
         y = torch.batch_norm(x, weight, bias, *stats, momentum, eps, False)
-        return stepwise.finish(x, y, after)
+        return stepwise.finish(x, y, after, memory_format(x) if 1 in x.shape else None)
     mean, var = (None, None) if training else (running_mean, running_var)
     try:
         y, mean, var = _call(x, weight, bias, mean, var, 0, eps, after)
@@ -126,9 +126,10 @@ def instance_norm_act(
         stats = stepwise.held(running_mean, moved), stepwise.held(running_var, moved), use_input_stats
         # One image's is its batch norm; torch 2.13's instance norm misreads its gradient in channels_last,
         # which of one channel there is none, while batch norm of one in channels_last is slow.
-        norm = torch.batch_norm if x.size(0) == 1 < x.size(1) else torch.instance_norm
+        alone = x.size(0) == 1 < x.size(1)
+        norm = torch.batch_norm if alone else torch.instance_norm
         y = norm(x, weight, bias, *stats, momentum, eps, False)
-        return stepwise.finish(x, y, after)
+        return stepwise.finish(x, y, after, memory_format(x) if alone else torch.contiguous_format)
     if not use_input_stats:
         return _call(x, weight, bias, running_mean, running_var, 0, eps, after)[0]
     try:
@@ -329,7 +330,7 @@ def _check_channels(
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
 ) -> bool:
-    """Whether all that are given are plain tensors of x's own dtype, which torch's norms take as well.
+    """Whether all that are given are plain dense tensors of x's own dtype, which torch's norms take as well.
 
     In small calls checks cost as much as the work, so what is right is found to be so at once.
     """
@@ -347,7 +348,7 @@ def _check_channels(
         ):
             _check_small(x, name, value, shape, "[C]")
             alike = False
-        elif value.dtype is not dtype:
+        elif value.dtype is not dtype or not value.is_contiguous():  # torch 2.13 reads slices as if dense
             alike = False
     return alike
 

@@ -44,8 +44,22 @@ def held(statistic: Tensor | None, moved: bool) -> Tensor | None:
     return statistic.clone() if torch.is_grad_enabled() else statistic
 
 
-def finish(x: Tensor, z: Tensor, after: After) -> Tensor:
-    """From z, the norm of x, the layer's output in the memory format that the op would give it."""
+def finish(x: Tensor, z: Tensor, after: After, gradient: torch.memory_format | None = None) -> Tensor:
+    """From z, the norm of x, the layer's output in the memory format that the op would give it.
+
+    ``gradient``: the memory format in which z's has to come, where strides may not tell it: with a dimension
+    of one element torch 2.13's batch norm takes channels that lie side by side for planes, or the reverse.
+    """
+    if gradient is not None and z.requires_grad:
+        z.register_hook(_in_planes if gradient is torch.contiguous_format else _in_channels_last)
     if not x.is_contiguous():
         z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all outputs contiguous
     return after.apply(z, owned=True)
+
+
+def _in_planes(gradient: Tensor) -> Tensor:
+    return gradient.contiguous()
+
+
+def _in_channels_last(gradient: Tensor) -> Tensor:
+    return gradient.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap knows no contiguous but the plain one

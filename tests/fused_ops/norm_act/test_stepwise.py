@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from fused_ops import (
     FusedBatchNormAct2d,
     FusedGroupNormAct,
     FusedInstanceNormAct2d,
+    batch_norm_act,
     explain,
     group_norm_act,
+    instance_norm_act,
     native,
     use,
 )
@@ -93,6 +97,34 @@ def test_gradients_in_either_memory_format(
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+def in_order(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The same tensor, whose dimensions lie in memory in this order."""
+    return x.permute(order).contiguous().permute([order.index(dim) for dim in range(x.dim())])
+
+
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+@pytest.mark.parametrize("shape", [(2, 8, 5, 1), (2, 8, 1, 5), (1, 8, 5, 1), (1, 8, 3, 3), (2, 1, 3, 3)])
+@pytest.mark.parametrize("norm", [batch_norm_act, instance_norm_act])
+def test_gradients_whose_strides_tell_no_memory_format(
+    norm: Callable[..., Tensor], shape: tuple[int, ...], activation: str
+) -> None:
+    """As of one image's tokens, ``norm(x).flatten(2).transpose(1, 2)``: where a dimension has one element,
+    torch 2.13's own batch norm takes channels that lie side by side for planes."""
+    x, gradient = torch.randn(2, *shape, dtype=torch.float64)
+    planes, last = (0, 1, 2, 3), (0, 2, 3, 1)
+
+    def found(order_of_x: tuple[int, ...], order_of_gradient: tuple[int, ...]) -> Tensor:
+        leaf = in_order(x, order_of_x).requires_grad_()
+        y = norm(leaf, None, None, None, None, True, activation=activation)
+        return torch.autograd.grad(y, leaf, in_order(gradient, order_of_gradient))[0]
+
+    with use("reference"):
+        expected = found(planes, planes)
+    for order in permutations(planes):
+        for orders in ((planes, order), (order, planes), (last, order), (order, order)):
+            torch.testing.assert_close(found(*orders), expected)
+
+
 @pytest.mark.parametrize("later", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("images", [1, 2])
@@ -124,6 +156,26 @@ def test_a_bias_without_a_weight_has_a_gradient() -> None:
     with use("reference"):
         expected = torch.autograd.grad(group_norm_act(x, 2, None, bias).square().sum(), (x, bias))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_small_tensors_of_any_strides(name: str, training: bool) -> None:
+    """Of single pixels torch 2.13's own batch norm reads a slice, or one value for all, as if dense."""
+    x, gradient = torch.randn(2, 5, 4, dtype=torch.float64)
+    values = torch.rand(4, 2, dtype=torch.float64) + 0.5
+
+    def found(**other: Tensor) -> tuple[Tensor, ...]:
+        small = {key: values[:, 1].clone() for key in ("weight", "bias", "running_mean", "running_var")}
+        small |= other
+        weight = small["weight"].requires_grad_()
+        y = batch_norm_act(x.requires_grad_(), training=training, **small)
+        return y, *torch.autograd.grad(y, (x, weight), gradient), *small.values()
+
+    moves = training and name.startswith("running")
+    for strided in (values[:, 0], *[values[:1, 0].expand(4)] * (not moves)):
+        dense = strided.clone(memory_format=torch.contiguous_format)
+        torch.testing.assert_close(found(**{name: strided.detach()}), found(**{name: dense}))
 
 
 @needs_native
