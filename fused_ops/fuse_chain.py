@@ -19,6 +19,7 @@ from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.casting import autocasts
 from fused_ops.fuse_patterns import ACTIVATION_MODULES, Found, activation_module, is_pool_module
 from fused_ops.norm_act.after import After
+from fused_ops.norm_act.layout import statistics_dtype
 from fused_ops.norm_act.module import batch_norm, group_norm, instance_norm
 
 # torch's norms, and who computes what they and what follows do.
@@ -134,11 +135,18 @@ def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) ->
             return False
     if not all(map(is_plain, chain.modules())) or any(type(part) is not nn.Identity for part in chain.passed):
         return False
-    if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and x.size(-3) != norm.num_features):
+    if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and not _fits_instance_norm(norm, x)):
         return False  # torch's own norms take that
     return add is None or (
         isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == _read_in(norm, x)
     )
+
+
+def _fits_instance_norm(norm: nn.InstanceNorm2d, x: Tensor) -> bool:
+    """Where torch's has no weight, it takes any number of channels, and running statistics of any dtype."""
+    mean = norm.running_mean
+    fits = mean is None or mean.dtype in (x.dtype, statistics_dtype(x.dtype))
+    return fits and x.size(-3) == norm.num_features
 
 
 def _in_steps(chain: Chain, x: Any, add: str | None, residual: Any) -> Any:

@@ -81,6 +81,8 @@ def record(module: nn.Module) -> Recording:
     parameters = inspect.signature(module.forward).parameters.values()
     if any(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Unproven("the forward it is called in has optional arguments")
+    if any(p.kind is p.KEYWORD_ONLY for p in parameters):  # a recording would take them by position, too
+        raise Unproven("the forward it is called in has arguments that are given by keyword alone")
     if _is_looked_into(forward.__code__):
         check_code(forward.__code__, {**forward.__globals__, **inspect.getclosurevars(forward).nonlocals})
     graphs: list[fx.Graph] = []

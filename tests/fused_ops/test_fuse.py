@@ -623,6 +623,7 @@ def test_what_torch_takes_and_the_fused_norms_do_not_goes_torch_s_way() -> None:
     for norm, x in (
         (nn.GroupNorm(2, 4, eps=0.0), torch.randn(2, 4, 3, 3)),
         (nn.InstanceNorm2d(8), torch.randn(2, 4, 3, 3)),
+        (nn.InstanceNorm2d(4, track_running_stats=True), torch.randn(2, 4, 3, 3).double()),
     ):
         model, report = fuse(nn.Sequential(norm, nn.ReLU()))
         assert len(report.fused) == 1

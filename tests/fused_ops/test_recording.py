@@ -46,6 +46,11 @@ class Optional(Doubtful):
         return self.norm(x) if skip is None else self.act(self.norm(x))
 
 
+class ByKeyword(Doubtful):
+    def forward(self, x: Tensor, *, other: Tensor) -> Tensor:
+        return self.act(self.norm(x) + other)
+
+
 class Branches(Doubtful):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor):
@@ -284,6 +289,7 @@ class AsksForProcesses(Doubtful):
         (TwoUses, "its output is used 2 times"),
         (TwoCalls, "it is called more than once"),
         (Optional, "the forward it is called in has optional arguments"),
+        (ByKeyword, "the forward it is called in has arguments that are given by keyword alone"),
         (Branches, "forward, which runs in the forward, branches on more than attributes"),
         (Training, "the forward it is called in differs between training and evaluation"),
         (Writes, "its input may be changed before what follows"),
