@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from fused_ops import backends
+from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, memory_format
 from fused_ops.registration import is_observed
 from fused_ops.tuning import small_calls
 from fused_ops.tuning.small_calls import Kind
+
+# torch's derivatives of these lie as the output does, those of others as the gradient that comes.
+_LAY_OUT = tuple(ACTIVATIONS[name].index for name in ("relu", "leaky_relu"))
 
 
 def is_better(x: Tensor, kind: Kind, after: After) -> bool:
@@ -50,7 +54,7 @@ def finish(x: Tensor, z: Tensor, after: After, gradient: torch.memory_format | N
     ``gradient``: the memory format in which z's has to come, where strides may not tell it: with a dimension
     of one element torch 2.13's batch norm takes channels that lie side by side for planes, or the reverse.
     """
-    if gradient is not None and z.requires_grad:
+    if gradient is not None and z.requires_grad and after.activation not in _LAY_OUT:
         z.register_hook(_in_planes if gradient is torch.contiguous_format else _in_channels_last)
     if not x.is_contiguous():
         z = z.contiguous(memory_format=memory_format(x))  # torch's instance norm makes all outputs contiguous

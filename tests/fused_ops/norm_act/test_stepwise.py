@@ -21,6 +21,7 @@ from fused_ops import (
     native,
     use,
 )
+from fused_ops.activations import ACTIVATIONS
 from fused_ops.norm_act import stepwise
 from fused_ops.norm_act.after import After
 from tests.numerics import saved_bytes
@@ -102,7 +103,7 @@ def in_order(x: Tensor, order: tuple[int, ...]) -> Tensor:
     return x.permute(order).contiguous().permute([order.index(dim) for dim in range(x.dim())])
 
 
-@pytest.mark.parametrize("activation", ["identity", "silu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(2, 8, 5, 1), (2, 8, 1, 5), (1, 8, 5, 1), (1, 8, 3, 3), (2, 1, 3, 3)])
 @pytest.mark.parametrize("norm", [batch_norm_act, instance_norm_act])
 def test_gradients_whose_strides_tell_no_memory_format(
