@@ -66,7 +66,11 @@ def main(arguments: Sequence[str]) -> int:
         if reason := NOT_HERE.get(argument.partition("=")[0]):
             raise ValueError(f"{argument.partition('=')[0]} is not for a cross-validation: {reason}")
     options = parse(parser(arguments), arguments)
-    config = read_config(options)
+    config, seeds = read_config(options), read_seeds(options.seeds)
+    if config.seed not in (TrainConfig.seed, *seeds):  # of a file: as it would be passed over, too
+        raise ValueError(
+            f"seed {config.seed} is not for a cross-validation: {NOT_HERE['--seed']}, got {options.seeds}"
+        )
     folder = (
         out_folder(options.out)
         if options.out
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     run_crossval(
         config,
         folder,
-        read_seeds(options.seeds),
+        seeds,
         workers=workers,
         overwrite=options.overwrite,
         console=Console(),

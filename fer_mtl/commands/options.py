@@ -15,14 +15,18 @@ from fer_mtl.models.sharing import SHARING
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.methods import METHODS
 from fer_mtl.training.presets import defaults
-from fer_mtl.training.settings import check_choice
+from fer_mtl.training.settings import check, check_choice
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
-    """A parser that raises instead of printing its usage and leaving."""
-    return ArgumentParser(prog=f"fer-mtl {command}", description=description, exit_on_error=False)
+    """A parser that raises instead of printing its usage and leaving, and takes options by their whole names:
+    :func:`normalise` and :func:`chosen_preset` know no others, and would pass over ``--meth`` and ``--pres``.
+    """
+    return ArgumentParser(
+        prog=f"fer-mtl {command}", description=description, exit_on_error=False, allow_abbrev=False
+    )
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
@@ -132,24 +136,30 @@ def add_config(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:
-    """``--preset`` on the command line, else ``preset:`` of the last ``--config`` file, else "small"."""
-    found: dict[str, str] = {}
-    for index, argument in enumerate(arguments):
+    """The last one that a ``--preset`` or the ``preset:`` of a ``--config`` file names, else "small".
+    ``ValueError`` for a file that does not hold settings."""
+    chosen: str = TrainConfig.preset
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
-        if name in ("--preset", "--config"):
-            found[name] = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
-    if "--preset" in found:
-        return found["--preset"]
-    if "--config" in found:
-        content = read_yaml(Path(found["--config"]))
-        if isinstance(content, Mapping) and "preset" in content:
-            return str(content["preset"])
-    return TrainConfig.preset
+        value = value if equals else after
+        if name == "--preset":
+            chosen = value
+        elif name == "--config" and value:  # one without is the parser's to refuse
+            content = read_yaml(Path(value))
+            check(value, content, "settings by name", isinstance(content, Mapping))
+            chosen = str(content.get("preset", chosen))
+    return chosen
 
 
 def read_config(options: Namespace) -> TrainConfig:
-    """The :class:`TrainConfig` among parsed options. ``ValueError`` names a setting out of range."""
+    """The :class:`TrainConfig` among parsed options. ``ValueError`` names a setting out of range, and what is
+    short for others (``expand``) where a file has it."""
     values = options.as_dict()
+    for name, settings in (("sharing", "model.sharing"), ("method", "model.sharing and model.synthesis")):
+        if values.get(name) is not None:
+            raise ValueError(
+                f"{name} is for the command line, as --{name} {values[name]}; a file has {settings}"
+            )
     return from_dict(
         TrainConfig, {f.name: values[f.name] for f in dataclasses.fields(TrainConfig) if f.name in values}
     )

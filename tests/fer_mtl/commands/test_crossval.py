@@ -70,5 +70,17 @@ def test_bad_input_is_one_line(
     assert message in error and error.count("\n") == 1
 
 
+def test_a_seed_in_a_file_is_not_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every fold was trained with seed 0."""
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 3")
+    arguments = ["crossval", *TINY, "--config", file, "--folds", "7", "--out", tmp_path / "run"]
+    assert run(*arguments) == 2
+    said = "seed 3 is not for a cross-validation: seeds are given as --seeds, such as 0,1,2, got 0"
+    assert said in capsys.readouterr().err
+    assert run(*arguments, "--seeds", "3,4") == 2
+    assert "7 folds need at least 7 subjects, got 6" in capsys.readouterr().err
+
+
 def test_seeds() -> None:
     assert read_seeds("0,1, 2") == [0, 1, 2] and read_seeds("7") == [7]

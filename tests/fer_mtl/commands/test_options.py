@@ -96,6 +96,54 @@ def test_later_options_win_and_a_preset_comes_first() -> None:
     assert config.restart == ("classifier",) and config.model.in_channels == 1
 
 
+def test_the_preset_that_is_named_last_gives_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs were called by one preset and had the settings of another."""
+    monkeypatch.chdir(tmp_path)
+    files = {"paper": "preset: paper", "other": "epochs: 3", "ck48": "preset: ck48\nepochs: 4"}
+    for name, text in files.items():
+        Path(f"{name}.yaml").write_text(text)
+
+    def read(text: str) -> tuple[str, int, bool]:
+        config = config_of(*text.split())
+        return config.preset, config.epochs, config.model.blend
+
+    assert read("--config paper.yaml --config other.yaml") == ("paper", 3, False)
+    assert read("--preset small --config paper.yaml") == ("paper", 500, False)
+    assert read("--preset paper --config ck48.yaml") == ("ck48", 4, True)
+    assert read("--config=paper.yaml --config=ck48.yaml") == ("ck48", 4, True)
+    assert read("--config ck48.yaml --config other.yaml --preset=small") == ("small", 3, True)
+
+
+def test_options_have_their_whole_names() -> None:
+    """What is looked for by its name before the parser sees it was passed over."""
+    for option in (["--meth", "baseline"], ["--shar", "hard"], ["--pres=paper"]):
+        with pytest.raises(ValueError, match="unrecognized arguments: " + " ".join(option)):
+            config_of(*option)
+
+
+def test_what_is_short_for_settings_is_refused_in_a_file(tmp_path: Path) -> None:
+    """It was passed over, and FERSNet was trained."""
+    file = tmp_path / "hard.yaml"
+    for text, allowed in (("sharing: hard", "model.sharing"), ("method: baseline", "model.synthesis")):
+        file.write_text(text)
+        with pytest.raises(
+            ValueError, match=rf"is for the command line, as --{text.replace(':', '')}; .*{allowed}"
+        ):
+            config_of("--config", str(file))
+    file.write_text("sharing: null\nmethod: null\nmodel: {sharing: hard}")  # as --print_config prints it
+    assert config_of("--config", str(file)).model.sharing == "hard"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet", "[small]", "small"])
+def test_a_file_of_settings_holds_settings(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.yaml must be settings by name, got"):
+        config_of("--config", str(file))
+
+
 @pytest.mark.parametrize("form", ["--{}={}", "--{} {}"])
 def test_lists_are_read_with_and_without_brackets(form: str) -> None:
     settings = {
