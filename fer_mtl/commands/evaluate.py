@@ -72,7 +72,7 @@ def faces_to_test(
         held_out = set(trained.origin["split"]["test"])
         as_trained = from_dict(TrainConfig, config)
         skip = skip_bad_images or as_trained.skip_bad_images
-        faces = load_faces(replace(as_trained, skip_bad_images=skip))
+        faces = match_classes(load_faces(replace(as_trained, skip_bad_images=skip)), trained.classes)
         return faces.subset([i for i, subject in enumerate(faces.subjects) if subject in held_out])
     model = trained.model.config
     faces = match_classes(

@@ -58,13 +58,19 @@ def fold_config(config: TrainConfig, seed: int, fold: int) -> TrainConfig:
     return replace(config, seed=seed, fold=fold, **built_on)
 
 
-def finished(job: Job) -> dict[str, Any] | None:
-    """The fold's report.json, or None. ``ValueError`` when it was trained with other settings."""
+def finished(job: Job, classes: Sequence[str]) -> dict[str, Any] | None:
+    """The fold's report.json, or None. ``ValueError`` when it was trained with other settings, or on other
+    expressions."""
     run = RunFolder(job.folder)
     if not run.report.is_file():
         return None
     check_same(run.read_config(), job.config, run.config)
     report: dict[str, Any] = read_json(run.report)
+    if list(report["per_class"]) != list(classes):
+        raise ValueError(
+            f"{job.folder} was trained on {', '.join(report['per_class'])}, not {', '.join(classes)}: the "
+            "data has changed since; choose another --out, or give --overwrite"
+        )
     return report
 
 
@@ -184,7 +190,7 @@ def run_crossval(
 def train_missing(jobs: Sequence[Job], faces: FaceSet, workers: int, console: Console, go_on: str) -> None:
     """Train the folds that are not finished, and say what came of each; ``go_on`` is how to do so after a
     stop."""
-    reports = {job.folder: report for job in jobs if (report := finished(job)) is not None}
+    reports = {job.folder: report for job in jobs if (report := finished(job, faces.classes))}
     if reports:
         console.line(f"{len(reports)} of {len(jobs)} folds are finished already")
     left = [job for job in jobs if job.folder not in reports]

@@ -304,14 +304,20 @@ class Trainer:
     def resume(self) -> None:
         """Go back to the state in ``last.pt``, also with other threads or on another device.
 
-        ``ValueError`` when it belongs to another configuration, or to another split: what was trained on then
-        would be tested now.
+        ``ValueError`` when it belongs to another configuration, to other expressions, or to another split:
+        what was trained on then would be tested now.
         """
         state = checkpoints.load(self.run.last)
         if different := changes(state["config"], to_dict(self.config), PLACE):
             raise ValueError(
                 f"{self.run.last} was trained with another configuration than {self.run.config}: "
                 f"{different[0]}; put that back, or begin anew in another --out"
+            )
+        if state["classes"] != list(self.train_set.classes):
+            raise ValueError(
+                f"{self.run.last} was trained on {', '.join(state['classes'])}, not "
+                f"{', '.join(self.train_set.classes)}: the data has changed since; begin anew in another "
+                "--out"
             )
         if state["split"] != self.subjects:
             raise ValueError(

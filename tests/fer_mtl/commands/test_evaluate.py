@@ -123,6 +123,25 @@ def test_broken_pictures_of_the_held_out_fold(trained_run: Path, faces: FaceSet,
     assert found.sources == ["ann/fear/1.png"] and len(found.skipped) == 1
 
 
+def test_the_held_out_fold_is_read_in_the_expressions_of_the_training(
+    trained_run: Path, faces: FaceSet, tmp_path: Path
+) -> None:
+    """A folder tells its classes itself: with one more or less, labels were read as other expressions."""
+    for name in ("fear", "surprise"):
+        (tmp_path / "ann" / name).mkdir(parents=True)
+        picture = Image.fromarray(faces.images[3].permute(1, 2, 0).numpy())
+        picture.save(tmp_path / "ann" / name / "1.png")
+    trained = load_model(trained_run)
+    trained.origin["config"] |= {"data": f"folder:{tmp_path}"}
+    trained.origin["split"] |= {"test": ["ann"]}
+    found = faces_to_test(trained, None, {}, skip_bad_images=False)
+    assert found.classes == trained.classes
+    assert [found.classes[label] for label in found.labels] == ["fear", "surprise"]
+    (tmp_path / "ann" / "fear").rename(tmp_path / "ann" / "neutral")
+    with pytest.raises(ValueError, match="the data shows neutral, which the model does not know"):
+        faces_to_test(trained, None, {}, skip_bad_images=False)
+
+
 def test_classes_are_matched_by_name(faces: FaceSet) -> None:
     order = tuple(reversed(faces.classes))
     matched = match_classes(faces, (*order, "boredom"))

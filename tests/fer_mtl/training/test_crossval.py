@@ -171,6 +171,19 @@ def test_changed_data_and_bad_seeds_are_refused(quick: TrainConfig, faces: FaceS
     assert not (tmp_path / "new").exists()
 
 
+def test_other_expressions_are_refused_before_a_fold_is_trained(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path, trained: list[str]
+) -> None:
+    run_crossval(quick, tmp_path, faces=faces)
+    begun = len(trained)
+    others = crossval.replace(faces, classes=(*faces.classes[1:], "neutral"))
+    with pytest.raises(
+        ValueError, match=r"fold-0 was trained on anger, .*, not contempt, .*, neutral: the data"
+    ):
+        run_crossval(quick, tmp_path, (0, 1), faces=others)
+    assert len(trained) == begun
+
+
 def test_runs_that_are_built_on_are_those_of_the_same_fold(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "seed-0" / "fold-2").mkdir(parents=True)
     config = fold_config(tiny(init=str(tmp_path), judge="some/run"), 5, 2)

@@ -330,6 +330,17 @@ def test_resuming_with_more_pictures_of_the_same_people_is_refused(
         Trainer(config, faces.subset(range(43)), None, RunFolder(tmp_path)).resume()
 
 
+def test_resuming_with_other_expressions_is_refused(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
+    """As many of them: every label behind the one that was renamed meant another."""
+    config = tiny(epochs=1, model={"sharing": "none", "synthesis": False})
+    Trainer(config, faces, None, RunFolder(tmp_path)).fit()
+    others = replace(faces, classes=(*faces.classes[1:], "neutral"))
+    with pytest.raises(
+        ValueError, match=r"was trained on anger, .*, not contempt, .*, neutral: the data has"
+    ):
+        Trainer(config, others, None, RunFolder(tmp_path)).resume()
+
+
 @pytest.mark.parametrize("at_hand", [True, False])
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_word(
     at_hand: bool, faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
