@@ -30,6 +30,7 @@ from fer_mtl.training import checkpoints
 from fer_mtl.training.config import TrainConfig, from_dict
 from fer_mtl.training.seen import people_of, seen_by, union
 from fer_mtl.training.settings import check, check_seed
+from fer_mtl.training.split import check_expressions
 from fer_mtl.training.starting import load_judge
 from fer_mtl.training.synthetic import MANIFEST, check_subjects
 from fer_mtl.words import counted
@@ -123,7 +124,8 @@ class Source:
 
 
 def open_source(folder: str | Path, judge: str | None, classes: tuple[str, ...]) -> Source:
-    """Raises ``ValueError`` for a run that cannot draw or has no identity network of its own."""
+    """Raises ``ValueError`` for a run that cannot draw, has no identity network of its own, or was trained on
+    other expressions than ``classes``."""
     folder = Path(folder)
     trained = checkpoints.load_model(folder)
     if not trained.origin:
@@ -131,6 +133,7 @@ def open_source(folder: str | Path, judge: str | None, classes: tuple[str, ...])
     identity = checkpoints.load_identity(folder)
     if identity is None or not trained.model.config["synthesis"]:
         raise ValueError(f"{folder} has no synthesis branch with an identity network (last.pt) to draw with")
+    check_expressions(folder, trained.classes, classes)
     config, split = from_dict(TrainConfig, trained.origin["config"]), trained.origin["split"]
     other = load_judge(judge, split["test"], config, classes)
     own = Judge(f"{folder} itself", trained.model)

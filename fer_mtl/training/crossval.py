@@ -29,7 +29,7 @@ from fer_mtl.training.fold_folders import FOLDS, fold_folder, fold_folders, matc
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
-from fer_mtl.training.split import folds_of, missing_classes
+from fer_mtl.training.split import check_expressions, folds_of, missing_classes
 from fer_mtl.training.synthetic import read_manifest
 from fer_mtl.workers import busy, processes
 
@@ -66,11 +66,7 @@ def finished(job: Job, classes: Sequence[str]) -> dict[str, Any] | None:
         return None
     check_same(run.read_config(), job.config, run.config)
     report: dict[str, Any] = read_json(run.report)
-    if list(report["per_class"]) != list(classes):
-        raise ValueError(
-            f"{job.folder} was trained on {', '.join(report['per_class'])}, not {', '.join(classes)}: the "
-            "data has changed since; choose another --out, or give --overwrite"
-        )
+    check_expressions(job.folder, report["per_class"], classes)
     return report
 
 

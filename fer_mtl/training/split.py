@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -48,6 +50,16 @@ def missing_classes(faces: FaceSet, indices: torch.Tensor) -> list[str]:
         for name, count in zip(faces.classes, seen, strict=True)
         if not count and faces.class_counts()[name]
     ]
+
+
+def check_expressions(source: str | Path, trained: Iterable[str], shown: Sequence[str]) -> None:
+    """Raise ``ValueError`` where ``source`` was trained on other expressions than its data shows now: a
+    folder tells them itself, and a label is the number of one."""
+    if list(trained) != list(shown):
+        raise ValueError(
+            f"{source} was trained on {', '.join(trained)}, not {', '.join(shown)}: the data has changed "
+            "since; begin anew"
+        )
 
 
 def pick_subjects(faces: FaceSet, indices: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:

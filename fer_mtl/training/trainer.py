@@ -34,6 +34,7 @@ from fer_mtl.training.phases import Batch, NotFinite, mix_up, plan, take_step, v
 from fer_mtl.training.run_folder import RunFolder
 from fer_mtl.training.schedule import learning_rate
 from fer_mtl.training.seen import seen_by_run
+from fer_mtl.training.split import check_expressions
 from fer_mtl.training.synthetic import join
 
 SLOWER = "try a smaller optimiser.learning_rate"
@@ -313,12 +314,7 @@ class Trainer:
                 f"{self.run.last} was trained with another configuration than {self.run.config}: "
                 f"{different[0]}; put that back, or begin anew in another --out"
             )
-        if state["classes"] != list(self.train_set.classes):
-            raise ValueError(
-                f"{self.run.last} was trained on {', '.join(state['classes'])}, not "
-                f"{', '.join(self.train_set.classes)}: the data has changed since; begin anew in another "
-                "--out"
-            )
+        check_expressions(self.run.last, state["classes"], self.train_set.classes)
         if state["split"] != self.subjects:
             raise ValueError(
                 f"{self.run.last} was trained with other subjects in training, validation or test: the data, "

@@ -163,6 +163,14 @@ def test_only_a_run_that_can_draw_is_taken(
         open_source(tmp_path / "baseline", None, faces.classes)
 
 
+def test_a_run_of_other_expressions_draws_nothing(trained_run: Path, faces: FaceSet) -> None:
+    """Its faces had the names of those that the data shows now."""
+    with pytest.raises(
+        ValueError, match=r"was trained on anger, .*, not contempt, .*, neutral: the data has"
+    ):
+        open_source(trained_run, None, (*faces.classes[1:], "neutral"))
+
+
 def test_two_at_once_are_refused(trained_run: Path, uneven: FaceSet, tmp_path: Path) -> None:
     """The one that ended last took the place of the other's faces without a word."""
     pytest.importorskip("fcntl")
