@@ -36,13 +36,13 @@ class VideoFrame:
 
 
 def count_frames(path: Path) -> int:
-    """How many frames a video really has; its header may say something else. Raises ImageError for none."""
+    """How many frames a video really has; its header may say something else. Raises ImageError for none, and
+    for a file that was cut short: which frames lie in its middle nobody knows."""
     count = 0
     with _capture(path) as video:
         while video.grab():
             count += 1
-    if not count:
-        raise ImageError(f"{path}: not a readable video")
+        _check_end(path, video, count)
     return count
 
 
@@ -50,7 +50,8 @@ def every(path: Path, step: int) -> Iterator[tuple[int, float | None, Image.Imag
     """Number, second and picture (mode "RGB") of every ``step``-th frame of a video, from the first on; the
     second is None where the video tells neither the frames' times nor how many it shows in one.
 
-    Raises ImageError for a file that is no video and for one of the frames that cannot be decoded.
+    Raises ImageError for a file that is no video, for one of the frames that cannot be decoded, and at the
+    end of a file that was cut short.
     """
     with _capture(path) as video:
         number = 0
@@ -61,8 +62,42 @@ def every(path: Path, step: int) -> Iterator[tuple[int, float | None, Image.Imag
                     raise ImageError(f"{path}: frame {number} cannot be decoded")
                 yield number, _second(video, number), Image.fromarray(pixels[..., ::-1].copy())
             number += 1
-    if not number:
+        _check_end(path, video, number)
+
+
+def _check_end(path: Path, video: Any, frames: int) -> None:
+    """ImageError for a video without frames, and for one that has fewer than its header says because its file
+    ends too early, as of a download that was stopped. Only both tell: headers may guess, sizes be wrong."""
+    import cv2
+
+    if not frames:
         raise ImageError(f"{path}: not a readable video")
+    if _cut_short(path) and frames < (told := int(video.get(cv2.CAP_PROP_FRAME_COUNT))):
+        raise ImageError(f"{path}: the file is cut short, it has {frames} of {told} frames")
+
+
+def _cut_short(path: Path) -> bool:
+    """Whether an AVI or MP4 file ends before one of its parts does. Each part begins with its size and name,
+    in AVI within one large part, in MP4 with the name last and the size counting these."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        avi, place = file.read(4) == b"RIFF", 0
+        while place + 16 <= size:
+            file.seek(place)
+            head = file.read(16)
+            if avi:
+                length = int.from_bytes(head[4:8], "little")
+                if length in (0, 2**32 - 1):  # of a recorder that could not go back to fill it in
+                    return False
+                length += 8
+            else:
+                length = int.from_bytes(head[:4], "big")
+                if length == 1:
+                    length = int.from_bytes(head[8:16], "big")
+                if length < 8:  # 0: it reaches to the end, wherever that is
+                    return False
+            place += length
+    return place > size
 
 
 def _second(video: Any, number: int) -> float | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,47 @@ def test_what_is_not_there_is_named(video: Path, tmp_path: Path) -> None:
     for path in (broken, tmp_path / "gone.avi"):
         with pytest.raises(ImageError, match=f"{path.name}: not a readable video"):
             count_frames(path)
+
+
+def with_its_table_first(path: Path) -> bytes:
+    """An MP4 file as it is written for the web: its parts are size and name, then content; the table of where
+    frames lie ("stco" in "moov") stands before them ("mdat")."""
+    content, parts, place = path.read_bytes(), {}, 0
+    while place < len(content):
+        size, name = struct.unpack(">I4s", content[place : place + 8])
+        parts[name], place = bytearray(content[place : place + size]), place + size
+    table = parts.pop(b"moov")
+    at = table.index(b"stco") + 8
+    (count,) = struct.unpack(">I", table[at : at + 4])
+    where = struct.unpack(f">{count}I", table[at + 4 : at + 4 + 4 * count])
+    table[at + 4 : at + 4 + 4 * count] = struct.pack(f">{count}I", *(offset + len(table) for offset in where))
+    return bytes(parts.pop(b"ftyp") + table + b"".join(parts.values()))
+
+
+def test_a_file_that_was_cut_short_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    """The frames in the middle of what was left were taken for those in the middle of the video."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (6, 64, 64, 3), np.uint8)
+    for name, code, pictures in (("cut.avi", "MJPG", b"movi"), ("cut.mp4", "mp4v", b"mdat")):
+        cut = tmp_path / name
+        writer = cv2.VideoWriter(str(cut), cv2.VideoWriter_fourcc(*code), 25, (64, 64))
+        for frame in frames:
+            writer.write(frame)
+        writer.release()
+        whole = cut.read_bytes() if name == "cut.avi" else with_its_table_first(cut)
+        cut.write_bytes(whole)
+        assert count_frames(cut) == 6
+        start = whole.index(pictures)
+        cut.write_bytes(whole[: start + (len(whole) - start) // 2])
+        said = re.compile(rf"{name}: the file is cut short, it has ([1-5]) of 6 frames")
+        with pytest.raises(ImageError, match=said) as error:
+            count_frames(cut)
+        found: list[int] = []
+        with pytest.raises(ImageError, match=said):
+            for number, _, _ in every(cut, 1):
+                found.append(number)
+        left = said.search(str(error.value))
+        assert left is not None and found == list(range(int(left[1])))
 
 
 def test_every_third_frame_has_its_number_and_second(video: Path, tmp_path: Path) -> None:
