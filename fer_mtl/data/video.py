@@ -12,6 +12,7 @@ from PIL import Image
 
 from fer_mtl.data.images import ImageError
 
+MP4_BEGINS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # names of parts a file may begin with
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 
 
@@ -77,11 +78,14 @@ def _check_end(path: Path, video: Any, frames: int) -> None:
 
 
 def _cut_short(path: Path) -> bool:
-    """Whether an AVI or MP4 file ends before one of its parts does. Each part begins with its size and name,
-    in AVI within one large part, in MP4 with the name last and the size counting these."""
+    """Whether a file is an AVI or MP4 and ends before one of its parts does. Each part begins with its size
+    and name, in AVI within one large part, in MP4 with the name last and the size counting these."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        avi, place = file.read(4) == b"RIFF", 0
+        begin = file.read(8)
+        avi, place = begin[:4] == b"RIFF", 0
+        if not avi and begin[4:] not in MP4_BEGINS:
+            return False
         while place + 16 <= size:
             file.seek(place)
             head = file.read(16)

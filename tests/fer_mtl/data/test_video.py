@@ -87,6 +87,20 @@ def test_a_file_that_was_cut_short_is_not_taken_for_a_whole_one(tmp_path: Path) 
         assert left is not None and found == list(range(int(left[1])))
 
 
+def test_a_header_that_guesses_the_frames_is_no_cut(tmp_path: Path) -> None:
+    """That of Matroska and WebM has a duration, of which frames at an even pace are guessed."""
+    path = tmp_path / "clip.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (48, 32))
+    for _ in range(6):
+        writer.write(np.zeros((32, 48, 3), np.uint8))
+    writer.release()
+    duration = re.compile(rb"(?<=\x44\x89\x88).{8}", re.DOTALL)
+    content, count = duration.subn(struct.pack(">d", 10_000.0), path.read_bytes())
+    path.write_bytes(content)
+    assert count == 1 and cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == 250
+    assert count_frames(path) == len(list(every(path, 1))) == 6
+
+
 def test_every_third_frame_has_its_number_and_second(video: Path, tmp_path: Path) -> None:
     found = list(every(video, 3))
     assert [(number, second) for number, second, _ in found] == [(0, 0.0), (3, pytest.approx(0.12))]
