@@ -63,8 +63,8 @@ class Machine {
       if (first < range.begin || first + bytes > range.end) continue;
       inside |= range.writable || !write;
       if (!range.writable) continue;
-      for (const char* at = first; at < first + bytes; ++at) {
-        if (!in_order(range.traces[size_t(at - range.begin)], write)) return false;
+      for (const char* byte = first; byte < first + bytes; ++byte) {
+        if (!in_order(range.traces[size_t(byte - range.begin)], write)) return false;
       }
       break;
     }
