@@ -12,7 +12,6 @@
 #include <ucontext.h>
 
 #include <csetjmp>
-#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -242,11 +241,13 @@ class SharedFloats {
   class Place {
    public:
     Place(float* at) : at_(at) {}
+    Place(const Place&) = default;
     operator float() const { return checked(false) ? *at_ : 0; }
     Place& operator=(float value) {
       if (checked(true)) *at_ = value;
       return *this;
     }
+    Place& operator=(const Place& other) { return *this = float(other); }
 
    private:
     float* at_;

@@ -52,7 +52,10 @@ FUSED_OPS_KERNEL(256) reads_of_another_block(Arguments a) {
 FUSED_OPS_KERNEL(256) in_turns(Arguments a) {  // at one place, with barriers
   Shared shared = shared_floats();
   for (int turn = 0; turn < int(blockDim.x); ++turn) {
-    if (turn == int(threadIdx.x)) shared[0] = a.from.get(turn);
+    if (turn == int(threadIdx.x)) {
+      shared[1] = a.from.get(turn);
+      shared[0] = shared[1];
+    }
     sync_threads();
     if (turn + 1 == int(blockDim.x) - int(threadIdx.x)) a.to.put(0, shared[0]);
     sync_threads();
