@@ -182,14 +182,16 @@ class FusedBatchNormAct2d(WithActivation, nn.BatchNorm2d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
         *,
         activation: str = "identity",
         negative_slope: float | None = None,
         inplace: bool = False,
         pool: int = 1,
-        **factory: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, **factory)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **others)
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -211,14 +213,16 @@ class FusedInstanceNormAct2d(WithActivation, nn.InstanceNorm2d):
         momentum: float = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
         *,
         activation: str = "identity",
         negative_slope: float | None = None,
         inplace: bool = False,
         pool: int = 1,
-        **factory: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, **factory)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **others)
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -241,14 +245,16 @@ class FusedGroupNormAct(WithActivation, nn.GroupNorm):
         num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
         *,
         activation: str = "identity",
         negative_slope: float | None = None,
         inplace: bool = False,
         pool: int = 1,
-        **factory: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(num_groups, num_channels, eps, affine, **factory)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype, **others)
         self._set_activation(activation, negative_slope, inplace, pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import warnings
 from typing import Any
 
@@ -67,6 +68,23 @@ def test_a_stock_checkpoint_trains_on_alike(name: str, backend: str) -> None:
         torch.testing.assert_close(ours.state_dict(), norm.state_dict())
         torch.testing.assert_close(ours.eval()(x), stock.eval()(x))
     norm.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [(FusedBatchNormAct2d, (6,)), (FusedInstanceNormAct2d, (6,)), (FusedGroupNormAct, (3, 6))],
+)
+def test_it_is_made_where_and_as_its_twin_is(layer: type[nn.Module], channels: tuple[int, ...]) -> None:
+    twin = next(kind for kind in layer.__mro__ if kind.__module__.startswith("torch.nn."))
+    by_position = [p for p in inspect.signature(twin).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    names = [p.name for p in by_position]
+    assert list(inspect.signature(layer).parameters)[: len(names)] == names
+    settings = {"affine": True, "device": "meta", "dtype": torch.float64}
+    given = [settings.get(p.name, p.default) for p in by_position[len(channels) :]]
+    for made in (layer(*channels, *given, activation="relu"), layer(*channels, activation="relu", **settings)):
+        assert made.weight.device.type == "meta" and made.weight.dtype == torch.float64
+    made = nn.utils.skip_init(layer, *channels, affine=True, activation="relu")  # asks for an argument `device`
+    assert made.weight.device.type == "cpu" and made.activation == "relu"
 
 
 @pytest.mark.parametrize("selective", [False, True])
