@@ -96,10 +96,10 @@ def define_op(
         for arg in args:
             kind = type(arg)  # asking isinstance(arg, Tensor) instead takes longer than all the rest
             if kind in _PLAIN_TENSORS:
-                if is_legacy_batchedtensor(arg) or is_functorch_wrapped_tensor(arg):
-                    return overload(
-                        *args
-                    )  # autograd.grad(is_grads_batched=True), or what outlived torch.func
+                # autograd.grad(is_grads_batched=True), what outlived torch.func, and numbers that are the
+                # negative of those in memory (the imaginary part of a conjugate), which Triton reads
+                if is_legacy_batchedtensor(arg) or is_functorch_wrapped_tensor(arg) or arg.is_neg():
+                    return overload(*args)
                 if arg.requires_grad:
                     compute = with_graph
             elif kind not in _NO_TENSORS:

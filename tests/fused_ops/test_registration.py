@@ -7,6 +7,7 @@ import copy
 import functools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -103,6 +104,30 @@ OBSERVED = {
 def test_who_looks_on_sees_the_op(name: str) -> None:
     norm = FusedGroupNormAct(2, 4, activation="silu")
     assert through_dispatcher(lambda: OBSERVED[name](norm))
+
+
+def test_backends_find_in_memory_the_numbers_that_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the negative of them, as a conjugate's imaginary part keeps them, and the gradient of one."""
+    kept: list[bool] = []
+
+    def noting(op: str) -> None:
+        implementation = backends._implementations[op]["reference"]
+
+        def run(*args: Any) -> Any:
+            kept.extend(arg.is_neg() for arg in args if isinstance(arg, Tensor))
+            return implementation.run(*args)
+
+        monkeypatch.setitem(backends._implementations[op], "reference", replace(implementation, run=run))
+
+    noting("norm_act")
+    noting("norm_act_backward")
+    x = torch.complex(X, Y).conj().imag.requires_grad_()
+    norm = FusedGroupNormAct(2, 4, activation="silu")
+    with use("reference"):
+        torch.complex(X, norm(x)).conj().imag.square().sum().backward()
+        with torch.no_grad():
+            norm(x)
+    assert x.is_neg() and len(kept) > 8 and not any(kept)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
