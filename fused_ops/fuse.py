@@ -74,10 +74,10 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> Fused:
 
     Five things differ: the output of an instance norm has its input's memory format, where torch's own is
     always contiguous; a norm is called, and its hooks run, after what is added to it was computed;
-    ``torch.jit.script`` takes the stock model only; a model that is pickled whole takes its recorded forwards
-    along, where others find what their classes have by then; and among what a chain keeps for its backward,
-    where writing into it raises, may be its output (it pools, or adds before leaky_relu or elu) or what it
-    adds (before silu, gelu or hardswish).
+    ``torch.jit.script`` takes no fused ``nn.Sequential``; a model that is pickled whole takes its recorded
+    forwards along, where others find what their classes have by then; and among what a chain keeps for its
+    backward, where writing into it raises, may be its output (it pools, or adds before leaky_relu or elu) or
+    what it adds (before silu, gelu or hardswish).
 
     Other threads may use and fuse their models meanwhile, except that calls of compiled ones raise there, as
     they do while torch.fx records anything.

@@ -18,9 +18,11 @@ from torch.nn.modules import module as torch_module
 from fused_ops.activations import ACTIVATIONS, resolve
 from fused_ops.casting import autocasts
 from fused_ops.fuse_patterns import ACTIVATION_MODULES, Found, activation_module, is_pool_module
+from fused_ops.leaf import refuse_script
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import statistics_dtype
 from fused_ops.norm_act.module import batch_norm, group_norm, instance_norm
+from fused_ops.reading import is_dense
 
 # torch's norms, and who computes what they and what follows do.
 NORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -135,10 +137,17 @@ def _fits(chain: Chain, found: Found, x: Any, add: str | None, residual: Any) ->
             return False
     if not all(map(is_plain, chain.modules())) or any(type(part) is not nn.Identity for part in chain.passed):
         return False
-    if norm.eps <= 0 or (isinstance(norm, nn.InstanceNorm2d) and not _fits_instance_norm(norm, x)):
+    if (
+        not is_dense(x)
+        or norm.eps <= 0
+        or (isinstance(norm, nn.InstanceNorm2d) and not _fits_instance_norm(norm, x))
+    ):
         return False  # torch's own norms take that
     return add is None or (
-        isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == _read_in(norm, x)
+        isinstance(residual, Tensor)
+        and is_dense(residual)
+        and residual.shape == x.shape
+        and residual.dtype == _read_in(norm, x)
     )
 
 
@@ -168,6 +177,8 @@ def _in_steps(chain: Chain, x: Any, add: str | None, residual: Any) -> Any:
 class FusedSequential(nn.Sequential):
     """An ``nn.Sequential`` that runs the chains in it as one call each."""
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(self, input: Any) -> Any:
         if not is_torchs(nn.Sequential):
             return nn.Sequential.forward(self, input)
@@ -181,3 +192,7 @@ class FusedSequential(nn.Sequential):
                 input = run_chain(*chain[:3], input, passed=chain.passed)
                 place += len(chain.modules())
         return input
+
+
+# nn.Sequential's has none: as text, they would keep what torch.fx makes of a model from being pickled.
+FusedSequential.forward.__annotations__.clear()

@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx, nn
 
 from fused_ops.around import Around, found_around, is_around, is_still
+from fused_ops.leaf import refuse_script
 from fused_ops.straight_code import plain
 
 Read = tuple[tuple[str, Any], ...]
@@ -112,6 +113,8 @@ def _make(base: type[nn.Module], written: Written | Callable[..., Any]) -> type[
             "_recorded_base": base,
             "_recorded_text": written,
         }
+        if callable(written):  # in a recorded forward's place torch.jit.script reads the base class's
+            body["__prepare_scriptable__"] = refuse_script
         _MADE[base, written, around] = type(base.__name__, (Recorded, base), body)
     return _MADE[base, written, around]
 

@@ -42,6 +42,7 @@ from fused_ops.norm_act.after import After
 from fused_ops.norm_act.layout import PLAIN, memory_format, statistics_dtype
 from fused_ops.norm_act.op import norm_act_op
 from fused_ops.norm_act.pooled import norm_act_pool_op
+from fused_ops.reading import check_dense
 from fused_ops.registration import may_be_differentiated
 
 
@@ -279,8 +280,7 @@ def _check(
     inplace: bool = False,
     pool: int = 1,
 ) -> After:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a Tensor, got {_describe(x)}")
+    check_dense("x", x)
     if not x.dtype.is_floating_point:
         raise TypeError(f"x must be of a floating point dtype, got {x.dtype}")
     if x.dim() < least_dims:
@@ -365,8 +365,7 @@ def _check_small(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wa
 
 
 def _check_large(x: Tensor, name: str, value: Tensor, shape: tuple[int, ...], wanted: str) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {_describe(value)}")
+    check_dense(name, value)
     if value.shape != shape:
         raise ValueError(f"{name} must have {wanted}, {list(shape)}, got shape {list(value.shape)}")
     if value.dtype != x.dtype and not autocasts(x):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from fused_ops.activations import resolve
-from fused_ops.leaf import recorded_call
+from fused_ops.leaf import recorded_call, refuse_script
 from fused_ops.norm_act.after import After
 from fused_ops.norm_act.functional import (
     adain,
@@ -23,7 +23,7 @@ from fused_ops.norm_act.functional import (
     group_norm_act,
     instance_norm_act,
 )
-from fused_ops.reading import attribute, check_sizes
+from fused_ops.reading import attribute, check_dense, check_sizes
 
 
 class WithActivation(nn.Module):
@@ -33,6 +33,7 @@ class WithActivation(nn.Module):
     negative_slope: float | None
     inplace: bool = False
     pool: int = 1
+    __prepare_scriptable__ = refuse_script
 
     def _set_activation(
         self, activation: str, negative_slope: float | None, inplace: bool = False, pool: int = 1
@@ -73,6 +74,7 @@ def batch_norm(
     inplace: bool = False,
     pool: int = 1,
 ) -> Tensor:
+    check_dense("x", x)
     norm._check_input_dim(x)
     momentum = 0.0 if norm.momentum is None else norm.momentum
     training = norm.training
@@ -111,12 +113,16 @@ def instance_norm(
     inplace: bool = False,
     pool: int = 1,
 ) -> Tensor:
+    check_dense("x", x)
     norm._check_input_dim(x)
     if x.size(-3) != norm.num_features:
         raise ValueError(f"x must have num_features = {norm.num_features} channels, got {list(x.shape)}")
     alone = x.dim() == 3
     if alone:
-        x, residual = x[None], None if residual is None else residual[None]
+        x = x[None]
+        if residual is not None:
+            check_dense("residual", residual)
+            residual = residual[None]
     z = instance_norm_act(
         x,
         attribute(norm, norm._buffers, "running_mean"),
@@ -317,9 +323,9 @@ class FusedAdaIN(WithActivation):
         if isinstance(x, Proxy):
             return recorded_call(self, x, condition, noise)
         for name, value in (("x", x), ("condition", condition)):
-            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise TypeError(f"{name} must be a Tensor of a floating point dtype, got {kind}")
+            check_dense(name, value, " of a floating point dtype")
+            if not value.dtype.is_floating_point:
+                raise TypeError(f"{name} must be a Tensor of a floating point dtype, got {value.dtype}")
         if x.dim() != 4 or x.size(1) != self.channels:
             raise ValueError(f"x must be [N, {self.channels}, H, W], got shape {list(x.shape)}")
         if condition.shape != (x.size(0), self.condition_size):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fused_ops.casting import autocasts
+from fused_ops.reading import check_dense
 from fused_ops.registration import may_be_differentiated
 from fused_ops.selective_share import reference
 from fused_ops.selective_share.op import selective_share_op
@@ -155,8 +156,7 @@ def check_convention(convention: str) -> None:
 def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, convention: str) -> None:
     check_convention(convention)
     for argument, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument} must be a Tensor [N, C, H, W], got {type(value).__name__}")
+        check_dense(argument, value, " [N, C, H, W]")
         if value.dim() != 4:
             raise ValueError(f"{argument} must have 4 dimensions [N, C, H, W], got shape {list(value.shape)}")
         if not value.dtype.is_floating_point:

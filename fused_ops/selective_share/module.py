@@ -11,7 +11,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from fused_ops.leaf import recorded_call
+from fused_ops.leaf import recorded_call, refuse_script
 from fused_ops.reading import attribute, check_sizes
 from fused_ops.selective_share.functional import (
     ConvFLUGates,
@@ -35,8 +35,8 @@ def _weight(convolution: nn.Conv2d) -> Any:
     kind = type(convolution)
     if kind is not nn.Conv2d and kind.forward is not nn.Conv2d.forward:
         raise TypeError(
-            f"a convolution of the unit is {kind.__name__}, whose forward would not run: convolutions are "
-            "read as weights; they must be torch.nn.Conv2d, or of a class with its forward"
+            f"a convolution of the unit is {kind.__module__}.{kind.__name__}, whose forward would not run: "
+            "convolutions are read as weights; they must be torch.nn.Conv2d, or of a class with its forward"
         )
     if convolution._forward_pre_hooks:
         for hook in convolution._forward_pre_hooks.values():
@@ -68,6 +68,8 @@ class FusedConvFLU(nn.Module):
         TypeError: channels or a kernel size that are no integers, such as a pair.
         ValueError: channels below 1, an even kernel, an unknown convention.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -141,6 +143,8 @@ class FusedSelectiveShare(nn.Module):
         >>> x, y = share(x, y)                                   # [N, 64, H, W] each
         >>> x, y, gates = share(x, y, return_gates=True)         # gates.x_from_y.z: what x accepts from y
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

@@ -55,6 +55,14 @@ def test_what_torch_takes_and_the_fused_norms_do_not_goes_torch_s_way() -> None:
             torch.testing.assert_close(model(x), norm(x).relu())
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no MKL-DNN")
+def test_tensors_that_are_not_dense_go_torch_s_way() -> None:
+    original, x = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()).eval(), torch.randn(2, 4, 96, 96)
+    y = fuse(original).model(x.to_mkldnn())
+    assert y.layout is torch._mkldnn
+    torch.testing.assert_close(y.to_dense(), original(x))
+
+
 def test_an_in_place_sum_keeps_the_norm_s_dtype() -> None:
     class Sum(nn.Module):
         def __init__(self) -> None:

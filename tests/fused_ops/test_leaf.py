@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,7 @@ from fused_ops import (
     FusedGroupNormAct,
     FusedInstanceNormAct2d,
     FusedSelectiveShare,
+    fuse,
 )
 from fused_ops.norm_act import convert_sync_batchnorm
 
@@ -78,6 +80,32 @@ def test_torch_fx_doubles_nothing_that_a_subclass_adds() -> None:
 def test_a_layer_by_itself_is_no_model_to_torch_fx(layer: nn.Module) -> None:
     with pytest.raises(fx.proxy.TraceError):
         fx.symbolic_trace(layer)
+
+
+class Chain(nn.Sequential):
+    pass
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Chain])
+def test_what_torch_fx_makes_of_a_fused_sequential_can_be_pickled(kind: type[nn.Sequential]) -> None:
+    model, _ = fuse(kind(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval())
+    traced = pickle.loads(pickle.dumps(fx.symbolic_trace(model)))
+    torch.testing.assert_close(traced(X), model(X))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *Network().children(),
+        convert_sync_batchnorm(FusedBatchNormAct2d(4)),
+        *(fuse(kind(nn.BatchNorm2d(4), nn.ReLU())).model for kind in (nn.Sequential, Chain)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_torch_jit_script_says_what_it_cannot_compile(layer: nn.Module) -> None:
+    name = type(layer).__name__
+    with pytest.raises(TypeError, match=f"torch.jit.script cannot compile {name} of fused_ops; take"):
+        torch.jit.script(nn.ModuleList([layer]))
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, contextlib.nullcontext])

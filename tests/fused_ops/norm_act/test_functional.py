@@ -18,6 +18,24 @@ NC = torch.ones(2, 4)
 
 BAD_CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("not a tensor", lambda: group_norm_act([1.0], 2), TypeError, "x must be a Tensor, got list"),
+    (
+        "sparse",
+        lambda: group_norm_act(X.to_sparse(), 2),
+        TypeError,
+        "x must be dense (torch.strided), got torch.sparse_coo",
+    ),
+    (
+        "nested",
+        lambda: batch_norm_act(torch.nested.nested_tensor([*X]), C, C),
+        TypeError,
+        "x must be dense (torch.strided), got a nested tensor",
+    ),
+    (
+        "residual",
+        lambda: group_norm_act(X, 2, residual=1.0),
+        TypeError,
+        "residual must be a Tensor, got float",
+    ),
     ("integers", lambda: group_norm_act(X.int(), 2), TypeError, "floating point dtype, got torch.int32"),
     ("too few dims", lambda: instance_norm_act(X[0, 0]), ValueError, "x must be [N, C, *spatial] with a"),
     (

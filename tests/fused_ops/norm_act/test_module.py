@@ -81,9 +81,9 @@ def test_it_is_made_where_and_as_its_twin_is(layer: type[nn.Module], channels: t
     assert list(inspect.signature(layer).parameters)[: len(names)] == names
     settings = {"affine": True, "device": "meta", "dtype": torch.float64}
     given = [settings.get(p.name, p.default) for p in by_position[len(channels) :]]
-    for made in (layer(*channels, *given, activation="relu"), layer(*channels, activation="relu", **settings)):
+    for made in (layer(*channels, *given), layer(*channels, **settings)):
         assert made.weight.device.type == "meta" and made.weight.dtype == torch.float64
-    made = nn.utils.skip_init(layer, *channels, affine=True, activation="relu")  # asks for an argument `device`
+    made = nn.utils.skip_init(layer, *channels, affine=True, activation="relu")  # looks for `device`
     assert made.weight.device.type == "cpu" and made.activation == "relu"
 
 
@@ -180,6 +180,19 @@ def test_wrong_channels_and_dimensions() -> None:
         FusedBatchNormAct2d(4)(x[0])
     with pytest.raises(ValueError, match="known activations are"):
         FusedGroupNormAct(2, 4, activation="mish")
+
+
+def test_what_is_no_dense_tensor_is_named() -> None:
+    x, nested = torch.randn(2, 4, 3, 3), torch.nested.nested_tensor([torch.randn(4, 3, 3)])
+    for layer in (FusedBatchNormAct2d(4), FusedInstanceNormAct2d(4), FusedGroupNormAct(2, 4)):
+        for value, kind in ((None, "NoneType"), (nested, "a nested tensor")):
+            with pytest.raises(TypeError, match=f"x must be .*, got {kind}"):
+                layer(value)
+    for value in (3, nested):
+        with pytest.raises(TypeError, match="residual must be"):
+            FusedInstanceNormAct2d(4)(x[0], residual=value)
+        with pytest.raises(TypeError, match="condition must be"):
+            FusedAdaIN(4, 3)(x, value)
 
 
 def test_what_a_module_prints() -> None:

@@ -25,6 +25,7 @@ def good() -> dict[str, object]:
     ("change", "error", "message"),
     [
         ({"x": 3}, TypeError, "x must be a Tensor .*, got int"),
+        ({"y": torch.randn(2, 3, 5, 5).to_sparse()}, TypeError, "y must be dense .*, got torch.sparse_coo"),
         ({"x": torch.randn(4, 5, 5)}, ValueError, r"x must have 4 dimensions .*\[4, 5, 5\]"),
         ({"x": torch.ones(2, 4, 5, 5, dtype=torch.int64)}, TypeError, "x must be of a floating point dtype"),
         ({"y": torch.randn(2, 3, 5, 6)}, ValueError, "must agree in N, H and W"),

@@ -205,8 +205,11 @@ def test_a_convolution_that_computes_something_else_is_refused(layer: type[nn.Mo
     named.load_state_dict(unit.W_r.state_dict())
     unit.W_r = named
     torch.testing.assert_close(module(x, x), expected)
+    unit.W_r = torch.ao.nn.qat.Conv2d(8, 4, 1, qconfig=torch.ao.quantization.get_default_qat_qconfig())
+    with pytest.raises(TypeError, match=r"is torch\.ao\.nn\.qat\..*\.Conv2d, whose forward would not run"):
+        module(x, x)
     unit.W_r = Adapted(named)
-    with pytest.raises(TypeError, match="a convolution of the unit is Adapted, whose forward would not run"):
+    with pytest.raises(TypeError, match=rf"a convolution of the unit is {__name__}\.Adapted, whose"):
         module(x, x)
 
 
