@@ -129,7 +129,7 @@ def resolve(activation: str, negative_slope: float | None) -> tuple[int, float]:
     """The kernel index and the slope to pass on for a user's ``activation`` and ``negative_slope``.
 
     Raises:
-        TypeError: the activation is not a string.
+        TypeError: the activation is not a string, the slope not a number.
         ValueError: unknown name; a slope for an activation that has none; a slope below zero, from whose
             output the sign of the input cannot be told.
     """
@@ -144,6 +144,8 @@ def resolve(activation: str, negative_slope: float | None) -> tuple[int, float]:
         raise ValueError(
             f"negative_slope is {negative_slope!r}, but {activation!r} has no slope; leave it out"
         )
-    if not 0 <= negative_slope < math.inf:
-        raise ValueError(f"negative_slope is {negative_slope!r}; it must be a number, 0 or above")
+    is_number = hasattr(negative_slope, "__float__")
+    if not is_number or not 0 <= negative_slope < math.inf:
+        kind = ValueError if is_number else TypeError
+        raise kind(f"negative_slope is {negative_slope!r}; it must be a number, 0 or above")
     return row.index, float(negative_slope)

@@ -174,6 +174,9 @@ def _check(x: Tensor, y: Tensor, weights: Sequence[Tensor], name: str, conventio
 
 
 def _check_weights(target: Tensor, source: Tensor, weights: Sequence[Tensor], name: str) -> None:
+    if not hasattr(weights, "__len__"):  # a unit itself, of which its weights are wanted
+        kind = type(weights).__name__
+        raise TypeError(f"{name} must be a sequence of the four weights W_r, W, U, W_z, got {kind}")
     if len(weights) != 4:
         raise ValueError(f"{name} must hold the four weights W_r, W, U, W_z, got {len(weights)}")
     W_r, W, U, W_z = weights

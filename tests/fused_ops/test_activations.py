@@ -69,6 +69,7 @@ def test_slopes() -> None:
         (torch.relu, None, TypeError, r"known activations are 'identity'"),
         ("relu", 0.1, ValueError, r"negative_slope is 0.1, but 'relu' has no slope"),
         ("leaky_relu", -0.1, ValueError, r"negative_slope is -0.1; it must be a number, 0 or above"),
+        ("leaky_relu", "0.1", TypeError, r"negative_slope is '0.1'; it must be a number, 0 or above"),
         ("leaky_relu", float("nan"), ValueError, r"negative_slope is nan"),
     ],
 )

@@ -33,6 +33,11 @@ def good() -> dict[str, object]:
         ({"y": torch.randn(2, 3, 5, 5, device="meta")}, ValueError, "y is on meta and x on cpu"),
         ({"y": torch.randn(2, 5, 5, 5)}, ValueError, r"x_from_y.W_r must have shape \[5, 9, k, k\]"),
         ({"x_from_y": unit(4, 3, kernel=2)}, ValueError, "kernel of 2 x 2; only odd kernels"),
+        (
+            {"x_from_y": fused_ops.FusedConvFLU(4, 3)},
+            TypeError,
+            "x_from_y must be a sequence of .*, got FusedConvFLU",
+        ),
         ({"x_from_y": unit(4, 3)[:3]}, ValueError, "x_from_y must hold the four weights"),
         ({"y_from_x": (*unit(3, 4)[:3], None)}, TypeError, "y_from_x must hold four Tensors .*, NoneType"),
         ({"y_from_x": [w.double() for w in unit(3, 4)]}, TypeError, "y_from_x.W_r is torch.float64"),
