@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
@@ -52,7 +53,13 @@ def test_what_torch_takes_and_the_fused_norms_do_not_goes_torch_s_way() -> None:
         assert len(report.fused) == 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of the other number of channels
-            torch.testing.assert_close(model(x), norm(x).relu())
+            try:
+                expected = norm(x).relu()
+            except RuntimeError as error:  # torch 2.10 takes no other dtype than the statistics'
+                with pytest.raises(RuntimeError, match=re.escape(str(error))):
+                    model(x)
+                continue
+            torch.testing.assert_close(model(x), expected)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no MKL-DNN")
