@@ -341,7 +341,7 @@ def _check_channels(
         if value is None:
             continue
         if not (
-            value.__class__ in PLAIN
+            type(value) in PLAIN
             and (value.dtype is dtype or value.dtype is wide)
             and value.shape == shape
             and (value.is_cpu if on_cpu else value.device == device)

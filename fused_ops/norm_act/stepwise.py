@@ -26,10 +26,10 @@ def is_better(x: Tensor, kind: Kind, after: After) -> bool:
 
     All small tensors that take part must be of x's dtype: the op knows how to mix others.
     """
-    if not x.is_cpu or x.__class__ not in PLAIN or is_observed() or backends.requested() != "auto":
+    if not x.is_cpu or type(x) not in PLAIN or is_observed() or backends.requested() != "auto":
         return False
     residual = after.residual
-    if residual is not None and (residual.__class__ not in PLAIN or residual.dtype != x.dtype):
+    if residual is not None and (type(residual) not in PLAIN or residual.dtype != x.dtype):
         return False
     alone = residual is None and not after.inplace and after.pool == 1
     if reason := small_calls.quicker_in_steps(x, kind, alone):

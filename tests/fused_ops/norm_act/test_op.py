@@ -243,6 +243,22 @@ def test_compile_without_graph_breaks(case: Case, dynamic: bool, backend: str) -
             assert our.stride() == their.stride()
 
 
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+def test_compiled_calls_take_subclasses(norm: str) -> None:
+    """As torch's norms do; Dynamo refuses to look up some of their attributes."""
+    case = Case(norm, "relu", residual=True)
+    x, *others = case.tensors((2, 4, 5, 3))
+    compiled = torch.compile(case.fused, fullgraph=True, backend="eager")
+    torch._dynamo.reset()
+    found = compiled(x.as_subclass(Subclass), *others)
+    assert isinstance(found, Subclass)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), case.fused(x, *others))
+
+
 @pytest.mark.inductor
 def test_compile_with_inductor(backend: str) -> None:
     case = Case("batch", "relu", residual=True)
