@@ -146,6 +146,6 @@ def resolve(activation: str, negative_slope: float | None) -> tuple[int, float]:
         )
     is_number = hasattr(negative_slope, "__float__")
     if not is_number or not 0 <= negative_slope < math.inf:
-        kind = ValueError if is_number else TypeError
-        raise kind(f"negative_slope is {negative_slope!r}; it must be a number, 0 or above")
+        error = ValueError if is_number else TypeError
+        raise error(f"negative_slope is {negative_slope!r}; it must be a number, 0 or above")
     return row.index, float(negative_slope)
