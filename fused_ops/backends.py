@@ -70,7 +70,7 @@ class Decision:
 
     op: str
     backend: str
-    reasons: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str]
     why: str = ""
     how: tuple[str, ...] = ()
 

@@ -52,8 +52,8 @@ def activation_call(node: fx.Node) -> Found | None:
     if node.target not in _WITH_OPTION:
         return None
     option, default, meaning = _WITH_OPTION[node.target]
-    value = options.pop(option, options.pop("", default))
-    return meaning(value) if isinstance(value, int | float | str) and set(options) <= {"inplace"} else None
+    value = options.get(option, options.get("", default))
+    return meaning(value) if isinstance(value, int | float | str) else None
 
 
 def _is_two_by_two(

@@ -395,10 +395,6 @@ def _count(x: Tensor) -> int:
     return x.size(0) * math.prod(x.shape[2:])
 
 
-def _autocast(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
-
-
 def _describe(value: object) -> str:
     return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 

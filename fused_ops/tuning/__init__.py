@@ -149,14 +149,11 @@ def asked() -> Iterator[list[tuple[str, dict[str, int | str], Row]]]:
 @contextlib.contextmanager
 def on_trial(family: str, launch: Mapping[str, Any]) -> Iterator[None]:
     """Within the context every call of this kernel family gets these launch parameters."""
-    before = _trials.get(family)
     _trials[family] = launch
     try:
         yield
     finally:
         del _trials[family]
-        if before is not None:
-            _trials[family] = before
 
 
 def _holds(condition: str, value: int | str, facts: Mapping[str, Any]) -> bool:

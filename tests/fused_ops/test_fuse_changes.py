@@ -45,6 +45,17 @@ def test_what_hangs_on_modules_or_replaces_them_later_counts(make: Callable[[], 
     torch.testing.assert_close(model(x), original(x))
 
 
+def test_hooks_on_all_modules_of_the_program_run() -> None:
+    original = chain(nn.BatchNorm2d(4), nn.ReLU())
+    model, _ = fuse(original)
+    x, seen = torch.randn(2, 4, 6, 6), []
+    with nn.modules.module.register_module_forward_hook(lambda child, _, y: seen.append(child)):
+        for module in (original, model):
+            module(x)
+            assert seen == [*module.children(), module]
+            seen.clear()
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.ReLU, nn.Identity, nn.MaxPool2d, nn.Sequential])
 def test_another_forward_in_torch_s_class_counts(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """As some programs put theirs there for all modules of a kind."""
@@ -97,11 +108,16 @@ def test_attributes_that_change_later_count() -> None:
                 y = self.extra(y)
             return y + x if self.skips else y
 
+    class Extended(Branching):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = nn.Conv2d(4, 4, 1)
+
     x = torch.randn(2, 4, 3, 3)
-    for kind in (Net, Branching):
-        original = kind()
-        model, _ = fuse(original)
+    for kind in (Net, Branching, Extended):
         for change in ({}, {"scale": 3.0}, {"skips": False}, {"extra": nn.Conv2d(4, 4, 1)}, {"extra": None}):
+            original = kind()
+            model, _ = fuse(original)
             for name, value in change.items():
                 setattr(original, name, value)
                 setattr(model, name, value)

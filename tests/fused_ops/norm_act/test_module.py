@@ -16,6 +16,13 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from fused_ops import FusedAdaIN, FusedBatchNormAct2d, FusedGroupNormAct, FusedInstanceNormAct2d, adain, use
 from fused_ops.norm_act import convert_sync_batchnorm
 
+
+def _untracked(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Switched off for good, with running statistics there that evaluation still goes by."""
+    norm.track_running_stats = False
+    return norm
+
+
 TWINS = {
     "batch": (
         lambda: nn.Sequential(nn.BatchNorm2d(6), nn.LeakyReLU(0.2)),
@@ -28,6 +35,10 @@ TWINS = {
     "batch, nothing tracked": (
         lambda: nn.Sequential(nn.BatchNorm2d(6, affine=False, track_running_stats=False), nn.Tanh()),
         lambda: FusedBatchNormAct2d(6, affine=False, track_running_stats=False, activation="tanh"),
+    ),
+    "batch, no longer tracked": (
+        lambda: nn.Sequential(_untracked(nn.BatchNorm2d(6)), nn.Tanh()),
+        lambda: _untracked(FusedBatchNormAct2d(6, activation="tanh")),
     ),
     "instance": (
         lambda: nn.Sequential(nn.InstanceNorm2d(6), nn.GELU()),

@@ -99,3 +99,5 @@ def test_what_is_remembered_of_the_tables_is_asked_anew_where_it_may_differ() ->
         assert heard == ["family: row 1 of sm_90.json"]
     with tuning.table_given("sm_90", table(2)):
         assert launch_of(3) == {"tile": 2}
+    with pytest.raises(LookupError):
+        launch_of(3)
