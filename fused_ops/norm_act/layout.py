@@ -11,11 +11,8 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """The format of the output for the input x: its own where x is dense, else what its strides suggest."""
-    channels_last = _CHANNELS_LAST.get(x.dim())
-    if channels_last is None or x.is_contiguous():
-        return torch.contiguous_format
-    if x.is_contiguous(memory_format=channels_last) or (x.stride(1) == 1 and x.size(1) > 1):
-        return channels_last
+    if x.dim() in _CHANNELS_LAST and x.stride(1) == 1 < x.size(1) and not x.is_contiguous():
+        return _CHANNELS_LAST[x.dim()]
     return torch.contiguous_format
 
 

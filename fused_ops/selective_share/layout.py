@@ -10,9 +10,7 @@ from fused_ops.registration import is_wrapped
 
 def working_format(x: Tensor) -> torch.memory_format:
     """The memory format a call works in: that of x, or of what x is a slice of, so that no copy is made."""
-    if x.is_contiguous():
-        return torch.contiguous_format
-    if x.is_contiguous(memory_format=torch.channels_last) or (x.stride(1) == 1 and x.shape[1] > 1):
+    if x.stride(1) == 1 < x.shape[1] and not x.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format
 

@@ -40,10 +40,10 @@ class Choice:
 
     order: tuple[str, ...]
     reason: str
-    by_card: tuple[str, ...] = ()
+    by_card: tuple[str, ...]
 
     def asked(self, compiled: bool) -> tuple[str, ...]:
-        return self.by_card if compiled and self.by_card else self.order
+        return self.by_card if compiled else self.order
 
 
 def in_order(seconds: Mapping[str, float], norm: bool) -> tuple[str, ...]:
@@ -214,7 +214,8 @@ def _measured(card: Card, family: str, facts: dict[str, int | str]) -> Choice | 
     if row is None:
         return None
     first = str(row.launch["backend"])
-    return Choice((first, *(name for name in BACKENDS if name != first)), str(row))
+    order = (first, *(name for name in BACKENDS if name != first))
+    return Choice(order, str(row), order)
 
 
 def _predicted(

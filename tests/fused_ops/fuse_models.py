@@ -145,7 +145,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "pooled": (lambda: chain(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), {"1": "relu + max-pool"}),
     "pooled by calls": (Pooled, {"norm1": "add + relu + max-pool", "norm2": "tanh + max-pool"}),
     "pooled, but decreasing": (lambda: chain(nn.GroupNorm(2, 4), nn.SiLU(), nn.MaxPool2d(2)), {"1": "silu"}),
-    "pooled otherwise": (lambda: chain(nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(3, 2)), {"1": "relu"}),
     "one module twice": (twice, {"1": "silu"}),
 }
 

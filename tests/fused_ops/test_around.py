@@ -17,6 +17,7 @@ from fused_ops import explain, fuse
 
 X = torch.randn(2, 4, 5, 5)
 SCALE = 2.0
+SCALES = (2.0, 3.0)
 HERE = sys.modules[__name__]
 
 
@@ -54,6 +55,14 @@ class Constant(Base):
         return self.act(self.norm(x)) * SCALE
 
 
+class Several(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(x))
+        for scale in SCALES:
+            x = scale * x
+        return x
+
+
 class Attribute(Base):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(x)) * Settings.scale
@@ -82,6 +91,8 @@ class Super(Base):
 CHANGES: list[tuple[type[nn.Module], Any, str, Any]] = [
     (Constant, HERE, "SCALE", 3.0),
     (Constant, HERE, "SCALE", torch.arange(5.0)),
+    (Several, HERE, "SCALES", (2.0, 3.0, 4.0)),
+    (Several, HERE, "SCALES", (2.0,)),
     (Attribute, Settings, "scale", 3.0),
     (Attribute, HERE, "Settings", type("Other", (), {"scale": 3.0})),
     (ClassMethod, Settings, "shift", lambda x: x - 1),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -178,6 +181,41 @@ def test_a_sequential_that_goes_its_own_way_stays() -> None:
     torch.testing.assert_close(model(x), original(x))
 
 
+class Rebuilt(OwnModules):
+    """Has its own way to be written down."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return rebuilt, (type(self), self.state_dict())
+
+
+class Restored(OwnModules):
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (), self.__getstate__()
+
+
+def rebuilt(kind: type[nn.Module], state: dict[str, torch.Tensor]) -> nn.Module:
+    model = kind()
+    model.load_state_dict(state)
+    return model
+
+
+@pytest.mark.parametrize("kind", [Rebuilt, Restored])
+def test_what_has_its_own_way_to_be_written_down_is_saved_unfused(kind: type[nn.Module]) -> None:
+    original, x = kind(), torch.randn(2, 4, 5, 5)
+    model, report = fuse(original)
+    assert len(report.fused) == 2 and type(model) is not kind
+    loaded = pickle.loads(pickle.dumps(model))
+    assert type(loaded) is kind
+    torch.testing.assert_close(loaded(x), original(x))
+
+
+def test_a_subclass_of_a_fused_model_s_class_is_saved_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: type[nn.Module] = type(fuse(OwnModules()).model)
+    subclass = type("Sub", (kind,), {"__module__": __name__, "__qualname__": "Sub"})
+    monkeypatch.setattr(sys.modules[__name__], "Sub", subclass, raising=False)
+    assert type(pickle.loads(pickle.dumps(subclass()))) is subclass
+
+
 def test_registries_and_who_makes_more_of_a_kind_see_the_original_class() -> None:
     kinds: dict[str, type] = {}
 
@@ -196,6 +234,29 @@ def test_registries_and_who_makes_more_of_a_kind_see_the_original_class() -> Non
     model, report = fuse(Mine())
     assert len(report.fused) == 2 and kinds == {"Mine": Mine}
     assert type(type(model)(norms=3)) is Mine
+
+
+@pytest.mark.parametrize("make", [lambda: chain(nn.BatchNorm2d(4), nn.ReLU()), OwnModules])
+def test_a_module_whose_forward_is_not_its_class_s_own_stays(make: Callable[[], nn.Module]) -> None:
+    original, x = make(), torch.randn(2, 4, 5, 5)
+    stock = original.forward
+    original.forward = lambda x: 2 * stock(x)  # type: ignore[method-assign]
+    model, report = fuse(original)
+    assert not report.fused
+    assert set(report.skipped.values()) == {"the forward it is called in is not its class's own"}
+    torch.testing.assert_close(model(x), original(x))
+
+
+@pytest.mark.parametrize(
+    "other", [{"kernel_size": 3}, {"stride": 1}, {"padding": 1}, {"dilation": 2}, {"ceil_mode": True},
+              {"return_indices": True}], ids=str,
+)  # fmt: skip
+def test_pooling_of_other_kinds_stays(other: dict[str, int]) -> None:
+    options: dict[str, Any] = {"kernel_size": 2, "stride": 2} | other
+    original, x = chain(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(**options)), torch.randn(2, 4, 7, 7)
+    model, report = fuse(original)
+    assert report.fused == {"1": "relu"}
+    torch.testing.assert_close(model(x), original(x))
 
 
 def test_shared_hooked_and_parametrized_norms_stay() -> None:

@@ -37,8 +37,8 @@ TWINS = {
         lambda: FusedBatchNormAct2d(6, affine=False, track_running_stats=False, activation="tanh"),
     ),
     "batch, no longer tracked": (
-        lambda: nn.Sequential(_untracked(nn.BatchNorm2d(6)), nn.Tanh()),
-        lambda: _untracked(FusedBatchNormAct2d(6, activation="tanh")),
+        lambda: nn.Sequential(_untracked(nn.BatchNorm2d(6, affine=False)), nn.Tanh()),
+        lambda: _untracked(FusedBatchNormAct2d(6, affine=False, activation="tanh")),
     ),
     "instance": (
         lambda: nn.Sequential(nn.InstanceNorm2d(6), nn.GELU()),
@@ -47,6 +47,10 @@ TWINS = {
     "instance, tracked": (
         lambda: nn.Sequential(nn.InstanceNorm2d(6, affine=True, track_running_stats=True), nn.ELU()),
         lambda: FusedInstanceNormAct2d(6, affine=True, track_running_stats=True, activation="elu"),
+    ),
+    "instance, affine": (
+        lambda: nn.Sequential(nn.InstanceNorm2d(6, affine=True), nn.ELU()),
+        lambda: FusedInstanceNormAct2d(6, affine=True, activation="elu"),
     ),
     "group": (
         lambda: nn.Sequential(nn.GroupNorm(3, 6), nn.SiLU()),

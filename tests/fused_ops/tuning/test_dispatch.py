@@ -231,7 +231,8 @@ class OnCard:
 def test_the_choice_orders_the_backends_and_explain_gives_the_reason(
     refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choice = dispatch.Choice(("cuda", "triton"), "measured: 'cuda' 1 us, 'triton' 2 us")
+    order = ("cuda", "triton")
+    choice = dispatch.Choice(order, "measured: 'cuda' 1 us, 'triton' 2 us", order)
     monkeypatch.setattr(dispatch, "choose", lambda op, args: choice)
     monkeypatch.setattr(backends, "_implementations", {})
     backends.register("toy", "triton", lambda x: "by triton")
