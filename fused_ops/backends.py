@@ -120,9 +120,9 @@ def register(
     _implementations.setdefault(op, {})[backend] = Implementation(run, refuses, may_be_shown)
 
 
-def ops(backend: str | None = None) -> tuple[str, ...]:
-    """The names of all ops that have implementations, or one by this backend."""
-    return tuple(op for op, found in _implementations.items() if backend is None or backend in found)
+def ops(backend: str) -> tuple[str, ...]:
+    """The names of all ops that have an implementation by this backend."""
+    return tuple(op for op, found in _implementations.items() if backend in found)
 
 
 def definition(op: str) -> Callable[..., Any]:

@@ -165,10 +165,6 @@ backends.register("norm_act_pool", "reference", norm_act_pool)
 backends.register("norm_act_pool_backward", "reference", norm_act_pool_backward)
 
 
-def _unpool_refuses(grad: Tensor, *_: Any) -> str | None:
-    return native_refuses(grad, None, None, 0)
-
-
 def _triton_unpool_refuses(
     grad: Tensor, y: Tensor | None, winner: Tensor, height: int, width: int, *_: Any
 ) -> str | None:
@@ -180,13 +176,13 @@ backends.register(
     "norm_act_pool",
     "cpu",
     lambda *args: torch.ops.fused_ops_cpu.norm_act_pool.default(*args),
-    lambda x, gamma, beta, *rest: native_refuses(x, gamma, beta, rest[3]),
+    native_refuses,
 )
 backends.register(
     "norm_act_pool_backward",
     "cpu",
     lambda *args: torch.ops.fused_ops_cpu.norm_act_pool_backward.default(*args),
-    _unpool_refuses,
+    native_refuses,
 )
 backends.register(
     "norm_act_pool",

@@ -6,12 +6,13 @@ import copy
 import enum
 import io
 import sys
+from math import sqrt
 from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 from fused_ops import explain, fuse
 
@@ -24,6 +25,7 @@ HERE = sys.modules[__name__]
 class Settings:
     scale = 2.0
     sizes: ClassVar[list[float]] = [2.0]
+    table = torch.tensor(2.0)
 
     @classmethod
     def shift(cls, x: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class Several(Base):
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm(x))
         for scale in SCALES:
-            x = scale * x
+            x = torch.mul(x, scale)
         return x
 
 
@@ -159,6 +161,11 @@ class Sizes(Base):
         return self.act(self.norm(x)) * Settings.sizes[0]
 
 
+class Table(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * Settings.table
+
+
 def counted(x: Tensor) -> Tensor:
     return x
 
@@ -171,7 +178,10 @@ class OfFunction(Base):
         return self.act(self.norm(x)) * counted.scale  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("kind", "what"), [(Sizes, "Settings.sizes"), (OfFunction, "counted.scale")])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(Sizes, "Settings.sizes"), (Table, "Settings.table"), (OfFunction, "counted.scale")],
+)
 def test_what_may_change_and_be_the_same_object_stays(kind: type[nn.Module], what: str) -> None:
     reason = f"forward, which runs in the forward, uses {what}, which may change"
     assert fuse(kind())[1].skipped == {"norm": reason}
@@ -179,7 +189,7 @@ def test_what_may_change_and_be_the_same_object_stays(kind: type[nn.Module], wha
 
 class Fixed(Base):
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.act(self.norm(x)), x.to(torch.float32)], 1) * Mode.sum.value
+        x = cat([self.act(self.norm(x)), x.to(torch.float32)], 1) * Mode.sum.value * sqrt(4.0)
         return F.interpolate(x, scale_factor=float(len(Mode)))
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from fused_ops import FusedBatchNormAct2d
 from fused_ops.fuse import fuse
+from fused_ops.fuse_patterns import activation_call
 from tests.fused_ops.fuse_models import MODELS, OwnModules, Pooled, ResidualBlock, chain, served
 
 
@@ -233,7 +235,8 @@ def test_registries_and_who_makes_more_of_a_kind_see_the_original_class() -> Non
 
     model, report = fuse(Mine())
     assert len(report.fused) == 2 and kinds == {"Mine": Mine}
-    assert type(type(model)(norms=3)) is Mine
+    made = type(model)(norms=3)
+    assert type(made) is Mine and len(list(made.children())) == 4
 
 
 @pytest.mark.parametrize("make", [lambda: chain(nn.BatchNorm2d(4), nn.ReLU()), OwnModules])
@@ -270,6 +273,64 @@ def test_shared_hooked_and_parametrized_norms_stay() -> None:
     assert fuse(hooked)[1].skipped == {"1": "there are hooks on it or on its activation"}
     parametrized = chain(nn.utils.parametrizations.weight_norm(nn.GroupNorm(2, 4)), nn.ReLU())
     assert fuse(parametrized)[1].fused == {}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_module_that_cannot_be_copied_stays(inplace: bool) -> None:
+    class Unique(OwnModules):
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            if inplace:
+                raise TypeError("there is one of these")
+            return self
+
+    original, x = nn.Sequential(Unique(), nn.BatchNorm2d(4), nn.ReLU()), torch.randn(2, 4, 5, 5)
+    model, report = fuse(original, inplace=inplace)
+    reason = (
+        "the model cannot be copied (TypeError)"
+        if inplace
+        else "the module that calls it would not be copied"
+    )
+    assert report.fused == {"1": "relu"} and report.skipped == {"0.norm1": reason, "0.norm2": reason}
+    assert type(original[0]) is Unique and model[0] is original[0]
+    torch.testing.assert_close(model(x), original(x))
+
+
+def test_a_class_that_has_no_subclasses_stays() -> None:
+    class Last(type):
+        def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
+            if any(isinstance(base, Last) for base in bases):
+                raise TypeError("no more of these")
+            return super().__new__(cls, name, bases, body)
+
+    class Final(OwnModules, metaclass=Last):
+        pass
+
+    original, x = Final(), torch.randn(2, 4, 5, 5)
+    model, report = fuse(original)
+    assert set(report.skipped.values()) == {"the forward it is called in cannot be exchanged (TypeError)"}
+    torch.testing.assert_close(model(x), original(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (lambda x: F.elu(x), ("elu", None)),
+        (lambda x: F.elu(x, 1.0, True), ("elu", None)),
+        (lambda x: F.elu(x, 0.5), None),
+        (lambda x: F.elu(x, alpha=x), None),
+        (lambda x: F.leaky_relu(x), ("leaky_relu", 0.01)),
+        (lambda x: F.leaky_relu(x, 0.3, inplace=True), ("leaky_relu", 0.3)),
+        (lambda x: F.leaky_relu(x, negative_slope=0.3), ("leaky_relu", 0.3)),
+        (lambda x: F.gelu(x), ("gelu", None)),
+        (lambda x: F.gelu(x, approximate="tanh"), None),
+        (lambda x: F.relu(x, True), ("relu", None)),
+        (lambda x: x.sigmoid(), ("sigmoid", None)),
+        (lambda x: torch.tanh(x, out=x), None),
+    ],
+)
+def test_activations_are_known_by_their_calls(call: Callable[..., torch.Tensor], found: object) -> None:
+    _, node, _ = fx.symbolic_trace(call).graph.nodes
+    assert activation_call(node) == found
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -127,6 +128,37 @@ def test_attributes_that_change_later_count() -> None:
             compiled = torch.compile(model, backend="eager", fullgraph=True)
             torch.testing.assert_close(compiled(x), original(x))
         assert served(fuse(kind()).model, x) == 1
+
+
+@dataclass
+class Options:
+    scale: float = 2.0
+
+
+@pytest.mark.parametrize("held", [Options(), types.SimpleNamespace(scale=2.0), {"scale": 2.0}], ids=str)
+def test_what_attributes_hold_may_change_within_them(held: Any) -> None:
+    class Holds(OwnModules):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held, self.function = held, torch.sin
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.function(self.act1(self.norm1(x))) * self.held.scale
+
+    class HoldsItems(Holds):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.function(self.act1(self.norm1(x))) * self.held["scale"]
+
+    x, original = torch.randn(2, 4, 3, 3), HoldsItems() if isinstance(held, dict) else Holds()
+    model, report = fuse(original)
+    assert report.fused == {"norm1": "silu"} and served(model, x) == 1
+    for module in (original, model):
+        (module.held if isinstance(module.held, dict) else vars(module.held))["scale"] = 3.0
+    torch.testing.assert_close(model(x), original(x))
+    model = fuse(original).model
+    for module in (original, model):
+        module.function = torch.cos
+    torch.testing.assert_close(model(x), original(x))
 
 
 @pytest.mark.parametrize("kind", [nn.ParameterList, nn.ParameterDict])

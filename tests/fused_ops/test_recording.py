@@ -7,6 +7,7 @@ import copy
 import importlib
 import inspect
 import linecache
+import operator
 import random
 import subprocess
 import sys
@@ -81,6 +82,42 @@ class OtherActivation(Doubtful):
         return F.gelu(self.norm(x), approximate="tanh")
 
 
+class Named(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(input=x))
+
+
+class SumTwice(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x) + x
+        return self.act(y) + y
+
+
+class ReadsStatistics(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.act(y + self.norm.running_mean.mean())  # which that call has moved
+
+
+class Identifies(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * id(self)
+
+
+class AsksForType(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) * isinstance(x, Tensor)  # x is none while it is recorded
+
+
+remember = [].append
+
+
+class Remembers(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        _ = remember(1)
+        return self.act(self.norm(x))
+
+
 class WeightedSum(Doubtful):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(torch.add(self.norm(x), x, alpha=2))
@@ -91,6 +128,23 @@ class WritesThroughView(Doubtful):
         y = self.norm(x)
         x[:, :2].mul_(0)
         return self.act(y + x)
+
+
+class WritesIntoWhatIsPassedOn(Doubtful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.drop(x))
+        x.mul_(0)
+        return self.act(y + x)
+
+
+class Doubles(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.act(y + y)
 
 
 class WritesIntoWhatItIsAViewOf(Doubtful):
@@ -130,6 +184,18 @@ class Keeps(Doubtful):
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen["x"].append(x)
+        return self.act(self.norm(x))
+
+
+class KeepsQuietly(Keeps):
+    def forward(self, x: Tensor) -> Tensor:
+        _ = self.seen.update(x=[])
+        return self.act(self.norm(x))
+
+
+class SwitchesQuietly(Doubtful):
+    def forward(self, x: Tensor) -> Tensor:
+        _ = operator.methodcaller("eval")(self.norm)
         return self.act(self.norm(x))
 
 
@@ -269,11 +335,21 @@ class AsksForProcesses(Doubtful):
         (Lists, "the forward it is called in reads acts, which cannot be watched"),
         (ListsWeights, "the forward it is called in reads scales, which cannot be watched"),
         (WritesThroughView, "its input may be changed before what follows"),
+        (WritesIntoWhatIsPassedOn, "its input may be changed before what follows"),
+        (Doubles, "no activation of the table follows it directly"),
         (WritesIntoWhatItIsAViewOf, "its input may be changed before what follows"),
         (Partly, f"{MORE} (With)"),
         (Decorated, "a part of the forward it is called in runs in a context of its own"),
         (Counts, f"{MORE} (writes into an attribute or element)"),
         (Keeps, f"{MORE} (a result is dropped)"),
+        (KeepsQuietly, "the forward it is called in changes more than what it returns"),
+        (SwitchesQuietly, "the forward it is called in changes more than what it returns"),
+        (Named, "it is not called with one tensor"),
+        (SumTwice, "the sum of its output and another is used more than once"),
+        (ReadsStatistics, "its input may be changed before what follows"),
+        (Identifies, f"{MORE} (id)"),
+        (AsksForType, "forward, which runs in the forward, branches on more than attributes"),
+        (Remembers, f"{MORE[:-23]} uses remember, which may change"),
         (Prints, f"{MORE} (a result is dropped)"),
         (Checkpoints, None),
         (SharesItsNorm, "its input may be changed before what follows"),

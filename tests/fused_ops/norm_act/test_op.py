@@ -341,10 +341,13 @@ def test_autocast_keeps_the_dtype_of_x_and_casts_what_does_not_fit(backend: str)
     assert [grad.dtype for grad in grads] == [torch.float32, torch.float32]
 
 
-def test_given_statistics_get_no_gradient_and_say_so(backend: str) -> None:
-    x, mean = torch.randn(2, 4, 5, 5, requires_grad=True), torch.zeros(4, requires_grad=True)
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("which", [0, 1])
+def test_given_statistics_get_no_gradient_and_say_so(which: int, pool: int, backend: str) -> None:
+    x, given = torch.randn(2, 4, 5, 5, requires_grad=True), [torch.zeros(4), torch.ones(4)]
+    given[which].requires_grad_()
     with use(backend), pytest.raises(RuntimeError, match="given mean and var are constants"):
-        fused_ops.batch_norm_act(x, mean, torch.ones(4))
+        fused_ops.batch_norm_act(x, *given, pool=pool)
     _, mean_used, var_used = OP(x, *(None,) * 7, 0, 1e-5, 0, 0.0, False)
     assert not mean_used.requires_grad and not var_used.requires_grad
 

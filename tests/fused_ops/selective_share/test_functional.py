@@ -41,6 +41,7 @@ def good() -> dict[str, object]:
         ({"x_from_y": unit(4, 3)[:3]}, ValueError, "x_from_y must hold the four weights"),
         ({"y_from_x": (*unit(3, 4)[:3], None)}, TypeError, "y_from_x must hold four Tensors .*, NoneType"),
         ({"y_from_x": [w.double() for w in unit(3, 4)]}, TypeError, "y_from_x.W_r is torch.float64"),
+        ({"y_from_x": [w.to("meta") for w in unit(3, 4)]}, ValueError, "y_from_x.W_r is on meta"),
         ({"x": META, "y": META.double()}, TypeError, "y is torch.float64 and x is torch.float32"),
         ({"convention": "both"}, ValueError, "convention is 'both'; allowed are 'accept', 'keep'"),
     ],
