@@ -253,11 +253,10 @@ def differentiate_by_reference(
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
         ctx.others = [None if isinstance(value, Tensor) else (value,) for value in inputs]
 
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         values = [next(saved) if other is None else other[0] for other in ctx.others]
         wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
@@ -269,14 +268,9 @@ def differentiate_by_reference(
             result = reference(*arguments)
             return (result,) if isinstance(result, Tensor) else result
 
-        differentiated = torch.func.vjp(plain, *(values[index] for index in wanted))
-        results, pull_back = differentiated[0], differentiated[1]
-        filled = tuple(
-            torch.zeros_like(result) if grad is None else grad
-            for result, grad in zip(results, grads, strict=True)
-        )
+        pull_back = torch.func.vjp(plain, *(values[index] for index in wanted))[1]
         found: list[Tensor | None] = [None] * len(values)
-        for index, grad in zip(wanted, pull_back(filled), strict=True):
+        for index, grad in zip(wanted, pull_back(grads), strict=True):
             found[index] = grad
         return tuple(found)
 

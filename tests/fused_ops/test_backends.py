@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from fused_ops import FusedSelectiveShare, backends, explain, native, use
+from fused_ops import FusedSelectiveShare, backends, explain, group_norm_act, native, use
 
 
 @pytest.fixture
@@ -52,6 +52,10 @@ def test_a_wish_that_cannot_be_met_raises_with_the_reason(share: FusedSelectiveS
     larger = FusedSelectiveShare(4, kernel_size=3)
     with use("cpu"), pytest.raises(RuntimeError, match=r"has only 1x1 kernels, these are 3x3|library"):
         larger(*FEATURES)
+    elsewhere = [tensor.to("meta") for tensor in FEATURES]
+    for call in (lambda: share.to("meta")(*elsewhere), lambda: group_norm_act(elsewhere[0], 2)):
+        with use("cpu"), pytest.raises(RuntimeError, match="the tensors are on meta"):
+            call()
 
 
 @pytest.fixture
