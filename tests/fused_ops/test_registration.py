@@ -269,7 +269,11 @@ def of_norm(case: Case) -> tuple[Any, Any, Any]:
     return case.fused, case.eager, lambda: case.tensors((2, 4, 2, 3))
 
 
-NORMS = [CASES[1], *CASES[3:5], CASES[6], CASES[8], CASES[11], Case("group", "tanh", residual=True, pool=2)]
+NORMS = [
+    *(CASES[index] for index in (1, 3, 4, 6, 8, 11)),
+    Case("group", "tanh", residual=True, pool=2),
+    Case("instance", "relu", affine=False, residual=True),
+]
 TWINS = {"share": (share, stock_share, share_tensors)} | {str(case): of_norm(case) for case in NORMS}
 
 
