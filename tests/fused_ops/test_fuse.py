@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from fused_ops import FusedBatchNormAct2d
 from fused_ops.fuse import fuse
-from fused_ops.fuse_patterns import activation_call
+from fused_ops.fuse_patterns import activation_call, is_pool_call
 from tests.fused_ops.fuse_models import MODELS, OwnModules, Pooled, ResidualBlock, chain, served
 
 
@@ -333,6 +333,13 @@ def test_a_class_that_has_no_subclasses_stays() -> None:
 def test_activations_are_known_by_their_calls(call: Callable[..., torch.Tensor], found: object) -> None:
     _, node, _ = fx.symbolic_trace(call).graph.nodes
     assert activation_call(node) == found
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pooling_is_known_by_its_call(stride: int) -> None:
+    for call in (lambda x: torch.max_pool2d(x, 2), lambda x: torch.max_pool2d(x, 2, stride)):
+        _, node, _ = fx.symbolic_trace(call).graph.nodes
+        assert is_pool_call(node) == (len(node.args) == 2 or stride == 2)
 
 
 @pytest.mark.parametrize(

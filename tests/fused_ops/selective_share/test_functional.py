@@ -76,3 +76,17 @@ def test_float64_alone_stays_float64_under_autocast() -> None:
     expected = fused_ops.selective_share(**arguments)  # type: ignore[arg-type]
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(fused_ops.selective_share(**arguments), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_gates_are_kept_unless_they_are_to_be_made_again(pair: bool) -> None:
+    x, y, *units = good().values()
+    x.requires_grad_()  # type: ignore[attr-defined]
+    call, args = (fused_ops.selective_share, units) if pair else (fused_ops.conv_flu, units[:1])
+    kept = []
+    for options in ({}, {"recompute": True}):
+        saved: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t), lambda t: t):
+            call(x, y, *args, **options)  # type: ignore[operator]
+        kept.append(sum(tensor.numel() for tensor in saved))
+    assert kept[0] > kept[1]
