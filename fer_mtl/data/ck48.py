@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL, expression_of
-from fer_mtl.data.files import Found, Record, check_classes, files_in, register_files, subfolders
+from fer_mtl.data.files import Found, Record, check_classes, deepest, files_in, register_files, subfolders
 
 # Subject, sequence and frame. The whole name must match, so that subject S01 is never found in S010.
 FRAME_NAME = re.compile(r"(?P<subject>S\d{3})_(?P<sequence>\d{3})_(?P<frame>\d{8})\.png")
@@ -53,7 +53,7 @@ def find_cropped(root: Path, classes: tuple[str, ...], known: Sequence[str]) -> 
     records = []
     seen: dict[tuple[str, str], Record] = {}
     for name in classes:
-        for path in files_in(found[name]):
+        for path in files_in(deepest(found[name], "<expression>/*")):
             match = FRAME_NAME.fullmatch(path.name)
             if match is None:
                 raise ValueError(f"{path}: the name is not like S010_004_00000017.png")

@@ -20,7 +20,7 @@ from fer_mtl.data.files import (
     subfolders,
 )  # fmt: skip
 from fer_mtl.data.sequences import BASIC, Incomplete, IncompleteSequence, onset_to_apex
-from fer_mtl.data.tables import code
+from fer_mtl.data.tables import code, read_label
 from fer_mtl.words import counted
 
 CODES = {1: "anger", 2: "contempt", 3: "disgust", 4: "fear", 5: "happiness", 6: "sadness", 7: "surprise"}
@@ -104,8 +104,7 @@ def _label(folder: Path) -> tuple[Path, str] | None:
     path = files[0]
     if not path.name.startswith(f"{folder.parent.name}_{folder.name}_"):
         raise ValueError(f"{path} is the label of another sequence than its folder's")
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return path, CODES[code(text, str(path), "the label", CODES)]
+    return path, CODES[code(read_label(path).strip(), str(path), "the label", CODES)]
 
 
 def _sequence(folder: Path) -> list[Path]:

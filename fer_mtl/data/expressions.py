@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 EXPRESSIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
@@ -17,16 +18,22 @@ _ALIASES = {
 
 def canonical(name: str) -> str:
     """The canonical name ("Happy" -> "happiness"); a name that is not known comes back in lower case."""
-    lower = name.strip().lower()
+    lower = _plain(name)
     return _ALIASES.get(lower, lower)
+
+
+def _plain(name: str) -> str:
+    """In lower case, without spaces around it, letters with accents as one character: archives made on a Mac
+    have them in two, which look the same."""
+    return unicodedata.normalize("NFC", name).strip().lower()
 
 
 def expression_of(name: str, known: Sequence[str], where: str) -> str:
     """The one of `known` that a folder or label called `name` means: the one of that name, or else the one
     that is another spelling of it. ValueError naming `where` if there is none, or several."""
-    lower = name.strip().lower()
+    lower = _plain(name)
     # `known` may hold two spellings of one expression, e.g. neutral and calm, to keep them apart.
-    found = [k for k in known if k.strip().lower() == lower]
+    found = [k for k in known if _plain(k) == lower]
     found = found or [k for k in known if canonical(k) == canonical(name)]
     if not found:
         raise ValueError(f"unknown expression {name!r} in {where}; known: {', '.join(known)}")

@@ -13,7 +13,16 @@ import numpy as np
 from PIL import Image
 
 from fer_mtl.data.expressions import NEUTRAL, expression_of
-from fer_mtl.data.files import Found, Record, check_classes, files_in, register_files, subfolders
+from fer_mtl.data.files import (
+    Found,
+    Record,
+    check_classes,
+    deepest,
+    files_in,
+    pictures_in,
+    register_files,
+    subfolders,
+)  # fmt: skip
 from fer_mtl.data.images import ImageError
 from fer_mtl.data.sequences import BASIC
 from fer_mtl.data.tables import code, read_table
@@ -38,7 +47,7 @@ class Row:
     def open(self) -> Image.Image:
         try:
             levels = np.array(self.pixels.split(), dtype=np.int64)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ImageError(f"{self.where}: pixels must be whole numbers ({error})") from error
         if levels.size != SIDE * SIDE or levels.min() < 0 or levels.max() > 255:
             raise ImageError(
@@ -67,7 +76,15 @@ def find_fer2013(root: Path, *, classes: Sequence[str] = CLASSES) -> Found:
     """
     wanted = check_classes(classes, CLASSES)
     tables = [name for name in TABLES if (root / name).is_file()]
-    parts = {FOLDERS[p.name.lower()]: p for p in subfolders(root) if p.name.lower() in FOLDERS}
+    parts: dict[str, Path] = {}
+    for folder in subfolders(root):
+        if (part := FOLDERS.get(folder.name.lower())) is None:
+            continue
+        if part in parts:
+            raise ValueError(
+                f"{root} has the {part} part twice, as {parts[part].name} and {folder.name}: keep one"
+            )
+        parts[part] = folder
     if bool(tables) == bool(parts) or len(tables) > 1:
         there = ", ".join([*tables, *(p.name for p in parts.values())]) or "neither"
         raise ValueError(
@@ -98,10 +115,12 @@ def read_rows(table: Path) -> Iterator[tuple[str, str, int, Row]]:
 
 
 def _folder_records(root: Path, folder: Path, split: str) -> list[Record]:
+    for path in pictures_in(folder):
+        raise ValueError(f"{path} is a picture between the expressions' folders (train/<expression>/*)")
     records = []
     for inner in subfolders(folder):
         expression = expression_of(inner.name, CLASSES, str(inner))
-        for path in files_in(inner):
+        for path in files_in(deepest(inner, "train/<expression>/*")):
             own = USAGE.get(path.name.partition("_")[0], split)
             # The usual copy keeps both official test parts in `test`; the file names tell them apart.
             if own != split and not (split == "test" and own == "validation"):

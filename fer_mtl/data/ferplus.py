@@ -41,8 +41,8 @@ def find_ferplus(root: Path, *, classes: Sequence[str] = CLASSES, rule: str = "m
 
     rule: "majority" (more than half of all votes) or "plurality" (more than any other)
 
-    Raises ValueError, naming line or file, for tables that do not fit together, missing columns and votes
-    that are no numbers.
+    Raises ValueError, naming line or file, for tables that do not fit together, missing columns, votes that
+    are no numbers and a picture that is listed twice.
     """
     wanted = check_classes(classes, CLASSES)
     if rule not in RULES:
@@ -54,7 +54,7 @@ def find_ferplus(root: Path, *, classes: Sequence[str] = CLASSES, rule: str = "m
         (p for p in (root, root / "images", root / "data") if (p / FOLDERS["Training"]).is_dir()), None
     )
     pixels = None if base else _pixels(root)
-    records, left_out, count = [], Counter[str](), 0
+    records, left_out, count, seen = [], Counter[str](), 0, dict[str, str]()
     for i, (where, row) in enumerate(read_table(votes, ("Usage", "Image name", *VOTES))):
         count += 1
         usage, name = row["Usage"], row["Image name"]
@@ -63,6 +63,9 @@ def find_ferplus(root: Path, *, classes: Sequence[str] = CLASSES, rule: str = "m
         if not name:
             left_out["without an image name"] += 1
             continue
+        if name in seen:
+            raise ValueError(f"{where}: {name} is listed already in {seen[name]}")
+        seen[name] = where
         expression = _winner({v: number(row[v], where, v) for v in VOTES}, rule)
         if expression not in EMOTIONS:
             left_out["without agreement on an expression"] += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,13 @@ def subfolders(folder: Path) -> list[Path]:
     return readable_names(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def deepest(folder: Path, layout: str) -> Path:
+    """The folder itself. ValueError where there are folders in it, whose pictures would be passed over."""
+    for inner in subfolders(folder):
+        raise ValueError(f"{inner} is a folder where pictures are expected ({layout})")
+    return folder
+
+
 def files_in(folder: Path) -> list[Path]:
     """The files in a folder, sorted by name, without hidden ones and what file managers leave behind. Raises
     as :func:`readable_names`."""
@@ -183,15 +191,25 @@ def shown(path: Path) -> str:
 
 
 def readable_names(paths: Iterable[Path]) -> list[Path]:
-    """The paths, sorted. ValueError for one that is not UTF-8: no table of results could hold it, and all
-    that was read by then would be lost."""
+    """The paths, sorted. ValueError for one that is not UTF-8, or that Python took for something else: no
+    table of results could hold it, and all that was read by then would be lost."""
     found = sorted(paths)
     for path in found:
         try:
             str(path).encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"file names must be UTF-8, got {shown(path)}: rename it") from error
+            taken = f"set PYTHONUTF8=1, Python takes names for {sys.getfilesystemencoding()} here"
+            advice = taken if _is_utf8(path) else "rename it"
+            raise ValueError(f"file names must be UTF-8, got {shown(path)}: {advice}") from error
     return found
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
@@ -211,9 +229,18 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in files_in(folder) if path.suffix.lower() in PICTURE_SUFFIXES]
 
 
+def names_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes as a tuple; one may stand alone. ValueError for others, such as the numbers that a
+    command line or YAML makes of folders called 1 and 2."""
+    names = (classes,) if isinstance(classes, str) else classes
+    if not (isinstance(names, Sequence) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f'classes must be names, numbers in quotes as in ["1", "2"], got {classes!r}')
+    return tuple(names)
+
+
 def check_classes(classes: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """The wanted classes as a tuple. ValueError unless they are distinct, some of `known`, at least one."""
-    wanted = (classes,) if isinstance(classes, str) else tuple(classes)
+    wanted = names_of(classes)
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted or len(set(wanted)) != len(wanted):
         raise ValueError(f"classes must be distinct and some of {tuple(known)}, got {wanted}")

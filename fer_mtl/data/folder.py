@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_mtl.data.expressions import EXPRESSIONS, NEUTRAL, canonical, expression_of
-from fer_mtl.data.files import Found, Record, files_in, found_classes, register_files, subfolders
+from fer_mtl.data.files import (
+    Found,
+    Record,
+    check_classes,
+    deepest,
+    files_in,
+    found_classes,
+    names_of,
+    register_files,
+    subfolders,
+)  # fmt: skip
 
 
 @register_files(
@@ -33,8 +43,7 @@ def find_folder(
     Raises ValueError, naming the folder or file, for a layout that is neither or both, an unknown expression
     and a file that the pattern does not match.
     """
-    named = (classes,) if isinstance(classes, str) else classes
-    known = (*EXPRESSIONS, NEUTRAL) if named is None else tuple(named)
+    known = (*EXPRESSIONS, NEUTRAL) if classes is None else check_classes(classes, names_of(classes))
     if subject_pattern is not None:
         records = _by_expression(root, known, _compile(subject_pattern))
     else:
@@ -43,6 +52,8 @@ def find_folder(
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
+    if not isinstance(pattern, str):
+        raise ValueError(f"subject_pattern must be a regular expression, got {pattern!r}")
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -93,11 +104,8 @@ def _by_subject(root: Path, known: Sequence[str]) -> list[Record]:
         _refuse_files(subject, "between a subject's expression folders")
         for folder in subfolders(subject):
             name = expression_of(folder.name, known, str(folder))
-            for inner in subfolders(folder):
-                raise ValueError(
-                    f"{inner} is a folder where pictures are expected (<subject>/<expression>/*)"
-                )
-            records += [Record(path, name, subject.name) for path in files_in(folder)]
+            pictures = files_in(deepest(folder, "<subject>/<expression>/*"))
+            records += [Record(path, name, subject.name) for path in pictures]
     return records
 
 

@@ -17,6 +17,7 @@ from fer_mtl.data.drawing.identity import sample_identity
 from fer_mtl.data.drawing.render import render
 from fer_mtl.data.expressions import EXPRESSIONS
 from fer_mtl.data.faceset import FaceSet, check_channels, stored_side
+from fer_mtl.data.files import names_of
 from fer_mtl.data.parallel import parallel_map
 from fer_mtl.data.registry import register
 
@@ -61,9 +62,10 @@ def load_procedural(
         raise ValueError(f"variation must be a number between 0 and 1, got {variation!r}")
     if not isinstance(posed, bool):
         raise ValueError(f"posed must be True or False, got {posed!r}")
+    classes = names_of(classes)
     unknown = [name for name in classes if name not in VARIANTS]
     if unknown or not classes:
-        raise ValueError(f"classes must be some of {tuple(VARIANTS)}, got {tuple(classes)}")
+        raise ValueError(f"classes must be some of {tuple(VARIANTS)}, got {classes}")
 
     side = stored_side(image_size)
     shown = [(name, i) for name in classes for i in range(images_per_expression)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from fer_mtl.data.expressions import NEUTRAL
 from fer_mtl.data.files import Found, Record, check_classes, part_of, pictures_in, register_files
 from fer_mtl.data.sequences import BASIC
-from fer_mtl.data.tables import code
+from fer_mtl.data.tables import code, read_label
 
 CODES = {
     1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: NEUTRAL,
@@ -47,7 +47,7 @@ def find_rafdb(root: Path, *, classes: Sequence[str] = (*BASIC, NEUTRAL), images
     )
     folder = part_of(base, [f"Image/{images}"], f"{images} images")
     labels: dict[str, str] = {}
-    for i, line in enumerate(list_file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for i, line in enumerate(read_label(list_file).splitlines(), start=1):
         where = f"{list_file}, line {i}"
         if not line.strip():
             continue

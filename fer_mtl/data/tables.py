@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,12 +46,21 @@ def read_table(
         raise ValueError(f"{path} is not a comma-separated table: {error}") from error
 
 
+def read_label(path: Path) -> str:
+    """The text of a label file that is no table, without the mark that Windows editors begin it with. What is
+    not UTF-8 shows as such in the error that comes of it."""
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
 def number(text: str, where: str, name: str) -> float:
     """The value of a numeric column. ValueError saying where it is and what it got."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{where}: {name} must be a number, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {name} must be a number, got {text!r}")
+    return value
 
 
 def code(text: str, where: str, name: str, codes: Sequence[int] | dict[int, str]) -> int:

@@ -76,6 +76,7 @@ def test_pictures_are_cut_to_their_boxes(root: Path) -> None:
         ),
         (row("2/f.jpg", 1, "1,2,0,4"), "line 3: the face's box must have a positive size"),
         (row("2/f.jpg", 1, "1,2,x,4"), "line 3: face_width must be a number, got 'x'"),
+        (row("2/f.jpg", 1, "1,2,inf,4"), "line 3: face_width must be a number, got 'inf'"),
         ("2/f.jpg,1\n", "line 3: 2 values, expected 9"),
         (row("2/f.jpg", 1), r"f\.jpg: not a readable image"),
         (row("2/d2.jpg", 1, "90,90,9,9"), "d2.jpg: not a readable"),

@@ -71,6 +71,15 @@ def test_two_folders_of_one_expression_are_named(tree: Path) -> None:
         load(f"ck48:{tree}", image_size=48)
 
 
+def test_pictures_in_a_folder_too_deep_are_not_passed_over(tree: Path) -> None:
+    """As of an archive unpacked into a folder of its name."""
+    (tree / "happy").rename(tree / "unpacked")
+    (tree / "happy").mkdir()
+    (tree / "unpacked").rename(tree / "happy" / "happy")
+    with pytest.raises(ValueError, match="happy/happy is a folder where pictures are expected"):
+        load(f"ck48:{tree}", image_size=48)
+
+
 def test_bad_images(tree: Path) -> None:
     bad = tree / "fear" / "S010_003_00000000.png"
     bad.write_bytes(b"")

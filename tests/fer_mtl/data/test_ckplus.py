@@ -128,3 +128,8 @@ def test_sequences_that_lack_frames_may_be_left_out(root: Path) -> None:
     assert len(loaded) == 6
     assert loaded.notes[1].startswith("left out: ") and "labels a frame" in loaded.notes[1]
     assert "S138/004 has 2 frames, at least 3 are needed" in loaded.notes[2]
+
+
+def test_a_label_as_a_windows_editor_leaves_it(root: Path) -> None:
+    label(root, "S005/001").write_bytes(b"\xef\xbb\xbf   3.0000000e+00\r\n")
+    assert load(f"ckplus:{root}", image_size=48).class_counts()["disgust"] == 3

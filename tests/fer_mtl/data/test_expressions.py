@@ -19,6 +19,12 @@ def test_names_of_ones_own_are_found_as_they_are_written() -> None:
     assert expression_of("happiness", ("Bored", "Happy"), "here") == "Happy"
 
 
+def test_accents_are_the_same_however_they_are_stored() -> None:
+    """Archives made on a Mac have a letter and its accent apart; the error showed two equal names."""
+    for name, known in (("cole\u0300re", "col\u00e8re"), ("col\u00e8re", "cole\u0300re")):
+        assert expression_of(name, (known, "Happy"), "here") == known
+
+
 def test_two_spellings_may_be_two_expressions() -> None:
     for known in (("neutral", "calm"), ("calm", "neutral")):
         assert [expression_of(name, known, "here") for name in ("Neutral", "calm")] == ["neutral", "calm"]

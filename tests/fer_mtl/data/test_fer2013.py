@@ -48,6 +48,7 @@ def test_the_table_with_spaces_in_its_header_and_another_order(table: Path, grey
         ("1 2 3", r"fer2013\.csv, line 9: pixels must be 2304 numbers from 0 to 255, got 3"),
         ("256 " * 2304, "got 2304 from 256 to 256"),
         ("x " * 2304, "pixels must be whole numbers"),
+        ("9" * 2304, "pixels must be whole numbers"),  # of which the spaces were lost
         ("", "got 0"),
     ],
 )
@@ -118,3 +119,19 @@ def test_a_table_beside_folders_and_neither(folders: Path, table: Path) -> None:
     empty = folders / "train" / "angry"
     with pytest.raises(ValueError, match="got neither"):
         load(f"fer2013:{empty}", image_size=42)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Train/sad/Training_2.jpg", "has the train part twice, as Train and train: keep one"),
+        ("train/Training_2.jpg", r"Training_2\.jpg is a picture between the expressions' folders"),
+        ("train/happy/happy/Training_2.jpg", "train/happy/happy is a folder where pictures are expected"),
+    ],
+)
+def test_no_picture_is_passed_over(folders: Path, name: str, message: str) -> None:
+    path = folders / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (folders / "train/neutral/Training_1.jpg").rename(path)
+    with pytest.raises(ValueError, match=message):
+        load(f"fer2013:{folders}", image_size=42)

@@ -101,3 +101,12 @@ def test_rows_that_make_no_sense(root: Path, row: str, message: str) -> None:
     (root / "fer2013new.csv").write_text(HEADER + ROWS + row + "\n")
     with pytest.raises(ValueError, match=message):
         load(f"ferplus:{root}", image_size=42)
+
+
+def test_a_picture_that_is_listed_twice(root: Path) -> None:
+    """One with two labels might be trained on and tested."""
+    (root / "FER2013Train").mkdir()
+    again = ROWS.splitlines(keepends=True)[1].replace("Training", "PrivateTest")
+    (root / "fer2013new.csv").write_text(HEADER + ROWS + again)
+    with pytest.raises(ValueError, match=r"line 9: fer0000001\.png is listed already in .*line 3"):
+        load(f"ferplus:{root}", image_size=42)

@@ -19,6 +19,7 @@ from fer_mtl.data.files import (
     find,
     part_of,
     pictures_in,
+    readable_names,
     subfolders,
 )  # fmt: skip
 from fer_mtl.data.images import read_images
@@ -142,3 +143,15 @@ def test_names_that_no_table_can_hold_are_refused_at_once(tmp_path: Path) -> Non
     for find_them in (files_in, subfolders, lambda folder: files_under(folder, (".png",))):
         with pytest.raises(ValueError, match=r"file names must be UTF-8, got .*/caf\\xe9\.pngs?: rename it"):
             find_them(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_names_that_python_takes_for_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its UTF-8 mode in the locale C: the file must not be renamed then."""
+    path = Path("caf\udcc3\udca9.png")  # how Python holds the bytes of an é that it does not understand
+    monkeypatch.setattr(os, "fsencode", lambda path: str(path).encode("ascii", "surrogateescape"))
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(
+        ValueError, match=r"got café\.png: set PYTHONUTF8=1, Python takes names for ascii here"
+    ):
+        readable_names([path])

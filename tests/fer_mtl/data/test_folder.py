@@ -60,6 +60,22 @@ def test_a_single_class_may_be_named(write_tree: WriteTree) -> None:
     assert load(f"folder:{root}", image_size=48, classes="bored").class_counts() == {"bored": 2}
 
 
+@pytest.mark.parametrize("classes", [(1, 2), 1, ("1", 2), True])
+def test_numbers_are_no_names(write_tree: WriteTree, classes: object) -> None:
+    """A command line makes numbers of folders called 1 and 2: that ended in a traceback."""
+    root = write_tree({"ann/1/1.png": 0, "ann/2/1.png": 1})
+    with pytest.raises(ValueError, match=r'classes must be names, numbers in quotes as in \["1", "2"\], got'):
+        load(f"folder:{root}", image_size=48, classes=classes)
+    assert load(f"folder:{root}", image_size=48, classes=["1", "2"]).class_counts() == {"1": 1, "2": 1}
+
+
+def test_classes_are_named_once(write_tree: WriteTree) -> None:
+    root = write_tree({"ann/bored/1.png": 0})
+    for classes in (("bored", "bored"), ()):
+        with pytest.raises(ValueError, match="classes must be distinct and some of"):
+            load(f"folder:{root}", image_size=48, classes=classes)
+
+
 def test_spellings_named_as_classes_stay_apart(write_tree: WriteTree) -> None:
     root = write_tree({"ann/neutral/1.png": 0, "ann/calm/1.png": 1, "bob/calm/1.png": 2})
     faces = load(f"folder:{root}", image_size=48, classes=("calm", "neutral"))
@@ -72,10 +88,11 @@ def test_spellings_named_as_classes_stay_apart(write_tree: WriteTree) -> None:
         (r"S\d+", "has no group"),
         (r"(S\d+", "not a regular expression"),
         (r"(S\d\d)_", r"S1_b\.png: subject_pattern .* finds no subject"),
+        (5, "subject_pattern must be a regular expression, got 5"),
         (r"(X)?S", r"S10_b\.png: subject_pattern .* finds no subject"),
     ],
 )
-def test_patterns_that_do_not_fit(by_expression: Path, pattern: str, message: str) -> None:
+def test_patterns_that_do_not_fit(by_expression: Path, pattern: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(f"folder:{by_expression}", image_size=48, subject_pattern=pattern)
 

@@ -86,6 +86,7 @@ def test_neutral_can_be_asked_for() -> None:
         ({"seed": -1}, "seed must be an int of at least 0, got -1"),
         ({"classes": ("joy",)}, r"classes must be some of .*got \('joy',\)"),
         ({"classes": ()}, "classes must be some of"),
+        ({"classes": 5}, "classes must be names, .* got 5"),
         ({"classes": ("fear", "fear")}, "classes must be distinct"),
     ],
 )

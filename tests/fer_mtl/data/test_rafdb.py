@@ -71,3 +71,9 @@ def test_images_that_are_not_listed(root: Path) -> None:
     list_file(root).write_text("train_00001.jpg 5\n")
     with pytest.raises(ValueError, match=r"4 of the images .* are not in .*, such as test_0001_aligned\.jpg"):
         load(f"rafdb:{root}", image_size=48)
+
+
+def test_the_list_as_a_windows_editor_leaves_it(root: Path) -> None:
+    text = list_file(root).read_text().replace("\n", "\r\n")
+    list_file(root).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert len(load(f"rafdb:{root}", image_size=48)) == 5

@@ -54,8 +54,10 @@ def test_tables_that_are_none(tmp_path: Path, content: str | bytes, message: str
 def test_numbers_and_codes() -> None:
     assert number(" 2.5", "here", "x") == 2.5
     assert code("3.0000000e+00", "here", "label", {3: "disgust"}) == 3
-    with pytest.raises(ValueError, match=r"here: x must be a number, got 'two'"):
-        number("two", "here", "x")
-    for text in ("2.5", "9", "nan"):
+    for text in ("two", "nan", "inf"):
+        for read in (number, lambda *told: code(*told, [1, 2])):
+            with pytest.raises(ValueError, match=f"here: x must be a number, got '{text}'"):
+                read(text, "here", "x")
+    for text in ("2.5", "9"):
         with pytest.raises(ValueError, match=f"here: label must be one of 1, 2, got '{text}'"):
             code(text, "here", "label", [1, 2])
