@@ -10,6 +10,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from fer_mtl.memory import keep_freed_memory
@@ -93,9 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     wait_briefly()
     try:
         command = load_command(name)
-        from fer_mtl.data.images import expect_large_photographs  # here, since packages may be missing
+        from fer_mtl.data.files import readable_names  # here, since packages may be missing
+        from fer_mtl.data.images import expect_large_photographs
 
         expect_large_photographs()
+        readable_names(map(Path, rest))  # reports name what they are of
         with ended_by_signals():
             return int(command.main(rest) or 0)
     except ModuleNotFoundError as error:

@@ -60,6 +60,11 @@ class Console:
                 with self._lasting():
                     progress.stop()
 
+    def note(self, text: str) -> None:
+        """Beside the bar: how far a long step is."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, note=text)
+
     def advance(self, note: str = "") -> None:
         """One more step is done."""
         if self._progress is not None and self._task is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.data import card, check, contact_sheet, datasets_table, describe, describe_findings, load
 from fer_mtl.data.check import DUPLICATES, check_duplicates
 from fer_mtl.data.registry import lookup
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     sheet = Path(options.sheet).expanduser() if options.sheet else None
     if sheet is not None and sheet.is_dir():
         raise IsADirectoryError(f"--sheet must be a file, got the folder {sheet}")
+    if sheet is not None:
+        out_folder(str(sheet.parent), "where --sheet lies")
     console = RichConsole(emoji=False)  # a file may be called :cat:
     if options.data is None:
         console.print(datasets_table())

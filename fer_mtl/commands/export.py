@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.data.faceset import stored_side
 from fer_mtl.files import naming, write_text
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     check_choice("--format", options.format, FORMATS)
     out = Path(options.out).expanduser()
     check_new(out)
+    out_folder(options.out)
     trained = load_model(options.model)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A folder of this export alone: what lies beside OUT is another's, or the user's.

@@ -85,21 +85,21 @@ def expand(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def out_folder(name: str) -> Path:
-    """What ``--out`` names, ``~`` being the home folder. NotADirectoryError where a file lies there or on the
-    way, FileNotFoundError where a link leads nowhere, as to a disk that is not mounted, PermissionError where
-    nothing can be written: said before the work and not after it."""
+def out_folder(name: str, what: str = "--out") -> Path:
+    """What ``--out``, or ``what``, names, ``~`` being the home folder. NotADirectoryError where a file lies
+    there or on the way, FileNotFoundError where a link leads nowhere, as to a disk that is not mounted,
+    PermissionError where nothing can be written: said before the work and not after it."""
     folder = Path(name).expanduser()
     places = (folder, *folder.absolute().parents)
     there = next(place for place in places if place.exists() or place.is_symlink())
     if not there.exists():
         raise FileNotFoundError(
-            f"--out must be a folder, got the link {there} to {there.readlink()}, which is not there"
+            f"{what} must be a folder, got the link {there} to {there.readlink()}, which is not there"
         )
     if not there.is_dir():
-        raise NotADirectoryError(f"--out must be a folder, got the file {there}")
+        raise NotADirectoryError(f"{what} must be a folder, got the file {there}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"--out must be a folder that can be written to, {there} cannot")
+        raise PermissionError(f"{what} must be a folder that can be written to, {there} cannot")
     return folder
 
 

@@ -64,7 +64,8 @@ class Command:
     def video(self, path: Path, stem: str, step: int) -> None:
         track, name = Track(self.classes), f"{stem}.png"
         try:
-            for frame in self.reader.frames(path, step):
+            for count, frame in enumerate(self.reader.frames(path, step), 1):
+                self.console.note(f"{counted(count, 'frame')} read")
                 picture = name if self.out is not None and frame.readings else ""
                 self.table.add(path, frame.readings, frame.number, frame.second, picture)
                 track.add(frame)

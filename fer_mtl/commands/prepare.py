@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fer_mtl.commands.options import make_parser, normalise, parse
+from fer_mtl.commands.options import make_parser, normalise, out_folder, parse
 from fer_mtl.console import Console
 from fer_mtl.data.files import PICTURE_SUFFIXES, Found, data_folder, files_under, find, other_files, shown
 from fer_mtl.data.images import Cropped
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         help="options of the data set, --data_options.KEY VALUE",
     )
     options = parse(parser, arguments)
-    console, out = Console(), Path(options.out).expanduser()
+    console, out = Console(), out_folder(options.out, "OUT")
     name, _, rest = options.source.partition(":")
     if name in DATASETS and rest:
         found = find(options.source, **options.data_options)

@@ -25,7 +25,14 @@ from fer_mtl.files import alone, read_json, write_json
 from fer_mtl.memory import keep_freed_memory
 from fer_mtl.processors import available_processors
 from fer_mtl.training.config import BUILT_ON, PLACE, TrainConfig, changes, to_dict
-from fer_mtl.training.fold_folders import FOLDS, fold_folder, fold_folders, matching, read_folds
+from fer_mtl.training.fold_folders import (
+    FOLDS,
+    fold_folder,
+    fold_folders,
+    is_crossval,
+    matching,
+    read_folds,
+)  # fmt: skip
 from fer_mtl.training.interrupt import Interrupted
 from fer_mtl.training.run import load_faces, train_run
 from fer_mtl.training.run_folder import RunFolder
@@ -229,13 +236,16 @@ def finish(root: Path, console: Console) -> dict[str, Any]:
 def begin(
     root: Path, config: TrainConfig, folds: Sequence[Fold], seeds: Sequence[int], overwrite: bool
 ) -> None:
-    """Write config.yaml and folds.json, or check that those of an earlier start say the same."""
+    """Write config.yaml and folds.json, or check that those of an earlier start say the same, unless it came
+    to nothing, as with a setting that the first fold refuses."""
     run = RunFolder(root)
     lists = [fold.to_json() for fold in folds]
     known: list[int] = []
     if overwrite:
         remove_crossval(root)
-    elif (root / FOLDS).is_file():
+    elif not is_crossval(root):
+        run.check_free()
+    elif any(not RunFolder(path).unbegun() for path in fold_folders(root)):
         if run.config.is_file():
             check_same(run.read_config(), config, run.config)
         stored = read_folds(root)
@@ -245,8 +255,6 @@ def begin(
                 f"{root / FOLDS} lists other folds: the data, or what makes the folds, has changed since; "
                 "choose another --out"
             )
-    else:
-        run.check_free()
     root.mkdir(parents=True, exist_ok=True)
     # This one first: it says what the folder is, also where the disk is full before the other one is there.
     write_json(root / FOLDS, {"seeds": [*known, *(s for s in seeds if s not in known)], "folds": lists})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from types import SimpleNamespace
@@ -113,3 +114,14 @@ def test_a_command_that_returns_nothing_has_gone_well(monkeypatch: pytest.Monkey
     assert cli.main(["train"]) == 0
     stand_in(monkeypatch, None, 3)
     assert cli.main(["train"]) == 3
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_names_that_no_report_can_hold_are_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's name stands in the report of its evaluation, which could not be written in the end."""
+    stand_in(monkeypatch, AssertionError("it has begun"))
+    assert cli.main(["evaluate", os.fsdecode(b"run-\xfc"), "--out", "report"]) == 2
+    said = capsys.readouterr().err
+    assert said == "fer-mtl evaluate: error: file names must be UTF-8, got run-\\xfc: rename it\n"

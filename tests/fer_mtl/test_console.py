@@ -28,6 +28,11 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with console.bar("epoch 1/2", 3, done=1):
         console.advance("loss 1.0")
     assert "epoch 1/2" in text.getvalue() and "2/3" in text.getvalue()
+    assert "frame 7" not in text.getvalue()
+    with console.bar("files", 2):
+        console.note("frame 7")
+    assert "frame 7" in text.getvalue()
+    console.note("frame 8")
     console.advance()  # outside of a bar: nothing to advance, no harm
 
 

@@ -75,6 +75,24 @@ def test_no_work_is_done_for_results_that_have_no_place(
     assert f"--out must be a folder, got the file {notes}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("export", "gone", "--out", "{}"), "--out"),
+        (("prepare", "gone", "{}"), "OUT"),
+        (("datasets", "procedural", "--sheet", "{}/sheet.png"), "where --sheet lies"),
+    ],
+)
+def test_no_work_is_done_for_new_files_that_have_no_place(
+    arguments: tuple[str, ...], what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    place = tmp_path / "notes.txt" / "new"
+    assert main([argument.format(place) for argument in arguments]) == 2
+    expected = f"error: {what} must be a folder, got the file {tmp_path / 'notes.txt'}\n"
+    assert capsys.readouterr().err == f"fer-mtl {arguments[0]}: {expected}"
+
+
 def test_short_options_stand_for_settings() -> None:
     assert expand(["--sharing", "nddr", "--epochs", "3"]) == ["--model.sharing=nddr", "--epochs", "3"]
     assert expand(["--method=baseline"]) == ["--model.sharing=none", "--model.synthesis=false"]

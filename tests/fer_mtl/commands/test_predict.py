@@ -14,6 +14,7 @@ from PIL import Image
 
 from fer_mtl.cli import main
 from fer_mtl.commands import predict as command
+from fer_mtl.console import Console
 from fer_mtl.data import FaceSet
 from fer_mtl.data.images import ImageError
 from fer_mtl.evaluation.predict import predict
@@ -96,8 +97,15 @@ def test_several_faces_the_largest_first_and_none(
 
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_a_video_is_read_frame_by_frame(
-    trained_run: Path, faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+    trained_run: Path,
+    faces: FaceSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    suffix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(Console, "note", lambda self, text: noted.append(text))
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV (the extra `faces`)")
     clip, out = tmp_path / f"clip{suffix}", tmp_path / "out"
     side = faces.images.shape[3]
@@ -112,6 +120,7 @@ def test_a_video_is_read_frame_by_frame(
         ("3", "0.300"),
         ("6", "0.600"),
     ]
+    assert noted == ["1 frame read", "2 frames read", "3 frames read"]
     assert "3 frames read, 3 with a face; the largest shows " in capsys.readouterr().out
     assert (out / "clip.png").is_file() and {row["picture"] for row in rows(out)} == {"clip.png"}
 

@@ -171,6 +171,17 @@ def test_changed_data_and_bad_seeds_are_refused(quick: TrainConfig, faces: FaceS
     assert not (tmp_path / "new").exists()
 
 
+def test_a_start_that_came_to_nothing_binds_nobody(
+    quick: TrainConfig, faces: FaceSet, tmp_path: Path
+) -> None:
+    """The corrected command was refused for a difference to the settings that had been refused."""
+    with pytest.raises(ValueError, match="batch_size must be at most the 28 training images, got 29"):
+        run_crossval(crossval.replace(quick, batch_size=29), tmp_path, (0, 1), faces=faces)
+    report = run_crossval(quick, tmp_path, (2,), faces=faces)
+    assert report["seeds"] == [2]
+    assert json.loads((tmp_path / "folds.json").read_text())["seeds"] == [2]
+
+
 def test_other_expressions_are_refused_before_a_fold_is_trained(
     quick: TrainConfig, faces: FaceSet, tmp_path: Path, trained: list[str]
 ) -> None:
