@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from fer_mtl.app.folder import own_folder
 from fer_mtl.app.studio import Seen, Studio, plotted
 from fer_mtl.evaluation.reading import Reading
 from fer_mtl.files import write_text
@@ -25,8 +26,6 @@ TITLE = "Facial expressions, read and redrawn"
 HOUR = 3600
 MOST_UPLOADED = "500mb"
 HEIGHT = 320
-FOLDER = "GRADIO_TEMP_DIR"
-"""The variable that tells gradio where to keep files."""
 CSS = """
 #surest .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(240px, 45%), 1fr)); }
 #surest .grid-wrap { max-height: none; }
@@ -83,21 +82,6 @@ def check_address(host: str, port: int | None) -> None:
             raise OSError(f"port must be free, but {port} is taken") from error
         where = host if port is None else f"{host} and port {port}"
         raise OSError(f"host must be an address to serve at, got {where}: {error.strerror}") from error
-
-
-@contextmanager
-def own_folder() -> Iterator[Path]:
-    """What visitors upload and what is made of it lies in a folder that no other user of this machine can
-    look into, and that is gone when the block ends. gradio has one for everybody, and leaves it behind."""
-    before = os.environ.get(FOLDER)
-    with tempfile.TemporaryDirectory(prefix="fer-mtl-app-", ignore_cleanup_errors=True) as folder:
-        os.environ[FOLDER] = folder
-        try:
-            yield Path(folder)
-        finally:
-            os.environ.pop(FOLDER)
-            if before is not None:
-                os.environ[FOLDER] = before
 
 
 def build(studio: Studio, folder: Path) -> gr.Blocks:

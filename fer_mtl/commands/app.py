@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Event
 
+from fer_mtl.app.folder import own_folder
 from fer_mtl.app.studio import Studio
 from fer_mtl.commands.options import make_parser, normalise, parse
 from fer_mtl.console import Console
@@ -29,14 +30,15 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, normalise(arguments))
     if options.port is not None and not 0 < options.port < 65536:
         raise ValueError(f"--port must be from 1 to 65535, got {options.port}")
-    from fer_mtl.app.page import serve  # here, since --help and bad options do not need gradio
+    with own_folder():  # on import gradio notes its place, where another user's of this machine may lie
+        from fer_mtl.app.page import serve  # here, since --help and bad options do not need gradio
 
-    studio = Studio(load_model(options.model), make_detector(options.detector))
-    console = Console()
-    with serve(studio, options.host, options.port, options.open) as address:
-        try:
-            console.line(f"{studio.description()}\nserved at {address} (Ctrl-C ends it)")
-            Event().wait()
-        except KeyboardInterrupt:
-            console.line("stopped")
+        studio = Studio(load_model(options.model), make_detector(options.detector))
+        console = Console()
+        with serve(studio, options.host, options.port, options.open) as address:
+            try:
+                console.line(f"{studio.description()}\nserved at {address} (Ctrl-C ends it)")
+                Event().wait()
+            except KeyboardInterrupt:
+                console.line("stopped")
     return 0

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -28,6 +31,23 @@ def test_it_serves_until_it_is_stopped(
     monkeypatch.setattr(command, "Event", Waiting)
     assert main(["app", str(trained_run), "--detector", "whole"]) == 0
     assert capsys.readouterr().out == "stopped\n"
+
+
+def test_the_folder_of_another_user_is_no_hindrance(trained_run: Path, tmp_path: Path) -> None:
+    """gradio wants one for all users of a machine, which belongs to the first."""
+    pytest.importorskip("gradio", reason="needs gradio (the extra `app`)")
+    (tmp_path / "gradio").touch()  # a folder that nobody may write to stops no root
+    program = (
+        "import sys\nfrom fer_mtl.commands import app\n"
+        "app.Event = type('Event', (), {'wait': lambda self: None})\n"
+        "sys.exit(app.main([sys.argv[1], '--detector', 'whole']))"
+    )
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    variables.pop("GRADIO_TEMP_DIR", None)
+    command = [sys.executable, "-c", program, str(trained_run)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["gradio"]
 
 
 def test_bad_input_is_one_line(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
