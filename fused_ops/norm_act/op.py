@@ -200,27 +200,6 @@ def _with_noise(backward: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return tuple(grads)
 
 
-backends.register("norm_act", "reference", reference.norm_act)
-backends.register(
-    "norm_act_backward",
-    "reference",
-    reference.norm_act_backward,
-    may_be_shown=lambda *args: not args[RESTORE],
-)
-backends.register(
-    "norm_act",
-    "cpu",
-    _native_forward,
-    native_refuses,
-)
-backends.register(
-    "norm_act_backward",
-    "cpu",
-    _native_backward,
-    lambda grad, x, *_: native_refuses(x),
-)
-
-
 def _cuda_forward(*args: Any) -> tuple[Tensor, ...]:
     return _forward(native.CUDA_OPS.norm_act.default, *args)
 
@@ -235,6 +214,10 @@ def _gpu_restorable(args: tuple[Any, ...]) -> tuple[Any, ...]:
     if args[RESTORE]:
         reference.check_restorable(args[1].dtype, *args[3:5])
     return args
+
+
+def _triton_forward(*args: Any) -> tuple[Tensor, ...]:
+    return _forward(functools.partial(host_call, "norm_act.triton_launch", "forward"), *args)
 
 
 def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
@@ -258,20 +241,6 @@ def cuda_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: i
     return None
 
 
-backends.register(
-    "norm_act",
-    "cuda",
-    _cuda_forward,
-    lambda x, gamma, beta, *rest: cuda_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
-)
-backends.register(
-    "norm_act_backward",
-    "cuda",
-    _cuda_backward,
-    lambda grad, x, y, gamma, beta, *rest: cuda_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
-)
-
-
 def triton_refuses(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int) -> str | None:
     if reason := triton_support.why_not(x) or _gpu_refuses(gamma, beta, groups):
         return reason
@@ -286,16 +255,34 @@ def beyond_triton(pixels: int, planes: int = 0) -> str | None:
     return None
 
 
+def with_groups(refuses: Callable[..., str | None], mean: int) -> Callable[..., str | None]:
+    """``refuses`` of x, gamma, beta and the groups, for a forward whose argument ``mean`` is the given mean.
+
+    Where that is given no group has statistics of its own.
+    """
+    return lambda *args: refuses(*args[:3], args[mean + 2] if args[mean] is None else 0)
+
+
+def _of_backward(refuses: Callable[..., str | None]) -> Callable[..., str | None]:
+    return lambda grad, x, y, gamma, beta, *rest: refuses(x, gamma, beta, 0 if rest[5] else rest[6])
+
+
+def _restores_nothing(*args: Any) -> bool:
+    """Restoring x asks whether gamma is large enough, which a graph cannot."""
+    return not args[RESTORE]
+
+
+backends.register("norm_act", "reference", reference.norm_act)
 backends.register(
-    "norm_act",
-    "triton",
-    functools.partial(_forward, functools.partial(host_call, "norm_act.triton_launch", "forward")),
-    lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[5] if rest[3] is None else 0),
+    "norm_act_backward", "reference", reference.norm_act_backward, may_be_shown=_restores_nothing
 )
-backends.register(
-    "norm_act_backward",
-    "triton",
-    _triton_backward,
-    lambda grad, x, y, gamma, beta, *rest: triton_refuses(x, gamma, beta, 0 if rest[5] else rest[6]),
-    may_be_shown=lambda *args: not args[RESTORE],  # restoring x asks whether gamma is large enough
-)
+backends.register("norm_act", "cpu", _native_forward, native_refuses)
+backends.register("norm_act_backward", "cpu", _native_backward, lambda grad, x, *_: native_refuses(x))
+for _name, _run, _run_backward, _refuses in (
+    ("cuda", _cuda_forward, _cuda_backward, cuda_refuses),
+    ("triton", _triton_forward, _triton_backward, triton_refuses),
+):
+    backends.register("norm_act", _name, _run, with_groups(_refuses, mean=6))
+    backends.register(
+        "norm_act_backward", _name, _run_backward, _of_backward(_refuses), may_be_shown=_restores_nothing
+    )

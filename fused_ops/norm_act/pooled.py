@@ -28,6 +28,7 @@ from fused_ops.norm_act.op import (
     native_refuses,
     norm_act_backward_op,
     triton_refuses,
+    with_groups,
 )
 from fused_ops.registration import define_op, differentiate_by_reference
 from fused_ops.triton_support import host_call
@@ -161,8 +162,9 @@ norm_act_pool_op = define_op(
 
 # --- the backends -------------------------------------------------------------------------------------------
 
-backends.register("norm_act_pool", "reference", norm_act_pool)
-backends.register("norm_act_pool_backward", "reference", norm_act_pool_backward)
+
+def _cuda_unpool_refuses(grad: Tensor, *_: Any) -> str | None:
+    return cuda_refuses(grad, None, None, 0)
 
 
 def _triton_unpool_refuses(
@@ -172,11 +174,10 @@ def _triton_unpool_refuses(
     return triton_refuses(grad, None, None, 0) or beyond_triton(grad.size(0) * height * width)
 
 
+backends.register("norm_act_pool", "reference", norm_act_pool)
+backends.register("norm_act_pool_backward", "reference", norm_act_pool_backward)
 backends.register(
-    "norm_act_pool",
-    "cpu",
-    lambda *args: torch.ops.fused_ops_cpu.norm_act_pool.default(*args),
-    native_refuses,
+    "norm_act_pool", "cpu", lambda *args: torch.ops.fused_ops_cpu.norm_act_pool.default(*args), native_refuses
 )
 backends.register(
     "norm_act_pool_backward",
@@ -188,19 +189,19 @@ backends.register(
     "norm_act_pool",
     "cuda",
     lambda *args: native.CUDA_OPS.norm_act_pool.default(*args),
-    lambda x, gamma, beta, *rest: cuda_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
+    with_groups(cuda_refuses, mean=4),
 )
 backends.register(
     "norm_act_pool_backward",
     "cuda",
     lambda *args: native.CUDA_OPS.norm_act_pool_backward.default(*args),
-    lambda grad, *_: cuda_refuses(grad, None, None, 0),
+    _cuda_unpool_refuses,
 )
 backends.register(
     "norm_act_pool",
     "triton",
     lambda *args: host_call("norm_act.triton_pool", "forward", *args),
-    lambda x, gamma, beta, *rest: triton_refuses(x, gamma, beta, rest[3] if rest[1] is None else 0),
+    with_groups(triton_refuses, mean=4),
 )
 backends.register(
     "norm_act_pool_backward",

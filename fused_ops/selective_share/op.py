@@ -9,7 +9,7 @@ autocast: they are rounded to that of the features, and their gradients come in 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -178,7 +178,7 @@ def _native_backward(*args: Any) -> tuple[Tensor, ...]:
     return *grads[:2], *_cast_like(grads[2:], weights)
 
 
-def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+def _native_refuses(x: Tensor, y: Tensor, W_r: Tensor, *_: Any) -> str | None:
     if x.device.type != "cpu":
         return f"the tensors are on {x.device}"
     if x.dtype not in native.CPU_DTYPES:
@@ -218,7 +218,7 @@ def _cuda_backward(*args: Any) -> tuple[Tensor, ...]:
     return *grads, *_cast_like(grad_weights, weights)
 
 
-def _cuda_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+def _cuda_refuses(x: Tensor, y: Tensor, W_r: Tensor, *_: Any) -> str | None:
     if reason := native.why_not_cuda(x) or native.why_not_cuda(y):
         return reason
     if W_r.shape[2] != 1 or W_r.shape[3] != 1:
@@ -252,7 +252,7 @@ def _triton_backward(*args: Any) -> tuple[Tensor, ...]:
     return grads
 
 
-def _triton_refuses(x: Tensor, y: Tensor, W_r: Tensor) -> str | None:
+def _triton_refuses(x: Tensor, y: Tensor, W_r: Tensor, *_: Any) -> str | None:
     if W_r.shape[2] != 1 or W_r.shape[3] != 1:
         return f"it has only 1x1 kernels, these are {W_r.shape[2]}x{W_r.shape[3]}"
     if reason := triton_support.why_not(x, y):
@@ -281,28 +281,19 @@ selective_share_op = define_op(
 )
 flops.register("selective_share", formulas.forward)
 flops.register("selective_share_backward", formulas.backward)
+
+
+def _of_backward(refuses: Callable[..., str | None]) -> Callable[..., str | None]:
+    """The same reasons, for the arguments of the backward."""
+    return lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: refuses(x, y, W_r)
+
+
 backends.register("selective_share", "reference", _reference_forward)
 backends.register("selective_share_backward", "reference", _reference_backward)
-backends.register("selective_share", "cpu", _native_forward, lambda x, y, W_r, *_: _native_refuses(x, y, W_r))
-backends.register(
-    "selective_share_backward",
-    "cpu",
-    _native_backward,
-    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _native_refuses(x, y, W_r),
-)
-backends.register("selective_share", "cuda", _cuda_forward, lambda x, y, W_r, *_: _cuda_refuses(x, y, W_r))
-backends.register(
-    "selective_share_backward",
-    "cuda",
-    _cuda_backward,
-    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _cuda_refuses(x, y, W_r),
-)
-backends.register(
-    "selective_share", "triton", _triton_forward, lambda x, y, W_r, *_: _triton_refuses(x, y, W_r)
-)
-backends.register(
-    "selective_share_backward",
-    "triton",
-    _triton_backward,
-    lambda _gx, _gy, _gg, x, y, _gates, W_r, *_: _triton_refuses(x, y, W_r),
-)
+for _name, _run, _run_backward, _refuses in (
+    ("cpu", _native_forward, _native_backward, _native_refuses),
+    ("cuda", _cuda_forward, _cuda_backward, _cuda_refuses),
+    ("triton", _triton_forward, _triton_backward, _triton_refuses),
+):
+    backends.register("selective_share", _name, _run, _refuses)
+    backends.register("selective_share_backward", _name, _run_backward, _of_backward(_refuses))
