@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -75,12 +77,27 @@ def escape_unknown_characters() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+@contextmanager
+def while_it_is_read() -> Iterator[None]:
+    """End with code 1 and no word where nobody reads the output any more (``| head``), as rich does."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+        raise SystemExit(BUG) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for bad input (one line on stderr), 130 after Ctrl-C or
     another signal that ends a program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        with while_it_is_read():
+            print(usage())
         return 0 if arguments else BAD_INPUT
     name, debug = arguments[0], "--debug" in arguments
     rest = [argument for argument in arguments[1:] if argument != "--debug"]
@@ -99,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         expect_large_photographs()
         readable_names(map(Path, rest))  # reports name what they are of
-        with ended_by_signals():
+        with ended_by_signals(), while_it_is_read():
             return int(command.main(rest) or 0)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

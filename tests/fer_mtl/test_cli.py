@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
@@ -125,3 +127,17 @@ def test_names_that_no_report_can_hold_are_refused_before_the_work(
     assert cli.main(["evaluate", os.fsdecode(b"run-\xfc"), "--out", "report"]) == 2
     said = capsys.readouterr().err
     assert said == "fer-mtl evaluate: error: file names must be UTF-8, got run-\\xfc: rename it\n"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "fer_mtl", "--help"], ["-m", "fused_ops", "doctor"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_gone_ends_a_command_quietly(arguments: list[str], buffered: bool) -> None:
+    """As with ``| head``, whether Python collects the output or writes line by line."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    found = subprocess.run(
+        [sys.executable, *arguments], stdout=theirs, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(theirs)
+    assert found.returncode in (1, -signal.SIGPIPE) and found.stderr == ""
