@@ -167,6 +167,12 @@ def test_validation_has_the_share_that_was_asked_for(fraction: float) -> None:
     assert len(validation) / 300 == pytest.approx(fraction, abs=2 / 60)
 
 
+def test_a_small_share_is_taken_from_parts_as_small() -> None:
+    """A fiftieth of 100 subjects is two of them, not the five of a twentieth."""
+    labels, subjects = torch.arange(500) % 5, [f"S{i // 5:03d}" for i in range(500)]
+    assert len(split_validation(labels, subjects, torch.arange(500), 0.02)[1]) == 2 * 5
+
+
 def test_validation_refuses_what_cannot_be_split() -> None:
     labels, subjects = sample(5)
     with pytest.raises(ValueError, match=r"fraction must be above 0 and at most 0.5, got 0.9"):

@@ -55,6 +55,12 @@ def test_no_image_has_no_accuracy() -> None:
     assert (figures["accuracy"], figures["macro_f1"], figures["images"]) == (None, None, 0)
 
 
+def test_one_image_has_figures() -> None:
+    one = torch.tensor([2])
+    figures = recognition_figures(confusion_matrix(one, one, 4), CLASSES)
+    assert (figures["accuracy"], figures["macro_f1"], figures["macro_recall"]) == (1, 1, 1)
+
+
 def test_bad_shapes_are_named() -> None:
     with pytest.raises(ValueError, match="predicted must have the shape of labels"):
         confusion_matrix(torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 4)
