@@ -110,6 +110,14 @@ def test_a_warp_of_nothing_is_the_centre_crop() -> None:
     assert torch.allclose(warped, center(images, 32), atol=1e-3)
 
 
+def test_a_warp_mirrors_half_of_the_images_as_they_are() -> None:
+    images = numbered(100, side=36)
+    warped = Augment(32, level=Level(rotation=1e-6))(images, generator=generator())
+    plain = center(images, 32)
+    kept, mirrored = ((warped - view).abs().amax((1, 2, 3)) < 1e-3 for view in (plain, plain.flip(3)))
+    assert (kept ^ mirrored).all() and 30 < int(mirrored.sum()) < 70
+
+
 def test_a_warp_turns_shifts_and_scales() -> None:
     # A bright square off the centre: where it lands tells what was done.
     images = torch.zeros(300, 1, 73, 73, dtype=torch.uint8)

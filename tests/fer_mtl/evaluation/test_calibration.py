@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -25,6 +27,8 @@ def test_the_error_is_the_gap_of_each_bin() -> None:
     assert [(b["images"], round(b["accuracy"], 2)) for b in found["reliability"]] == [(10, 0.6), (10, 0.8)]
     wanted = (8 * 2 * 0.05**2 + 2 * 2 * 0.95**2 + 6 * 2 * 0.35**2 + 4 * 2 * 0.65**2) / 20
     assert found["brier"] == pytest.approx(wanted)
+    logs = (8 * math.log(0.95) + 2 * math.log(0.05) + 6 * math.log(0.65) + 4 * math.log(0.35)) / 20
+    assert found["log_loss"] == pytest.approx(-logs)
 
 
 def test_the_errors_are_those_of_the_bins_that_are_shown() -> None:
@@ -34,6 +38,11 @@ def test_the_errors_are_those_of_the_bins_that_are_shown() -> None:
     assert (last["images"], last["accuracy"]) == (2, 0.5)
     assert found["ece"] == pytest.approx((2 * 0.475 + 2 * 0.3) / 4, abs=1e-12)
     assert found["mce"] == pytest.approx(0.475, abs=1e-12)
+
+
+def test_certain_answers_lie_in_the_last_bin() -> None:
+    found = calibration(made([1.0, 0.85], [True, True]), 10)
+    assert [b["confidence"] for b in found["reliability"]] == pytest.approx([0.85, 1.0])
 
 
 def test_a_certain_and_right_answer_has_no_error() -> None:

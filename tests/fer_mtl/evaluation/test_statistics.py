@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fer_mtl.evaluation.statistics import (
     corrected_t,
@@ -56,6 +57,7 @@ def test_the_correction_widens_the_t_test() -> None:
     mean, deviation = np.mean(differences), np.std(differences, ddof=1)
     assert plain["t"] == pytest.approx(mean / (deviation / math.sqrt(6)))
     assert corrected["t"] == pytest.approx(mean / (deviation * math.sqrt(1 / 6 + 1 / 9)))
+    assert plain["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     assert plain["p"] < corrected["p"]
     assert corrected_t([0.1], 0.1)["p"] is None
     assert corrected_t([0.0, 0.0], 0.1)["p"] == 1.0
