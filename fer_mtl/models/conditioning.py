@@ -20,9 +20,11 @@ def expression_codes(expression: Tensor, num_expressions: int, dtype: torch.dtyp
         [N, E] of ``dtype``.
 
     Raises:
-        TypeError: ``expression`` is neither int64 nor floating point.
+        TypeError: ``expression`` is no tensor, or neither int64 nor floating point.
         ValueError: its shape is neither [N] (labels) nor [N, E] (codes), or a label lies outside 0 .. E-1.
     """
+    if not isinstance(expression, Tensor):
+        raise TypeError(f"expression: a tensor of labels or codes is needed, got {type(expression).__name__}")
     if expression.is_floating_point():
         if expression.dim() != 2 or expression.shape[1] != num_expressions:
             raise ValueError(

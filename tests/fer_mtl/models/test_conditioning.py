@@ -29,6 +29,8 @@ def test_no_labels_give_no_codes():
         (torch.rand(7), ValueError, r"\[N, 7\] .* \[7\]"),
         (torch.tensor([1], dtype=torch.int32), TypeError, "torch.int32"),
         (torch.tensor([True]), TypeError, "torch.bool"),
+        ([0, 1], TypeError, "a tensor .* got list"),
+        ("happiness", TypeError, "a tensor .* got str"),
     ],
 )
 def test_wrong_expressions_are_named(expression, error, message):
