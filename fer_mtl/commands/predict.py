@@ -51,6 +51,8 @@ class Command:
             readings = self.reader.read(image)
         except ImageError as error:  # a detector does not know what the picture is called
             raise ImageError(f"{path}: {error}") from error
+        if self.out is not None:  # first, so that the table names no picture that is not there
+            save(marked(image, readings, self.classes), self.out / name)
         self.faces += len(readings)
         self.table.add(path, readings, picture="" if self.out is None else name)
         for number, reading in enumerate(readings, 1):
@@ -58,8 +60,6 @@ class Command:
             self.console.line(f"{path}{which}: {described(reading.ranked(self.classes)[:3])}")
         if not readings:
             self.console.line(f"{path}: no face found")
-        if self.out is not None:
-            save(marked(image, readings, self.classes), self.out / name)
 
     def video(self, path: Path, stem: str, step: int) -> None:
         track, name = Track(self.classes), f"{stem}.png"

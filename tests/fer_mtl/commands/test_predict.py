@@ -203,6 +203,18 @@ def test_a_run_that_was_killed_can_be_done_again(
     assert main([*arguments, f"--out={left}"]) == 0
 
 
+def test_the_table_names_no_picture_that_is_not_there(
+    trained_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(image: Image.Image, path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "save", stopped)
+    out = tmp_path / "out"
+    assert main(["predict", str(trained_run), str(photos), "--detector=whole", f"--out={out}"]) == 130
+    assert rows(out) == []
+
+
 def test_what_a_folder_holds_besides_is_said(
     trained_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
