@@ -5,7 +5,7 @@ import torch
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
-from fer_mtl.evaluation.gates import DIRECTIONS, accepted, gate_statistics
+from fer_mtl.evaluation.gates import DIRECTIONS, accepted, gate_statistics, gates_by_level
 from fer_mtl.models.fersnet import FERSNet
 
 
@@ -47,3 +47,11 @@ def test_few_faces_stand_for_many_and_other_sharings_have_no_gates(faces: FaceSe
     assert len(gate_statistics(make_model(), faces, limit=8)[0]["per_expression"]) > 2
     assert gate_statistics(make_model(sharing="nddr"), faces) == []
     assert gate_statistics(make_model(sharing="none", synthesis=False), faces) == []
+
+
+def test_gates_are_found_by_their_level(faces: FaceSet) -> None:
+    """Each level has half the pixels a side of the one before."""
+    found = gates_by_level(make_model(levels=(1, 3)), center(faces.images[:2], 32))
+    sides = {level: gates.x_from_y.z.shape[-1] for level, gates in found.items()}
+    assert list(sides) == [1, 3] and sides[1] == 4 * sides[3]
+    assert gates_by_level(make_model(sharing="nddr"), center(faces.images[:2], 32)) == {}

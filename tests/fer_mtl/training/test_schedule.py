@@ -16,6 +16,11 @@ def test_the_published_steps(tiny: Tiny) -> None:
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
 
 
+def test_the_first_epoch_of_few_has_the_full_rate(tiny: Tiny) -> None:
+    config = tiny(epochs=2, optimiser={"learning_rate": 1.0, "milestones": [0.1], "gamma": 0.1})
+    assert [learning_rate(config, epoch) for epoch in (0, 1)] == pytest.approx([1.0, 0.1])
+
+
 def test_cosine_falls_to_zero_after_the_warm_up(tiny: Tiny) -> None:
     config = tiny(epochs=10, optimiser={"schedule": "cosine", "warmup": 0.2, "learning_rate": 1.0})
     assert learning_rate(config, 0) == pytest.approx(0.5 / 2.5)
