@@ -114,6 +114,19 @@ def test_repeats_are_updates(batch: Batch) -> None:
     assert steps == {5}
 
 
+def test_an_update_goes_by_its_own_gradients(batch: Batch) -> None:
+    """Not by those that an update before it has left, of which the second here would see twice as much."""
+    networks = make_networks()
+    phase = make_plan(networks)[1]
+    phase.optimiser.param_groups[0]["lr"] = 0.0
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        phase.run(take_step(batch, networks))
+        found.append([p.grad.clone() for p in networks.generator.parameters() if p.grad is not None])
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_the_cycle_pass_moves_no_batch_norm_statistics(batch: Batch) -> None:
     networks = make_networks()
     step = take_step(batch, networks)
