@@ -25,6 +25,12 @@ def test_classification_is_cross_entropy():
     assert weighted > losses.classification(logits, torch.tensor([0, 1]))
 
 
+def test_smoothing_spreads_a_share_of_the_label_over_all_classes():
+    logits, label = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    expected = -(logits.log_softmax(1) * torch.tensor([0.8, 0.1, 0.1])).sum()
+    torch.testing.assert_close(losses.classification(logits, label, label_smoothing=0.3), expected)
+
+
 class Doubling:
     def features(self, images):
         return 2 * images

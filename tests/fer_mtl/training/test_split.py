@@ -54,6 +54,17 @@ def test_a_set_without_official_parts(tiny: Tiny, faces: FaceSet) -> None:
         make_split(tiny(fold_rule="official"), faces)
 
 
+def test_another_fold_seed_selects_by_other_people(faces: FaceSet, tiny: Tiny) -> None:
+    """Also where the folds themselves, as the sorted ones, take no seed."""
+    tested, selecting = set(), set()
+    for seed in range(4):
+        config = tiny(fold_rule="sorted", fold_seed=seed, selection="validation")
+        roles = make_split(config, faces).subjects(faces)
+        tested.add(tuple(roles["test"]))
+        selecting.add(tuple(roles["validation"]))
+    assert len(tested) == 1 and len(selecting) > 1
+
+
 def test_no_subject_has_two_roles(faces: FaceSet, tiny: Tiny) -> None:
     split = make_split(tiny(selection="validation", validation_fraction=0.3), faces)
     roles = split.subjects(faces)

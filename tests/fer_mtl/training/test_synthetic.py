@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def test_faces_come_back_as_they_were_written(faces: FaceSet, tmp_path: Path) ->
     assert found.labels.tolist() == [faces.classes.index("fear")] * 3
     assert found.subjects == faces.subjects[:3]
     assert torch.equal(found.images, faces.images[:3])
+
+
+def test_faces_have_the_channels_of_the_real_ones(faces: FaceSet, tmp_path: Path) -> None:
+    grey = replace(faces, images=faces.images.float().mean(1, keepdim=True).round().to(torch.uint8))
+    write_manifest(tmp_path, grey)
+    assert torch.equal(load_synthetic(tmp_path, grey).images, grey.images[:3])
 
 
 def test_a_face_of_a_stranger_is_refused(faces: FaceSet, tmp_path: Path) -> None:

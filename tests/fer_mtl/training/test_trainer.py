@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fer_mtl.data import FaceSet
-from fer_mtl.training import checkpoints, phases
+from fer_mtl.training import checkpoints, losses, phases
+from fer_mtl.training import trainer as trainer_module
 from fer_mtl.training.config import TrainConfig
 from fer_mtl.training.interrupt import Interrupted, StepInterrupt
 from fer_mtl.training.run_folder import RunFolder
@@ -74,6 +75,34 @@ def test_synthesised_faces_are_read_as_training_faces_are_seen(
     trainer.random.set_state(state)
     assert torch.equal(seen, trainer.augment.again(images, generator=trainer.random))
     assert not torch.equal(seen, images)
+
+
+@pytest.mark.parametrize("synthesise", [True, False])
+def test_labels_are_smoothed_as_asked_for(
+    synthesise: bool, faces: FaceSet, tiny: Tiny, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tiny(label_smoothing=0.3), faces, tmp_path)
+    step = phases.take_step(trainer.make_batch(torch.arange(14)), trainer.networks, synthesise)
+    found = trainer.phases[synthesise][-1].loss(step)["classification"]
+    torch.testing.assert_close(found, losses.classification(step.logits, step.batch.source_label, None, 0.3))
+
+
+def test_faces_are_mixed_where_recognition_is_trained_alone(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three steps; of a mixture there is no true picture to hold its redrawn face against."""
+    mixed = []
+
+    def watch(batch: phases.Batch, *arguments: Any) -> phases.Step:
+        mixed.append(batch.mixed_label is not None)
+        return phases.take_step(batch, *arguments)
+
+    monkeypatch.setattr(trainer_module, "take_step", watch)
+    make_trainer(tiny(epochs=1, synthesis_every=2, mixup=0.4), faces, tmp_path / "both").fit()
+    alone = {"synthesis": False, "sharing": "none"}
+    make_trainer(tiny(epochs=1, model=alone, mixup=0.4), faces, tmp_path / "alone").fit()
+    make_trainer(tiny(epochs=1, model=alone), faces, tmp_path / "none").fit()
+    assert mixed == [False, True, False, *[True] * 3, *[False] * 3]
 
 
 class StopAt:
