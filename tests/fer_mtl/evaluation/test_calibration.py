@@ -48,3 +48,7 @@ def test_certain_answers_lie_in_the_last_bin() -> None:
 def test_a_certain_and_right_answer_has_no_error() -> None:
     found = calibration(made([1.0, 1.0], [True, True]))
     assert (found["ece"], found["brier"], found["log_loss"]) == pytest.approx((0, 0, 0))
+
+
+def test_a_certain_and_wrong_answer_has_a_number() -> None:
+    assert calibration(made([1.0], [False]))["log_loss"] == pytest.approx(-math.log(1e-12))

@@ -51,8 +51,10 @@ def test_pooled_folds_give_the_figures_of_all_their_images() -> None:
 
 def test_no_image_has_no_accuracy() -> None:
     none = torch.empty(0, dtype=torch.int64)
-    figures = recognition_figures(confusion_matrix(none, none, 4), CLASSES)
+    matrix = confusion_matrix(none, none, 4)
+    figures = recognition_figures(matrix, CLASSES)
     assert (figures["accuracy"], figures["macro_f1"], figures["images"]) == (None, None, 0)
+    assert matrix.dtype == torch.int64  # as of any images: counts that are pooled stay counts
 
 
 def test_one_image_has_figures() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_the_order_of_runs_does_not_count(faces: FaceSet, tiny: Tiny, made_up: M
     for entry in all_of_them.report["per_fold"]:
         entry["n_train"] //= 4
     assert compare(few, all_of_them)["folds"]["p"] == found["p"]  # the larger share counted before, too
+
+
+def test_where_the_pictures_lie_does_not_matter(tiny: Tiny, made_up: MakeUp) -> None:
+    run = load_run(made_up("run", tiny()))
+    here, there = (replace(run, config=replace(run.config, data=f"ck48:{place}")) for place in "ab")
+    assert comparable(here, there)
 
 
 def test_other_folds_or_seeds_are_not_paired(tiny: Tiny, made_up: MakeUp) -> None:

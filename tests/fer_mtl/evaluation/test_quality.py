@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from fer_mtl.data import FaceSet
 from fer_mtl.data.augmentation import center
+from fer_mtl.evaluation.distances import frechet, kernel
 from fer_mtl.evaluation.quality import (
     NOT_INDEPENDENT,
     Judge,
@@ -95,6 +98,27 @@ def test_what_is_read_is_also_told_by_the_sources_expression(faces: FaceSet) -> 
     assert sources["anger"]["pairs_read"] == pytest.approx(expected)
 
 
+@dataclass(frozen=True)
+class Knowing(Judge):
+    """Reads every true picture right, whatever its model would say."""
+
+    faces: FaceSet
+
+    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        known = center(self.faces.images, images.shape[3]).flatten(1)
+        found = torch.cdist(images.flatten(1), known).argmin(1)
+        return torch.nn.functional.one_hot(self.faces.labels[found], 7).float(), images.mean((2, 3))
+
+
+def test_what_is_read_in_synthesised_and_in_true_pictures_is_told_apart(faces: FaceSet) -> None:
+    """Of copies of the source nothing is read right, of the true pictures all."""
+    model = Copier(image_size=32, width=0.125)
+    found = measure_synthesis(model, faces, limit=14, judge=Knowing("it knows", model, faces))
+    assert found["judge_on_real_faces"] == 1
+    for told in (found, *(entry for entry in found["by_source"].values() if entry["sources"])):
+        assert told["expression_accuracy"] == told["pairs_read"] == 0 and told["targets_read"] == 1
+
+
 def test_a_judges_look_is_its_models_answer(faces: FaceSet) -> None:
     model = FERSNet(image_size=32, width=0.125).eval()
     images = torch.rand(70, 3, 32, 32)
@@ -135,3 +159,12 @@ def test_distances_and_features_have_their_shape(identity: IdentityEncoder) -> N
     same = distances(images, images)
     assert (same["l1"], same["ssim"]) == pytest.approx((0.0, 1.0))
     assert set_figures(torch.rand(3, 2), torch.rand(9, 2), "j") is None
+
+
+def test_the_floor_of_the_set_distances_is_between_halves_without_a_common_face() -> None:
+    first, second = torch.rand(2, 2, 3)
+    real = torch.stack([first, second], 1).flatten(0, 1)
+    found = set_figures(torch.rand(4, 3), real, "j")
+    assert found is not None
+    assert found["frechet_real_halves"] == pytest.approx(frechet(first, second))
+    assert found["kernel_real_halves"] == pytest.approx(kernel(first, second))

@@ -27,10 +27,28 @@ def test_targets_are_of_the_same_person(faces: FaceSet) -> None:
     assert table[1].tolist() == [3, *[NO_TARGET] * 6]
 
 
+def test_a_gallery_shows_different_people_with_different_expressions(faces: FaceSet) -> None:
+    chosen = gallery_sources(faces, 4)
+    assert len({faces.subjects[i] for i in chosen}) == len({int(faces.labels[i]) for i in chosen}) == 4
+
+
+def test_the_way_leads_to_another_expression_in_every_row(model: FERSNet, faces: FaceSet) -> None:
+    found = interpolate(model, faces, range(14), steps=2)
+    assert not (found.start == found.end).any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_drawing_leaves_the_network_as_it_was(training: bool, model: FERSNet) -> None:
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    synthesise(model, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+    assert model.training is training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_the_way_between_two_expressions_ends_at_both(model: FERSNet, faces: FaceSet) -> None:
     found = interpolate(model, faces, gallery_sources(faces, 3), steps=5)
     assert found.made.shape == (3, 5, 3, 32, 32)
-    assert not (found.start == found.end).any()
     middle = torch.zeros(3, 7)
     middle[torch.arange(3), found.start] = middle[torch.arange(3), found.end] = 0.5
     for k, expression in ((0, found.start), (2, middle), (4, found.end)):

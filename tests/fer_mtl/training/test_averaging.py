@@ -28,3 +28,9 @@ def test_the_first_weights_are_soon_forgotten() -> None:
     update_average(average, network, decay=0.999, updates=0)
     torch.testing.assert_close(average.weight, network.weight - 0.1)
     assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_reading_with_the_average_moves_nothing_in_it() -> None:
+    average = averaged_copy(nn.BatchNorm1d(2).train())
+    average(torch.randn(8, 2))
+    assert average.running_mean.eq(0).all() and int(average.num_batches_tracked) == 0

@@ -225,6 +225,25 @@ def test_the_mean_of_a_term_is_over_the_steps_that_have_it(
     assert seen[-1]["classification"] == 42 and seen[-1]["identity"] == seen[-1]["discriminator"] == 28
 
 
+def test_the_training_accuracy_is_that_of_the_answers_in_training(
+    faces: FaceSet, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every epoch its own."""
+    right: list[float] = []
+
+    def watch(*arguments: Any) -> phases.Step:
+        step = phases.take_step(*arguments)
+        right.append(float((step.logits.argmax(1) == step.batch.source_label).double().mean()))
+        return step
+
+    monkeypatch.setattr(trainer_module, "take_step", watch)
+    trainer = make_trainer(tiny(model={"synthesis": False, "sharing": "none"}), faces, tmp_path)
+    trainer.fit()
+    found = [line["train_accuracy"] for line in trainer.run.read_stats()]
+    assert found == pytest.approx([sum(right[:3]) / 3, sum(right[3:]) / 3])  # of batches of one size
+    assert 0 < found[0] != found[1]
+
+
 def test_another_seed_ends_with_other_bits(faces: FaceSet, tiny: Tiny, tmp_path: Path) -> None:
     ends = []
     for seed in (0, 0, 1):
