@@ -165,6 +165,12 @@ class TrainConfig:
             self.model.synthesis or self.weighting == "fixed",
         )
         check("mixup", self.mixup, "in [0, 0.5]", 0 <= self.mixup <= 0.5)
+        check(
+            "mixup",
+            self.mixup,
+            "0 where every step trains synthesis (synthesis_every 1): a mixture has no true picture to redraw",
+            not self.mixup or self.synthesis_every > 1 or not self.model.synthesis,
+        )
         check_choice("views", self.views, VIEWS)
         check(
             "loss.expression",

@@ -42,6 +42,7 @@ def test_a_configuration_survives_yaml() -> None:
         ({"train_subjects": 0}, "train_subjects must be null or 2 or more, got 0"),
         ({"selection": "test"}, "selection must be one of last, validation, got 'test'"),
         ({"fold_rule": "random"}, "fold_rule must be one of stratified, sorted"),
+        ({"mixup": 0.3}, "mixup must be 0 where every step trains synthesis"),
         ({"augmentation": "wild"}, "augmentation must be one of"),
         ({"device": "tpu"}, "device must be one of"),
         ({"validation_fraction": 1.0}, "validation_fraction must be above 0 and at most 0.5"),

@@ -17,6 +17,11 @@ def test_synthetic_faces_make_up_their_share(synthetic: int, mix: float) -> None
     assert int(counts.max()) - int(counts.min()) <= 1
 
 
+def test_the_same_generator_draws_the_same_faces_in_the_same_order() -> None:
+    first, again, other = (draw_order(40, 47, 0.5, torch.Generator().manual_seed(k)) for k in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_real_faces_alone_are_a_permutation() -> None:
     random = torch.Generator().manual_seed(0)
     assert sorted(draw_order(9, 9, 0.5, random).tolist()) == list(range(9))
