@@ -168,7 +168,7 @@ class TrainConfig:
         check(
             "mixup",
             self.mixup,
-            "0 where every step trains synthesis (synthesis_every 1): a mixture has no true picture to redraw",
+            "0 where every step trains synthesis (synthesis_every 1): of a mixture there is no true picture",
             not self.mixup or self.synthesis_every > 1 or not self.model.synthesis,
         )
         check_choice("views", self.views, VIEWS)

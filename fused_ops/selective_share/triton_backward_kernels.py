@@ -87,7 +87,7 @@ def add_of_unit(
     g = load_tile(g_ptr, place, inside, 0, GRAD_OF, T, BLOCK_T, LAST)
     if gates_ptr is None:
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
-        h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
+        h, r, z = unit_gates(t, s, weights, S, PRECISION, FAST)
     else:
         h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
         z = load_tile(gates_ptr, place, inside, at_z, G_OF, T, BLOCK_T, LAST)

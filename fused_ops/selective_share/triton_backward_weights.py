@@ -72,7 +72,7 @@ def unit_weight_gradients(
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
         g = load_tile(g_ptr, place, inside, 0, GRAD_OF, T, BLOCK_T, LAST)
         if gates_ptr is None:
-            h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
+            h, r, z = unit_gates(t, s, weights, S, PRECISION, FAST)
         else:
             h = load_tile(gates_ptr, place, inside, at_h, G_OF, T, BLOCK_T, LAST)
             r = load_tile(gates_ptr, place, inside, at_r, G_OF, S, BLOCK_S, LAST).to(tl.float32)

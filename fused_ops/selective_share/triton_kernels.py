@@ -23,6 +23,7 @@ import triton.language as tl
 
 from fused_ops.selective_share.triton_tiles import (
     gate_channels,
+    let_through,
     load_part,
     load_tile,
     load_weight,
@@ -39,14 +40,14 @@ from fused_ops.triton_math import sigmoid, tanh
 
 
 @triton.jit
-def unit_gates(t, s, weights, PRECISION: tl.constexpr, FAST: tl.constexpr):
+def unit_gates(t, s, weights, S: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr):
     """h [P, T], r [P, S] and z [P, T] of one unit, in float32; weights as of :func:`unit_weights`."""
     r_t, r_s, w, u, z_t, z_s = weights
     r = tl.dot(t, r_t, input_precision=PRECISION)
     r = sigmoid(tl.dot(s, r_s, r, input_precision=PRECISION), FAST)
     z = tl.dot(t, z_t, input_precision=PRECISION)
     z = sigmoid(tl.dot(s, z_s, z, input_precision=PRECISION), FAST)
-    passed = (r * s.to(tl.float32)).to(s.dtype)
+    passed = let_through(r, s, tl.arange(0, s.shape[1]), S, s.shape[1] == S)
     h = tl.dot(t, u, input_precision=PRECISION)
     h = tanh(tl.dot(passed, w, h, input_precision=PRECISION), FAST)
     return h, r, z
@@ -66,7 +67,7 @@ def resident_unit(
         inside = place[0] + place[1] < pixels
         t = load_tile(t_ptr, place, inside, 0, T_OF, T, BLOCK_T, LAST)
         s = load_tile(s_ptr, place, inside, 0, S_OF, S, BLOCK_S, LAST)
-        h, r, z = unit_gates(t, s, weights, PRECISION, FAST)
+        h, r, z = unit_gates(t, s, weights, S, PRECISION, FAST)
         store_tile(t_out_ptr, mix(t, h, z, KEEP), place, inside, 0, T, T, BLOCK_T, LAST)
         if gates_ptr is not None:
             at_h, at_r, at_z = slots
@@ -156,7 +157,7 @@ def stream_unit(
         r = sigmoid(tl.dot(s, r_s, r, input_precision=PRECISION), FAST)
         if gates_ptr is not None:
             store_part(gates_ptr, r, place, inside, at_r, part, G_OF, S, EVEN, LAST)
-        passed = (r * s_part.to(tl.float32)).to(s.dtype)
+        passed = let_through(r, s_part, part, S, EVEN)
         h = tl.dot(passed, w, h, input_precision=PRECISION)
     for k in tl.range(0, BLOCK_T, BLOCK_N, num_stages=STAGES):
         part = k + tl.arange(0, BLOCK_N)

@@ -186,6 +186,15 @@ def strips(value, P: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
+def let_through(r, s, channel, S: tl.constexpr, EVEN: tl.constexpr):
+    """r.s in s's dtype, 0 beyond S unless EVEN: there r of an infinite value is NaN (weights are 0)."""
+    passed = r * s.to(tl.float32)
+    if not EVEN:
+        passed = tl.where((channel < S)[None, :], passed, 0.0)
+    return passed.to(s.dtype)
+
+
+@triton.jit
 def mix(t, h, z, KEEP: tl.constexpr):
     t = t.to(tl.float32)
     if KEEP:

@@ -275,6 +275,20 @@ def test_slices_are_read_where_they_lie(memory_format: str, kernels: str) -> Non
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.usefixtures("kernels")
+def test_an_infinite_value_meets_no_channel_beyond_the_last(memory_format: str) -> None:
+    """It saturates gates; times a weight of zero it is NaN, which must not come back to what is there."""
+    tensors = pair(20, 12, 2, 5, 3)
+    tensors[:2] = [tensor.contiguous(memory_format=FORMATS[memory_format]) for tensor in tensors[:2]]
+    tensors[0][1, 0, 2, 1] = tensors[1][0, 3, 4, 2] = float("inf")
+    with use("triton"):
+        ours = Options().fused(*tensors)
+    for our, their in zip(ours, Options().eager(*tensors), strict=True):
+        assert their.isfinite().sum() >= their.numel() - 2
+        torch.testing.assert_close(our, their, equal_nan=True)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.usefixtures("kernels")
 def test_offsets_beyond_31_bits(memory_format: str) -> None:
     of, (n, c, height, width) = 7 << 20, (11, 2, 4, 8)
     strides = (height * width * of, 1, width * of, of)
