@@ -248,24 +248,40 @@ def test_single_pixels_of_one_channel() -> None:
 # --- where tensors lie --------------------------------------------------------------------------------------
 
 
-def in_a_room_of_nan(tensor: Tensor, memory_format: str) -> Tensor:
+def in_a_room_of_nan(tensor: Tensor, memory_format: str, channels: int) -> Tensor:
     """The same values, as a slice of the channels of a tensor that holds NaN elsewhere."""
     n, c, height, width = tensor.shape
-    room = torch.full((n, c + 5, height, width), float("nan"), dtype=tensor.dtype)
+    room = torch.full((n, channels, height, width), float("nan"), dtype=tensor.dtype)
     room = room.contiguous(memory_format=FORMATS[memory_format])
     room[:, 2 : 2 + c] = tensor
     return room[:, 2 : 2 + c]
 
 
+@pytest.mark.parametrize(
+    ("channels", "rooms"),
+    [
+        ((16, 12), (21, 17, 21, 17)),
+        ((16, 12), (21, 21, 21, 21)),
+        ((16, 16), (21, 19, 21, 21)),
+        ((16, 16), (21, 21, 21, 19)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_slices_are_read_where_they_lie(memory_format: str, kernels: str) -> None:
-    tensors = pair(16, 12, 2, 5, 3)
-    x, y = (in_a_room_of_nan(tensor, memory_format) for tensor in tensors[:2])
+@pytest.mark.usefixtures("kernels")
+def test_slices_are_read_where_they_lie(
+    memory_format: str, channels: tuple[int, int], rooms: tuple[int, ...]
+) -> None:
+    """Both units' tensors alike, or unlike in one way: the kernels serve units that are alike by one code."""
+    tensors = pair(*channels, 2, 5, 3)
+    grads = [torch.randn(tensor.shape) for tensor in tensors[:2]]
+    x, y, *sliced = (
+        in_a_room_of_nan(tensor, memory_format, room)
+        for tensor, room in zip([*tensors[:2], *grads], rooms, strict=True)
+    )
     for one in (x, y):
         assert triton_plan.slice_of(one, FORMATS[memory_format])[0] is one
     leaves = [tensor.detach().requires_grad_() for tensor in (x, y, *tensors[2:])]
-    grads = [torch.randn(tensor.shape) for tensor in tensors[:2]]
-    sliced = [in_a_room_of_nan(grad, memory_format) for grad in grads]
     with use("triton"):
         ours = torch.autograd.grad(Options().fused(*leaves), leaves, sliced)
     expected = torch.autograd.grad(Options().eager(*leaves), leaves, grads)
