@@ -1,6 +1,7 @@
 """What a card would not forgive a Triton kernel, and the interpreter does not see.
 
-Accesses outside of the tensors that it was given; and programs, or threads of a program, that get in each
+Accesses outside of the tensors that it was given; what a load's mask leaves out and no ``other`` stands for,
+which is NaN here instead of the interpreter's 0; and programs, or threads of a program, that get in each
 other's way. The interpreter runs programs one after the other, each statement for a whole tile. On a card
 programs run at once, and between barriers each of a program's threads goes on as it can: what one has stored
 the others find in memory after ``tl.debug_barrier``, and not before.
@@ -90,6 +91,14 @@ def _extent(tensor: Tensor) -> int:
     return (steps + 1) * tensor.element_size() if tensor.numel() else 0
 
 
+def _undefined(pointers: Any) -> interpreter.TensorHandle:
+    """For each of the pointers what no program should take for a value: NaN, or -1."""
+    kind = pointers.get_element_ty()
+    dtype = np.dtype(interpreter._get_np_dtype(kind))
+    bits = np.full((*pointers.data.shape, dtype.itemsize), 255, np.uint8)
+    return interpreter.TensorHandle(bits.view(dtype)[..., 0], kind)
+
+
 @contextmanager
 def watched(tell: Callable[[Launch], None] = lambda launch: None) -> Iterator[None]:
     """Within the context what kernels do is watched, a MemoryFault raised, and each right launch told."""
@@ -114,9 +123,9 @@ def watched(tell: Callable[[Launch], None] = lambda launch: None) -> Iterator[No
         size = pointers.get_element_ty().primitive_bitwidth // 8
         launch.note(Access(program, barriers, store, pointers.data[inside], size))
 
-    def watched_load(pointers: Any, mask: Any, *others: Any) -> Any:
+    def watched_load(pointers: Any, mask: Any, other: Any, *how: Any) -> Any:
         note(pointers, mask, False)
-        return load(pointers, mask, *others)
+        return load(pointers, mask, _undefined(pointers) if other is None else other, *how)
 
     def watched_store(pointers: Any, value: Any, mask: Any, *others: Any) -> Any:
         note(pointers, mask, True)

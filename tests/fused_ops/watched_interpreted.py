@@ -84,6 +84,12 @@ def masked(at, other):
     tl.load(other + 60 + tile, mask=tile < 4)
 
 
+@triton.jit
+def takes_what_a_mask_leaves_out(at, other):
+    tile = tl.arange(0, 16)
+    tl.store(at + tile, tl.load(other + tile, mask=tile < 4))
+
+
 def run(kernel: Any) -> None:
     memory = torch.zeros(3, 128)
     kernel[(2,)](memory[0, 32:96], memory[2, 32:96])
@@ -113,3 +119,10 @@ def test_faults_are_found(kernel: Any, message: str) -> None:
     with pytest.raises((MemoryFault, triton.runtime.errors.InterpreterError), match=message) as raised:
         run(kernel)
     assert re.search(kernel.fn.__name__, str(raised.value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int32], ids=str)
+def test_what_a_mask_leaves_out_is_no_value(dtype: torch.dtype) -> None:
+    at, other = torch.zeros(2, 16, dtype=dtype)
+    takes_what_a_mask_leaves_out[(1,)](at, other)
+    assert not at[:4].any() and (at[4:].isnan() if dtype.is_floating_point else at[4:] == -1).all()
