@@ -69,7 +69,7 @@ def test_runs_stand_side_by_side(faces: FaceSet, tiny: Tiny, made_up: MakeUp, tm
 def test_what_holds_for_some_runs_is_said_of_those(tiny: Tiny, made_up: MakeUp, tmp_path: Path) -> None:
     runs = [
         load_run(made_up("hard", tiny(model={"sharing": "hard"}))),
-        load_run(made_up("it", tiny(mixup=0.3))),
+        load_run(made_up("it", tiny(mixup=0.3, synthesis_every=2))),
     ]
     (part,) = protocol(runs)
     assert "4 folds, not 10." in part.lines
