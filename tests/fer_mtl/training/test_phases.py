@@ -86,16 +86,6 @@ def test_the_generator_loss_is_the_published_sum(batch: Batch) -> None:
     torch.testing.assert_close(terms["generator"], wanted)
 
 
-@pytest.mark.parametrize("synthesise", [True, False])
-def test_labels_are_smoothed_in_every_plan(synthesise: bool, batch: Batch) -> None:
-    networks = make_networks()
-    step = take_step(batch, networks, synthesise)
-    terms = make_plan(networks, label_smoothing=0.2, synthesise=synthesise)[-1].run(step)
-    sharp, smooth = (losses.classification(step.logits, batch.source_label, None, s) for s in (0.0, 0.2))
-    torch.testing.assert_close(terms["classification"], smooth.detach())
-    assert not torch.allclose(sharp, smooth)
-
-
 def test_every_phase_moves_its_own_network_only(batch: Batch) -> None:
     networks = make_networks()
     for phase in make_plan(networks):
